@@ -1,1 +1,1 @@
-
+"""Tensors that remember how they were made."""

@@ -1,0 +1,228 @@
+"""CPU kernels: ordinary Python loops, compiled by numba the first time they are called.
+
+    @cpu_function                  a helper that kernels call, one thread
+    @cpu_kernel                    called from Python; its prange loops share out the cores
+    @made_by_numba                 something only numba can make (an intrinsic), made on demand
+
+Decorating costs nothing.  numba itself, most of a second to import, is imported when the
+first kernel is called; then a kernel's own name and the names it mentions are looked up, and
+it is compiled.  Compiled code is kept on disk, in a folder named after a hash of the sources
+the kernel was made from, because numba's own cache notices a change in the kernel's file but
+not one in a file it imports from.
+
+Same bits for any number of threads: every `prange` below runs over pieces whose number
+depends on the shapes alone, and every piece owns what it writes.
+
+One lock is held around each kernel: numba's thread layers break when two Python threads start
+parallel code at once.  (They do not survive a fork either: start processes with "spawn".)
+"""
+
+import hashlib
+import os
+import sys
+import tempfile
+import threading
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+# In plain Python a prange is a range; the compiler is shown numba's.
+prange = range
+
+# May reorder sums and contract a·b+c; must not assume that infinities and NaNs never occur,
+# for attention masks with -inf and errors must stay visible.
+FLAGS = {
+    "fastmath": {"reassoc", "contract", "nsz"},
+    "error_model": "numpy",
+    "nogil": True,
+}
+
+_lock = threading.Lock()
+_announced = False
+
+
+class Compiled:
+    """A Python function and, from its first use on, the machine code made from it."""
+
+    def __init__(self, function: Callable, **options):
+        self.function = function
+        self.options = options
+        self._dispatcher = None
+        self._files: set[str] | None = None
+        self.__name__ = function.__name__
+        self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
+
+    def __call__(self, *args):
+        with _lock:
+            run = self._dispatcher or self.dispatcher
+            return run(*args)
+
+    @property
+    def dispatcher(self):
+        """numba's dispatcher for this function, made at first use."""
+        if self._dispatcher is None:
+            self._dispatcher = self._make_dispatcher()
+        return self._dispatcher
+
+    def _make_dispatcher(self):
+        import numba
+
+        _announce_compilation()
+        mentioned = self._mentioned()
+        namespace = dict(self.function.__globals__)
+        for name, value in mentioned.items():
+            namespace[name] = numba.prange if value is prange else value.dispatcher
+        function = types.FunctionType(
+            self.function.__code__, namespace, self.function.__name__, self.function.__defaults__
+        )
+        function.__qualname__ = self.function.__qualname__
+        function.__module__ = self.function.__module__
+        dispatcher = numba.njit(function, **FLAGS, **self.options)
+        # numba reads the cache folder from its settings when caching is switched on; putting
+        # the setting back leaves other people's kernels where they were.
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(cache_folder(self.files()))
+        try:
+            dispatcher.enable_caching()
+        finally:
+            numba.config.CACHE_DIR = before
+        return dispatcher
+
+    def _mentioned(self):
+        """The helpers (and prange) that the function's body mentions by name."""
+        names, codes = set(), [self.function.__code__]
+        while codes:
+            code = codes.pop()
+            names.update(code.co_names)
+            codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+        found = {name: self.function.__globals__.get(name) for name in names}
+        return {
+            name: value
+            for name, value in found.items()
+            if value is prange or isinstance(value, (Compiled, MadeByNumba))
+        }
+
+    def files(self) -> set[str]:
+        """The source files whose text this kernel's machine code depends on."""
+        if self._files is None:
+            self._files = {self.function.__code__.co_filename}
+            for value in self._mentioned().values():
+                if value is not prange:
+                    self._files |= value.files()
+        return self._files
+
+
+class MadeByNumba:
+    """Stands for an object that numba makes, an intrinsic say, until a kernel needs it."""
+
+    def __init__(self, make: Callable):
+        self.make = make
+        self._made = None
+
+    @property
+    def dispatcher(self):
+        """The object itself, made at first use."""
+        if self._made is None:
+            self._made = self.make()
+        return self._made
+
+    def files(self) -> set[str]:
+        """The source file whose text this object depends on."""
+        return {self.make.__code__.co_filename}
+
+
+def cpu_kernel(function: Callable) -> Compiled:
+    """A kernel called from Python, with numpy arrays; its `prange` loops run in parallel."""
+    return Compiled(function, parallel=True)
+
+
+def cpu_function(function: Callable) -> Compiled:
+    """A function for kernels to call; one thread."""
+    return Compiled(function)
+
+
+def made_by_numba(make: Callable) -> MadeByNumba:
+    """Mark a function that imports numba and returns something for kernels to use."""
+    return MadeByNumba(make)
+
+
+def kernel_inputs(name: str, *tensors):
+    """The arrays of an operation's floating point inputs, as its CPU kernels want them.
+
+    Returns contiguous float32 arrays (a copy where an input is not contiguous).  Raises
+    TypeError for another dtype and ValueError for another device: kernels refuse what they
+    cannot do fast, and never slide to the definition unnoticed.
+    """
+    arrays = []
+    for tensor in tensors:
+        array = tensor.array
+        if array.dtype != np.float32:
+            raise TypeError(
+                f"{name} has kernels for float32, got {array.dtype}; convert the input with "
+                ".astype('float32'), or run the readable definition: with definitions_only(): ..."
+            )
+        if type(array) is not np.ndarray:
+            raise ValueError(
+                f"{name} has kernels for the cpu only, and its input is on {tensor.device}; move "
+                'it with .to("cpu"), or run the readable definition: with definitions_only(): ...'
+            )
+        arrays.append(contiguous(array))
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+def contiguous(array):
+    """The array with its numbers in order in memory: itself, or a copy."""
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
+def cache_root() -> Path:
+    """Where compiled kernels are kept: TRICYCLE_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("TRICYCLE_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    root = Path(chosen) if chosen else Path.home() / ".cache"
+    return root / "tricycle" / "kernels"
+
+
+def cache_folder(files: set[str]) -> Path:
+    """The folder for machine code made from these source files by this numba."""
+    import numba
+
+    digest = hashlib.sha256(f"numba {numba.__version__} python {sys.version}".encode())
+    for file in sorted(files, key=os.path.basename):
+        digest.update(Path(file).read_bytes())
+    folder = cache_root() / digest.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a read-only home: kernels are then compiled once for each boot or login
+        folder = Path(tempfile.gettempdir()) / f"tricycle-kernels-{os.getuid()}" / folder.name
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _announce_compilation():
+    """Say it, once, when code has to be compiled that is not in the cache."""
+    global _announced
+    if _announced:
+        return
+    _announced = True
+    from numba.core import event
+
+    class FirstCompilation(event.Listener):
+        said = False
+
+        def on_start(self, event):
+            if not FirstCompilation.said:
+                FirstCompilation.said = True
+                print(
+                    "tricycle: compiling kernels for this machine; this happens once "
+                    f"(they are kept in {cache_root()})",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+        def on_end(self, event):
+            pass
+
+    event.register("numba:compile", FirstCompilation())
