@@ -127,7 +127,7 @@ class Tensor:
         return record(move(self.array, device), (self,), lambda dy: (move(dy, source),))
 
     def item(self) -> float | int | bool:
-        """The one number in this tensor as a Python number.  Raises ValueError for any other size."""
+        """The one number in this tensor, as a Python number.  ValueError for any other size."""
         if self.array.size != 1:
             raise ValueError(f"item() needs exactly one number, this tensor has shape {self.shape}")
         return self.array.item()

@@ -1,0 +1,106 @@
+"""Arenas: parameters and their gradients in two flat blocks of memory.
+
+An optimiser does the same few operations to every number of a model.  Kept in one flat
+array, the parameters are updated by one loop, however many there are, and checked, counted
+or sent elsewhere in one piece.  So an arena gives each tensor a window on a flat array of
+values and another on a flat array of gradients:
+
+    values      | embedding ........ | weight .... | bias . | weight .... |
+    gradients   | embedding ........ | weight .... | bias . | weight .... |
+
+The windows start at multiples of 64 bytes, a cache line; the padding stays zero.  A backward
+pass writes its gradients straight into the windows (see tape.gradient_destination).
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from tricycle_autograd.tensor import Tensor
+
+ALIGNMENT = 64  # bytes: one cache line, and the widest vector
+
+
+def aligned_zeros(size: int, dtype=np.float32) -> np.ndarray:
+    """A flat array of zeros that starts at a multiple of 64 bytes."""
+    itemsize = np.dtype(dtype).itemsize
+    block = np.zeros(size * itemsize + ALIGNMENT, np.uint8)
+    start = -block.ctypes.data % ALIGNMENT
+    return block[start : start + size * itemsize].view(dtype)
+
+
+class Arena:
+    """Flat arrays that a list of leaf tensors keeps its values and gradients in.
+
+    tensors    float32 leaves on the cpu, each listed once
+    values     (size,) the numbers of all of them, in order, with padding
+    gradients  (size,) their gradients; only the windows of tensors that have one are valid
+
+    Raises ValueError for a tensor listed twice, TypeError for another dtype or device.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]):
+        self.tensors = list(tensors)
+        if len({id(tensor) for tensor in self.tensors}) < len(self.tensors):
+            raise ValueError("a parameter is listed twice; give each one to an optimiser once")
+        for tensor in self.tensors:
+            _check_leaf(tensor)
+        per_window = ALIGNMENT // np.dtype(np.float32).itemsize
+        sizes = [-(-tensor.size // per_window) * per_window for tensor in self.tensors]
+        self.starts = [0, *np.cumsum(sizes).tolist()]
+        self.values = aligned_zeros(self.starts[-1])
+        self.gradients = aligned_zeros(self.starts[-1])
+        self.value_windows = self.windows(self.values)
+        self.gradient_windows = self.windows(self.gradients)
+        self.adopt()
+
+    def windows(self, flat: np.ndarray) -> list[np.ndarray]:
+        """One view for each tensor on a flat array of the arena's size."""
+        return [
+            flat[start : start + tensor.size].reshape(tensor.shape)
+            for start, tensor in zip(self.starts, self.tensors, strict=False)
+        ]
+
+    def adopt(self) -> None:
+        """Bring every tensor (back) home, keeping its numbers and its gradient.
+
+        A tensor may have been given another array since: by `model.to()`, by hand, or by
+        another arena.
+        """
+        for tensor, value, gradient in zip(
+            self.tensors, self.value_windows, self.gradient_windows, strict=True
+        ):
+            if tensor.array is not value:
+                _check_leaf(tensor)
+                value[...] = tensor.array
+                tensor.array = value
+            node = tensor.node
+            if node.buffer is not gradient:
+                if node.grad is not None:
+                    gradient[...] = node.grad
+                    node.grad = gradient
+                node.buffer = gradient
+
+    def runs_with_gradient(self) -> list[tuple[int, int]]:
+        """Start and end of each stretch of tensors that have a gradient: usually one, the whole."""
+        runs: list[tuple[int, int]] = []
+        for i, tensor in enumerate(self.tensors):
+            if tensor.node.grad is None:
+                continue
+            if runs and runs[-1][1] == self.starts[i]:
+                runs[-1] = (runs[-1][0], self.starts[i + 1])
+            else:
+                runs.append((self.starts[i], self.starts[i + 1]))
+        return runs
+
+
+def _check_leaf(tensor):
+    if tensor.node is None or tensor.node.backward is not None:
+        raise TypeError(
+            "an optimiser looks after leaves: Parameters, or Tensors made with "
+            "requires_grad=True, not results of operations"
+        )
+    if tensor.dtype != np.float32 or type(tensor.array) is not np.ndarray:
+        raise TypeError(
+            f"optimisers keep float32 parameters on the cpu, got {tensor.dtype} on {tensor.device}"
+        )

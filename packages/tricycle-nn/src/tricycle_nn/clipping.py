@@ -1,0 +1,59 @@
+"""Gradient clipping: when the gradient is too long, shorten it, keep its direction.
+
+The norm is taken over all parameters together.  Gradients are read-only, so clipping is a
+number to multiply them by, which `optimiser.step(grad_scale=…)` does on its way: one pass over
+memory less.  Source: Pascanu et al., On the difficulty of training recurrent networks (2012).
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, prange
+from tricycle_autograd.tensor import Tensor
+
+CHUNK = 65536  # numbers summed by one thread at a time; the chunks' sums are added in order
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> float:
+    """The length of the gradient: √(sum of squares) over all parameters that have one."""
+    total = 0.0
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is not None and gradient.size:
+            total += float(sums_of_squares(contiguous(gradient).reshape(-1)).sum())
+    return total**0.5
+
+
+def clip_scale(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """What to multiply the gradients by so that their norm is at most `max_norm`; 1 if it is.
+
+    Raises ValueError for a `max_norm` that is not above 0.
+    """
+    return scale_for_norm(gradient_norm(parameters), max_norm)
+
+
+def scale_for_norm(norm: float, max_norm: float) -> float:
+    """`clip_scale` where the norm is known already."""
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be above 0, got {max_norm}")
+    # Not `max_norm / norm if norm > max_norm`: a norm of NaN must not turn into a scale of 1.
+    return 1.0 if norm <= max_norm else max_norm / norm
+
+
+@cpu_kernel
+def sums_of_squares(flat):
+    """flat (N,) -> the sum of squares of each chunk, in float64."""
+    chunks = (flat.size + CHUNK - 1) // CHUNK
+    sums = np.empty(chunks)
+    for chunk in prange(chunks):
+        sums[chunk] = sum_of_squares(flat[chunk * CHUNK : min(flat.size, (chunk + 1) * CHUNK)])
+    return sums
+
+
+@cpu_function
+def sum_of_squares(flat):
+    total = 0.0
+    for i in range(flat.size):
+        total += np.float64(flat[i]) * np.float64(flat[i])
+    return total

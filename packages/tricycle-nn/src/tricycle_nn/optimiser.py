@@ -1,0 +1,162 @@
+"""What every optimiser shares: groups of parameters, kept in arenas.
+
+A group is a set of parameters with settings of their own, in the form
+
+    {"parameters": [...], "weight_decay": 0.1}
+
+Each group's parameters move into an arena (see tricycle_autograd.memory), so that a step is
+one loop over flat memory.  The moments an optimiser keeps are flat arrays of the same layout.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from tricycle_autograd.memory import Arena, aligned_zeros
+from tricycle_autograd.tensor import Tensor
+
+Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
+
+
+class Group:
+    """Parameters in one arena, with their settings and the optimiser's memory of them.
+
+    arena     where they and their gradients live
+    settings  such as weight_decay, by name
+    moments   flat arrays laid out like the arena, by name
+    """
+
+    def __init__(self, parameters, settings, moment_names):
+        self.arena = Arena(parameters)
+        self.settings = settings
+        self.moments = {name: aligned_zeros(self.arena.starts[-1]) for name in moment_names}
+
+
+class Optimiser:
+    """Moves parameters downhill.  A subclass says by how much, in `update`.
+
+    learning_rate  set it before each step to follow a schedule
+    steps_taken    counts the steps so far
+    """
+
+    moment_names: tuple[str, ...] = ()
+
+    def __init__(self, parameters: Parameters, learning_rate: float, **defaults: float):
+        self.learning_rate = learning_rate
+        self.steps_taken = 0
+        self.groups = [
+            Group(group.pop("parameters"), {**defaults, **group}, self.moment_names)
+            for group in _as_groups(parameters, defaults)
+        ]
+        everyone = [id(p) for group in self.groups for p in group.arena.tensors]
+        if not everyone:
+            raise ValueError("an optimiser needs at least one parameter, got none")
+        if len(set(everyone)) < len(everyone):
+            raise ValueError("a parameter is in two groups; put each one in one group")
+
+    def step(self, grad_scale: float = 1.0) -> None:
+        """Move every parameter that has a gradient; the others stay as they are.
+
+        grad_scale  multiplies every gradient on the way, without a pass of its own: for
+                    clipping (see clip_scale) and for averaging over micro-batches
+        """
+        self.steps_taken += 1
+        for group in self.groups:
+            group.arena.adopt()
+            for start, end in group.arena.runs_with_gradient():
+                moments = [moment[start:end] for moment in group.moments.values()]
+                self.update(
+                    group.arena.values[start:end],
+                    group.arena.gradients[start:end],
+                    *moments,
+                    grad_scale=grad_scale,
+                    **group.settings,
+                )
+
+    def update(self, values, gradients, *moments, grad_scale, **settings):
+        """Change `values` and the moments in place: flat arrays, all of one length."""
+        raise NotImplementedError(f"{type(self).__name__} has no update()")
+
+    def zero_grad(self) -> None:
+        """Forget the gradients; the next backward pass overwrites them."""
+        for group in self.groups:
+            for tensor in group.arena.tensors:
+                tensor.node.grad = None
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All that is needed to go on exactly: steps taken, learning rate, moments.
+
+        Moments are named by the parameter's place in the order it was given, and its group:
+        "0.12.first_moment" has the shape of parameter 12 of group 0.
+        """
+        state = {
+            "steps_taken": np.array(self.steps_taken, np.int64),
+            "learning_rate": np.array(self.learning_rate, np.float64),
+        }
+        for name, window in self._moment_windows():
+            state[name] = window
+        return state
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Take over what `state_dict` returned.  ValueError lists every name that does not fit."""
+        windows = dict(self._moment_windows())
+        expected = {"steps_taken": (), "learning_rate": ()}
+        expected |= {name: window.shape for name, window in windows.items()}
+        missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected)
+        misshapen = [
+            f"{name} is {np.shape(state[name])}, expected {shape}"
+            for name, shape in expected.items()
+            if name in state and np.shape(state[name]) != shape
+        ]
+        if missing or unknown or misshapen:
+            raise ValueError(
+                f"this state does not fit the {type(self).__name__}: "
+                f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}, misshapen {misshapen or 'nothing'}"
+            )
+        self.steps_taken = int(state["steps_taken"])
+        self.learning_rate = float(state["learning_rate"])
+        for name, window in windows.items():
+            window[...] = state[name]
+
+    def _moment_windows(self):
+        for g, group in enumerate(self.groups):
+            for moment_name, moment in group.moments.items():
+                for p, window in enumerate(group.arena.windows(moment)):
+                    yield f"{g}.{p}.{moment_name}", window
+
+
+def default_groups(model, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: weight decay for matrices, none for vectors (biases, norms' weights).
+
+    Decay pulls a matrix towards small weights; a norm's weight or a bias has no reason to be
+    small (the habit of GPT-2's successors, and of nanoGPT).
+    """
+    parameters = model.parameters()
+    groups = [
+        {"parameters": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"parameters": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["parameters"]]
+
+
+def _as_groups(parameters, defaults):
+    """The argument `parameters`, whichever of its two forms it has, as a list of new dicts."""
+    given = list(parameters)
+    if not given or not isinstance(given[0], dict):
+        given = [{"parameters": given}]
+    groups = []
+    for group in given:
+        if not isinstance(group, dict) or "parameters" not in group:
+            raise TypeError('groups are dicts such as {"parameters": [...], "weight_decay": 0.1}')
+        unknown = sorted(group.keys() - defaults.keys() - {"parameters"})
+        if unknown:
+            raise TypeError(f"unknown settings in a group: {unknown}; known: {sorted(defaults)}")
+        groups.append(dict(group))
+    return groups
+
+
+def check_setting(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Raise ValueError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be between {low} and {high}, got {value}")

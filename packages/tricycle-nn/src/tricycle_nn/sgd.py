@@ -1,0 +1,78 @@
+"""Stochastic gradient descent: a step against the gradient, perhaps with momentum.
+
+    g  ←  g + decay · w
+    u  ←  momentum · u + g
+    w  ←  w − lr · u                    or, Nesterov's:   w  ←  w − lr · (g + momentum · u)
+
+With momentum the steps of the past fade instead of stopping: a ball that rolls.  Nesterov's
+version looks one step ahead.  Source: Sutskever et al., On the importance of initialization
+and momentum (2013), in the form that PyTorch uses.
+"""
+
+import numpy as np
+
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
+from tricycle_nn.optimiser import Optimiser, Parameters, check_setting
+
+CHUNK = 65536  # numbers a thread takes at a time
+
+
+class SGD(Optimiser):
+    """Stochastic gradient descent, with momentum if asked for.
+
+    parameters     Parameters, or groups {"parameters": …, "weight_decay": …}
+    learning_rate  how far to go along the gradient
+    momentum       how much of the last step's velocity is kept, 0 to 1
+    nesterov       look ahead along the velocity (needs momentum)
+    weight_decay   how much of the weight is added to its gradient
+
+    Raises ValueError for settings out of range or a parameter given twice.
+    """
+
+    moment_names = ("velocity",)
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        learning_rate: float = 1e-2,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ):
+        check_setting("learning_rate", learning_rate, 0.0)
+        check_setting("momentum", momentum, 0.0, 1.0)
+        check_setting("weight_decay", weight_decay, 0.0)
+        if nesterov and momentum == 0:
+            raise ValueError("nesterov looks ahead along the momentum: give a momentum above 0")
+        super().__init__(parameters, learning_rate, weight_decay=weight_decay)
+        self.momentum = momentum
+        self.nesterov = nesterov
+
+    def update(self, values, gradients, *moments, grad_scale, **settings):
+        sgd_kernel(
+            values,
+            gradients,
+            *moments,
+            np.float32(grad_scale),
+            np.float32(self.learning_rate),
+            np.float32(self.momentum),
+            np.float32(settings["weight_decay"]),
+            self.nesterov,
+        )
+
+
+@cpu_kernel
+def sgd_kernel(w, g, u, grad_scale, learning_rate, momentum, decay, nesterov):
+    """One step, in place.  w, g, u (N,): weights, gradients, velocities."""
+    for chunk in prange((w.size + CHUNK - 1) // CHUNK):
+        i, j = chunk * CHUNK, min(w.size, (chunk + 1) * CHUNK)
+        sgd_chunk(w[i:j], g[i:j], u[i:j], grad_scale, learning_rate, momentum, decay, nesterov)
+
+
+@cpu_function
+def sgd_chunk(w, g, u, grad_scale, learning_rate, momentum, decay, nesterov):
+    for i in range(w.size):
+        gradient = g[i] * grad_scale + decay * w[i]
+        u[i] = momentum * u[i] + gradient
+        move = gradient + momentum * u[i] if nesterov else u[i]
+        w[i] -= learning_rate * move
