@@ -46,8 +46,9 @@ _announced = False
 class Compiled:
     """A Python function and, from its first use on, the machine code made from it."""
 
-    def __init__(self, function: Callable, **options):
+    def __init__(self, function: Callable, signature: str | None = None, **options):
         self.function = function
+        self.signature = signature
         self.options = options
         self._dispatcher = None
         self._files: set[str] | None = None
@@ -89,6 +90,9 @@ class Compiled:
             dispatcher.enable_caching()
         finally:
             numba.config.CACHE_DIR = before
+        if self.signature is not None:
+            dispatcher.compile(self.signature)
+            dispatcher.disable_compile()
         return dispatcher
 
     def _mentioned(self):
@@ -134,9 +138,16 @@ class MadeByNumba:
         return {self.make.__code__.co_filename}
 
 
-def cpu_kernel(function: Callable) -> Compiled:
-    """A kernel called from Python, with numpy arrays; its `prange` loops run in parallel."""
-    return Compiled(function, parallel=True)
+def cpu_kernel(function: Callable | None = None, *, signature: str | None = None):
+    """A kernel called from Python, with numpy arrays; its `prange` loops run in parallel.
+
+    signature   the numba types of its arguments, for kernels that take strided views:
+                "float32[:, :]" is an array with any strides, and one compilation serves them
+                all, where numba by itself compiles anew for each mixture of layouts
+    """
+    if function is None:
+        return lambda function: Compiled(function, signature, parallel=True)
+    return Compiled(function, signature, parallel=True)
 
 
 def cpu_function(function: Callable) -> Compiled:
@@ -149,10 +160,23 @@ def made_by_numba(make: Callable) -> MadeByNumba:
     return MadeByNumba(make)
 
 
-def kernel_inputs(name: str, *tensors):
+def contiguous(array):
+    """The array with its numbers in order in memory: itself, or a copy."""
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
+def rows_contiguous(array):
+    """The array with the numbers of each row in order in memory: itself, or a copy."""
+    in_order = array.strides[-1] == array.itemsize and array.flags.writeable
+    return array if in_order else array.copy(order="C")
+
+
+def kernel_inputs(name: str, *tensors, layout: Callable = contiguous):
     """The arrays of an operation's floating point inputs, as its CPU kernels want them.
 
-    Returns contiguous float32 arrays (a copy where an input is not contiguous).  Raises
+    layout   `contiguous`, or `rows_contiguous` for kernels that take strided views
+
+    Returns float32 arrays (a copy where an input has another layout).  Raises
     TypeError for another dtype and ValueError for another device: kernels refuse what they
     cannot do fast, and never slide to the definition unnoticed.
     """
@@ -169,13 +193,8 @@ def kernel_inputs(name: str, *tensors):
                 f"{name} has kernels for the cpu only, and its input is on {tensor.device}; move "
                 'it with .to("cpu"), or run the readable definition: with definitions_only(): ...'
             )
-        arrays.append(contiguous(array))
+        arrays.append(layout(array))
     return arrays[0] if len(arrays) == 1 else arrays
-
-
-def contiguous(array):
-    """The array with its numbers in order in memory: itself, or a copy."""
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
 def cache_root() -> Path:
