@@ -1,1 +1,9 @@
+"""Byte pair encoding from scratch: a readable lesson (`tricycle_bpe.merges`) and a fast tokeniser."""
 
+from .streaming import StreamDecoder
+from .tokeniser import Tokeniser
+
+Tokenizer = Tokeniser  # the same, in the spelling of other libraries
+
+__all__ = ["StreamDecoder", "Tokeniser", "Tokenizer"]
+__version__ = "0.1.0"

@@ -1,0 +1,79 @@
+"""How the fast paths are compiled: numba, lazily, into a cache of our own.
+
+A *kernel* is a function that numba compiles to machine code the first time it is called. That takes
+seconds, so the result is kept on disk, and the next process loads it in milliseconds.
+
+numba's own cache looks only at the file in which a kernel stands: change a helper in another file
+and the stale kernel is used. So our cache folder's name contains a hash of every source file of this
+package and of numba's version. Any edit leads to a new, empty folder. The folder is set for our
+kernels alone while each is being decorated; numba's global setting is put back at once.
+
+This is the only module that knows about numba's cache, and importing it is what imports numba:
+the rest of the package does so inside the functions that are about to use a kernel.
+"""
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+from numba.core import event
+
+
+def source_hash(folder: Path) -> str:
+    """Hash every Python source in `folder`, by name and content, together with numba's version."""
+    digest = hashlib.sha256(f"numba {numba.__version__}".encode())
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Choose where compiled kernels are kept: below the user's cache folder, else a temporary one."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = Path("tricycle_bpe") / f"kernels-{source_hash(Path(__file__).parent)}"
+    for candidate in (base, Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"):
+        try:
+            (candidate / name).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=candidate / name).close()
+        except OSError:
+            continue
+        return candidate / name
+    return Path(tempfile.mkdtemp(prefix="tricycle_bpe-"))
+
+
+def kernel(function: Callable) -> Callable:
+    """Compile `function` at its first call, keep the result on disk, let other threads run meanwhile."""
+    previous = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(CACHE_FOLDER)
+    try:
+        compiled = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    finally:
+        numba.config.CACHE_DIR = previous
+    OURS.add(compiled)
+    return compiled
+
+
+def helper(function: Callable) -> Callable:
+    """Compile `function` into the kernels that call it. It has no life, and no cache, of its own."""
+    return numba.njit(forceinline=True, error_model="numpy")(function)
+
+
+class _SayWhenCompiling(event.Listener):
+    """Tell the user what the first call is waiting for."""
+
+    def on_start(self, event):
+        if event.data["dispatcher"] in OURS:
+            name = event.data["dispatcher"].__name__
+            print(f"tricycle_bpe: compiling {name}, once on this machine", file=sys.stderr)
+
+    def on_end(self, event):
+        pass
+
+
+OURS: set[Callable] = set()
+CACHE_FOLDER = cache_folder()
+event.register("numba:compile", _SayWhenCompiling())

@@ -1,0 +1,32 @@
+"""Decoding one id at a time, as a model writes them, without ever showing half a character.
+
+A character outside ASCII takes two to four bytes, and they may be spread over several tokens. The
+decoder keeps the bytes of an unfinished character until the rest of it arrives.
+"""
+
+import codecs
+from collections.abc import Callable
+
+
+class StreamDecoder:
+    """Turn ids into text as they come.
+
+    >>> from tricycle_bpe import StreamDecoder, Tokeniser
+    >>> decoder = StreamDecoder(Tokeniser.train(["abc"], vocab_size=256, ties="bytes"))
+    >>> [decoder.push(id) for id in "é!".encode()]
+    ['', 'é', '!']
+    """
+
+    def __init__(self, tokeniser, errors: str = "replace"):
+        self._bytes_of: Callable[[list[int]], bytes] = tokeniser.decode_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
+
+    def push(self, id: int) -> str:
+        """Take one more id; return the characters it completes, perhaps none."""
+        return self._decoder.decode(self._bytes_of([id]))
+
+    def finish(self) -> str:
+        """End the text: whatever was still incomplete comes out as U+FFFD, and the decoder is new."""
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest

@@ -1,0 +1,124 @@
+"""Encoding, decoding, special tokens and saving."""
+
+import subprocess
+import sys
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tricycle_bpe import StreamDecoder, Tokeniser, Tokenizer
+
+TEXT = "the cat sat on the mat. The other cat isn't there; it's out! 1234 été 漢字 👩‍👩‍👧\n\n" * 3
+
+
+@pytest.fixture(scope="module")
+def tokeniser():
+    return Tokeniser.train([TEXT], 320, special_tokens=["<|end|>", "<|end|>x"])
+
+
+def test_characters_are_numbered_in_order():
+    tokeniser = Tokeniser.characters("hello")
+    assert tokeniser.n_vocab == 4
+    assert tokeniser.encode("hole") == [1, 3, 2, 0]
+    assert tokeniser.decode([1, 3, 2, 0]) == "hole"
+
+
+def test_a_character_without_an_id_is_an_error():
+    with pytest.raises(ValueError, match="'x' is not in this vocabulary of 4 tokens"):
+        Tokeniser.characters("hello").encode("hex")
+
+
+def test_characters_survive_saving(tmp_path):
+    tokeniser = Tokeniser.characters("höla 漢\n")
+    tokeniser.save(tmp_path)
+    again = Tokeniser.load(tmp_path)
+    assert again.encode("la\n漢ö") == tokeniser.encode("la\n漢ö") == [4, 2, 0, 6, 5]
+    other = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert other.encode("la\n漢ö").ids == [4, 2, 0, 6, 5]
+
+
+def test_both_spellings_are_one_class():
+    assert Tokenizer is Tokeniser
+
+
+@given(st.text())
+def test_decoding_gives_back_any_text(tokeniser, text):
+    assert tokeniser.decode(tokeniser.encode_ordinary(text)) == text
+
+
+@pytest.fixture(scope="module")
+def hugging_faces(tokeniser, tmp_path_factory):
+    path = tmp_path_factory.mktemp("hugging face") / "tokenizer.json"
+    tokeniser.to_huggingface(path)
+    return tokenizers.Tokenizer.from_file(str(path))
+
+
+@given(st.text())
+def test_ids_equal_those_of_hugging_face(tokeniser, hugging_faces, text):
+    assert tokeniser.encode(text, allowed_special="all") == hugging_faces.encode(text).ids
+
+
+def test_saved_and_loaded_is_the_same(tokeniser, tmp_path):
+    tokeniser.save(tmp_path / "made" / "on the way")
+    again = Tokeniser.load(tmp_path / "made" / "on the way")
+    assert again.fingerprint() == tokeniser.fingerprint()
+    assert again.encode(TEXT) == tokeniser.encode(TEXT)
+
+
+def test_loading_from_an_empty_folder_says_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no tokenizer.json in .*; make one with"):
+        Tokeniser.load(tmp_path)
+
+
+def test_special_tokens_in_a_text_are_an_error_unless_allowed(tokeniser):
+    with pytest.raises(ValueError, match="contains the special token '<|end|>'"):
+        tokeniser.encode("a <|end|>")
+    assert tokeniser.encode("<|end|>", allowed_special={"<|end|>"}, disallowed_special=()) == [0]
+    assert tokeniser.encode("<|end|>x", allowed_special="all") == [1]
+    assert 0 not in tokeniser.encode("<|end|>", disallowed_special=())
+    assert tokeniser.encode("<|end|>", disallowed_special=()) == tokeniser.encode_ordinary(
+        "<|end|>"
+    )
+
+
+def test_lone_surrogates_become_the_replacement_character(tokeniser):
+    assert tokeniser.decode(tokeniser.encode("a\ud800b")) == "a\ufffdb"
+    assert tokeniser.encode("\ud83d\ude00") == tokeniser.encode("😀")
+
+
+def test_an_unknown_id_is_an_error(tokeniser):
+    with pytest.raises(
+        ValueError, match=f"id 999 is not in this vocabulary of {tokeniser.n_vocab} "
+    ):
+        tokeniser.decode([1, 999])
+
+
+def test_batches_and_counts_agree_with_single_texts(tokeniser):
+    texts = ["the cat", "", TEXT]
+    assert tokeniser.encode_batch(texts, workers=2) == [tokeniser.encode(text) for text in texts]
+    assert [tokeniser.count(text) for text in texts] == [len(tokeniser.encode(t)) for t in texts]
+    assert tokeniser.decode_batch(tokeniser.encode_batch(texts)) == texts
+    assert tokeniser.encode_to_numpy(TEXT).tolist() == tokeniser.encode(TEXT)
+
+
+@given(st.text())
+def test_a_stream_decoder_gives_the_same_text_and_no_half_characters(tokeniser, text):
+    decoder = StreamDecoder(tokeniser)
+    parts = [decoder.push(i) for i in tokeniser.encode_ordinary(text)] + [decoder.finish()]
+    assert "".join(parts) == text
+    assert "\ufffd" in text or not any("\ufffd" in part for part in parts)
+
+
+def test_an_unfinished_character_comes_out_at_the_end(tokeniser):
+    decoder = StreamDecoder(tokeniser)
+    assert decoder.push(tokeniser.vocab[b"\xc3"]) == ""
+    assert decoder.finish() == "\ufffd"
+    assert decoder.push(tokeniser.vocab[b"a"]) == "a"
+
+
+def test_importing_the_package_is_silent_and_starts_no_compiler():
+    code = "import tricycle_bpe, sys; assert 'numba' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == done.stderr == b""

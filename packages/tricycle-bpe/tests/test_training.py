@@ -1,0 +1,128 @@
+"""Training gives Hugging Face's merges, and the lesson's."""
+
+import json
+import re
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tricycle_bpe import Tokeniser, merges
+from tricycle_bpe.byte_characters import to_characters
+
+
+def trained_by_hugging_face(texts, vocab_size, special_tokens=(), min_frequency=0):
+    """Train with the `tokenizers` package; return its vocabulary and merges."""
+    byte_level = tokenizers.pre_tokenizers.ByteLevel
+    other = tokenizers.Tokenizer(tokenizers.models.BPE())
+    other.pre_tokenizer = byte_level(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(special_tokens),
+        initial_alphabet=byte_level.alphabet(),
+        min_frequency=min_frequency,
+        show_progress=False,
+    )
+    other.train_from_iterator(texts, trainer)
+    model = json.loads(other.to_str())["model"]
+    return model["vocab"], [tuple(merge) for merge in model["merges"]]
+
+
+def as_hugging_face_writes(tokeniser):
+    vocab = {to_characters(token): i for token, i in tokeniser.vocab.items()}
+    pairs = [(to_characters(left), to_characters(right)) for left, right in tokeniser.merges]
+    return vocab | tokeniser.special_tokens, pairs
+
+
+def test_low_lower_lowest():
+    tokeniser = Tokeniser.train(["low low lower"], vocab_size=259, pattern=r"\w+", ties="bytes")
+    assert tokeniser.merges == [(b"l", b"o"), (b"lo", b"w"), (b"e", b"r")]
+    assert tokeniser.vocab[b"low"] == 257
+    assert tokeniser.encode("lower low") == [257, 258, 32, 257]
+
+
+def test_special_tokens_come_first_as_hugging_face_has_them():
+    tokeniser = Tokeniser.train(["ab"], vocab_size=258, special_tokens=["<|end|>"])
+    assert tokeniser.special_tokens == {"<|end|>": 0}
+    assert tokeniser.vocab[b"!"] == 1
+    assert tokeniser.vocab[b"ab"] == 257
+
+
+def test_special_tokens_come_last_when_ids_begin_with_the_bytes():
+    tokeniser = Tokeniser.train(["ab"], 258, special_tokens=["<|end|>"], ties="bytes")
+    assert tokeniser.vocab[b"!"] == ord("!")
+    assert tokeniser.vocab[b"ab"] == 256
+    assert tokeniser.special_tokens == {"<|end|>": 257}
+
+
+@given(st.lists(st.text("ab c'é\n", max_size=60), max_size=5), st.integers(256, 300))
+def test_merges_equal_those_of_hugging_face(texts, vocab_size):
+    tokeniser = Tokeniser.train(texts, vocab_size)
+    assert as_hugging_face_writes(tokeniser) == trained_by_hugging_face(texts, vocab_size)
+
+
+@given(st.lists(st.text("a", max_size=40), max_size=8), st.integers(256, 275))
+def test_repeated_characters_merge_as_with_hugging_face(texts, vocab_size):
+    tokeniser = Tokeniser.train(texts, vocab_size)
+    assert as_hugging_face_writes(tokeniser) == trained_by_hugging_face(texts, vocab_size)
+
+
+@given(st.lists(st.text("aab", max_size=30), min_size=1), st.integers(1, 5))
+def test_rare_pairs_are_left_alone_as_with_hugging_face(texts, min_frequency):
+    tokeniser = Tokeniser.train(texts, 280, min_frequency=min_frequency)
+    expected = trained_by_hugging_face(texts, 280, min_frequency=min_frequency)
+    assert as_hugging_face_writes(tokeniser) == expected
+
+
+@pytest.mark.parametrize("special", [["ab"], ["a"], ["Ġa", "<|end|>"], ["abab", "ab"]])
+def test_special_tokens_equal_to_text_behave_as_with_hugging_face(special):
+    texts = ["ab abab ababab a ab b ba", "abba abab"]
+    tokeniser = Tokeniser.train(texts, 275, special_tokens=special)
+    vocab, pairs = trained_by_hugging_face(texts, 275, special)
+    assert as_hugging_face_writes(tokeniser)[1] == pairs
+
+
+@given(st.lists(st.text("abcd ", max_size=30)), st.integers(0, 30))
+def test_merges_equal_those_of_the_lesson(texts, n_merges):
+    tokeniser = Tokeniser.train(texts, 256 + n_merges, pattern=r"\w+|\s+", ties="bytes")
+    pieces = [piece.encode() for text in texts for piece in re.findall(r"\w+|\s+", text)]
+    lesson = merges.train(pieces, n_merges)
+    spelling = merges.vocabulary(lesson)
+    learned = [(spelling[left], spelling[right]) for left, right in lesson]
+    if len({left + right for left, right in learned}) == n_merges:  # no string was made twice
+        assert tokeniser.merges == learned
+
+
+def test_a_rotten_vocab_size_is_refused():
+    with pytest.raises(ValueError, match="vocab_size 256 is too small: .* need 257"):
+        Tokeniser.train(["a"], 256, special_tokens=["<|end|>"])
+
+
+def test_one_string_instead_of_a_list_is_refused():
+    with pytest.raises(ValueError, match="texts is one string"):
+        Tokeniser.train("hello", 300)
+
+
+def test_texts_must_be_strings_or_paths():
+    with pytest.raises(ValueError, match="strings or paths, found a int"):
+        Tokeniser.train([1], 300)
+
+
+def test_unknown_ties_are_refused():
+    with pytest.raises(ValueError, match="'huggingface' or 'bytes', got 'random'"):
+        Tokeniser.train(["a"], 300, ties="random")
+
+
+def test_a_broken_pattern_is_refused():
+    with pytest.raises(ValueError, match="neither a known name .* nor a regular expression"):
+        Tokeniser.train(["a"], 300, pattern="(")
+
+
+def test_files_and_folders_are_read(tmp_path):
+    (tmp_path / "one.txt").write_text("abab abab")
+    (tmp_path / "two.txt").write_text("abc abc")
+    from_folder = Tokeniser.train(tmp_path, 262)
+    from_files = Tokeniser.train([tmp_path / "one.txt", tmp_path / "two.txt"], 262)
+    from_texts = Tokeniser.train(["abab abab", "abc abc"], 262)
+    assert from_folder.merges == from_files.merges == from_texts.merges
