@@ -12,7 +12,6 @@ TRICYCLE_TEST_DATA, and that variable must be unset.  Any other skip turns the r
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
 import pytest
 from sybil import Sybil
