@@ -1,1 +1,41 @@
+"""A GPT to read, train and sample."""
 
+from tricycle_gpt.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    load_newest_checkpoint,
+    save_checkpoint,
+)
+from tricycle_gpt.config import PRESETS, GPTConfig, TrainingConfig
+from tricycle_gpt.evaluation import Evaluation, evaluate
+from tricycle_gpt.generation import generate
+from tricycle_gpt.huggingface import from_huggingface, to_huggingface
+from tricycle_gpt.initialise import initialise_like_gpt2
+from tricycle_gpt.kv_cache import KVCache
+from tricycle_gpt.metrics import plot_loss, read_metrics
+from tricycle_gpt.model import GPT
+from tricycle_gpt.training import TrainingResult, train
+
+__all__ = [
+    "GPT",
+    "PRESETS",
+    "Checkpoint",
+    "CheckpointError",
+    "Evaluation",
+    "GPTConfig",
+    "KVCache",
+    "TrainingConfig",
+    "TrainingResult",
+    "evaluate",
+    "from_huggingface",
+    "generate",
+    "initialise_like_gpt2",
+    "load_checkpoint",
+    "load_newest_checkpoint",
+    "plot_loss",
+    "read_metrics",
+    "save_checkpoint",
+    "to_huggingface",
+    "train",
+]

@@ -1,0 +1,194 @@
+"""Checkpoints: all that is needed to go on exactly where a run stood.
+
+A checkpoint is a folder:
+
+    step-00000250/
+        parameters.safetensors   the weights, by their names in the model
+        optimiser.safetensors    AdamW's moments and counters
+        state.json               step, position in the data, configs, versions
+        MANIFEST.json            size and sha256 of each of the others, written last
+
+It is written as step-00000250.tmp, every file is flushed to the disk, then the folder is
+renamed: a rename happens wholly or not at all.  So at every moment, through a crash, a full
+disk or a pulled plug, each folder without .tmp is complete, and the one before it is still
+there.  A folder whose files do not match its manifest counts as not being there.
+
+Nothing is ever unpickled: safetensors and JSON hold numbers and text, not code.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+PARAMETERS = "parameters.safetensors"
+OPTIMISER = "optimiser.safetensors"
+STATE = "state.json"
+MANIFEST = "MANIFEST.json"
+FOLDER_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    step        steps taken when it was written
+    parameters  weights by name
+    optimiser   the optimiser's state_dict
+    state       everything else, as it was given to save_checkpoint
+    """
+
+    step: int
+    parameters: dict[str, np.ndarray]
+    optimiser: dict[str, np.ndarray]
+    state: dict[str, Any]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, incomplete or missing."""
+
+
+def save_checkpoint(
+    folder: str | Path,
+    step: int,
+    parameters: dict[str, np.ndarray],
+    optimiser: dict[str, np.ndarray],
+    state: dict[str, Any],
+    *,
+    keep: int = 2,
+) -> Path:
+    """Write one checkpoint below `folder`, then remove all but the `keep` newest.
+
+    parameters, optimiser  arrays by name (state_dict() of a model and of an optimiser)
+    state                  anything JSON can hold
+
+    Returns the checkpoint's folder.  Raises OSError if it cannot be written (a full disk); the
+    checkpoints already there are not touched before the new one is safe.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f"{final.name}.tmp"
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir()
+
+    _save_arrays(temporary / PARAMETERS, parameters)
+    _save_arrays(temporary / OPTIMISER, optimiser)
+    _write(temporary / STATE, json.dumps({**state, "step": step}, indent=1, sort_keys=True))
+    files = {name: _fingerprint(temporary / name) for name in (PARAMETERS, OPTIMISER, STATE)}
+    _write(temporary / MANIFEST, json.dumps({"version": 1, "files": files}, indent=1))
+    _flush(temporary)
+
+    if final.exists():  # a damaged one, or the same step saved again
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _flush(folder)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read one checkpoint, after checking every byte of it against its manifest.
+
+    Raises CheckpointError that says what is missing or damaged.
+    """
+    folder = Path(folder)
+    verify(folder)
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return Checkpoint(
+        step=state["step"],
+        parameters=load_file(folder / PARAMETERS),
+        optimiser=load_file(folder / OPTIMISER),
+        state=state,
+    )
+
+
+def load_newest_checkpoint(folder: str | Path) -> Checkpoint | None:
+    """The newest checkpoint below `folder` that is whole, or None if there is none at all.
+
+    Says on stderr which damaged ones it passed over.  Raises CheckpointError if there are
+    checkpoints and all are damaged: starting afresh is then for a person to decide.
+    """
+    found = list_checkpoints(folder)
+    for path in reversed(found):
+        try:
+            return load_checkpoint(path)
+        except CheckpointError as error:
+            print(f"warning: passing over a damaged checkpoint: {error}", file=sys.stderr)
+    if found:
+        raise CheckpointError(
+            f"every checkpoint in {folder} is damaged; remove them to start from the beginning"
+        )
+    return None
+
+
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoint folders below `folder`, oldest first; half-written ones are not counted."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    named = [(FOLDER_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    return [path for _, path in sorted((int(m[1]), path) for m, path in named if m)]
+
+
+def verify(folder: Path) -> None:
+    """Compare every file of a checkpoint with its manifest.  CheckpointError if one differs."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"]
+        expected = {name: (files[name]["size"], files[name]["sha256"]) for name in files}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder} has no readable {MANIFEST}") from error
+    for name in (PARAMETERS, OPTIMISER, STATE):
+        if name not in expected:
+            raise CheckpointError(f"{folder / MANIFEST} does not list {name}")
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing")
+        found = _fingerprint(path)
+        if found["size"] != size:
+            raise CheckpointError(f"{path} has {found['size']} bytes, expected {size}")
+        if found["sha256"] != digest:
+            raise CheckpointError(f"{path} does not have the sha256 in its manifest")
+
+
+def _save_arrays(path, arrays):
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    path.chmod(0o644)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _write(path, text):
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(folder):
+    """Have the disk remember which names a folder holds."""
+    if os.name == "nt":  # Windows keeps folders itself and cannot open them
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fingerprint(path):
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}

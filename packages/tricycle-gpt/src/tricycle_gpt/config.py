@@ -1,0 +1,177 @@
+"""What a model is (`GPTConfig`), and how one is trained (`TrainingConfig`).
+
+Both are frozen dataclasses: values that can be compared, printed, written to a file and made
+from one.  `PRESETS` holds models of known sizes.  The apps make their command line flags from
+these fields, so the comments behind them are the help a user reads.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tricycle_nn import CosineSchedule, LinearSchedule, WarmupStableDecay
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The size and kind of a GPT.  Raises ValueError for sizes that do not fit together."""
+
+    vocab_size: int = 50257
+    """Different tokens the model knows."""
+    context_window: int = 1024
+    """The most tokens it can look back on."""
+    embedding_dim: int = 768
+    """Width of the vector that stands for a token."""
+    n_layers: int = 12
+    """Transformer blocks, one after the other."""
+    n_heads: int = 12
+    """Attention heads in each block."""
+    block: Literal["gpt2", "llama"] = "gpt2"
+    """Kind of block: gpt2 (LayerNorm, GELU, learned positions) or llama (RMSNorm, SwiGLU, rotary
+    positions)."""
+    n_key_value_heads: int | None = None
+    """Heads of keys and values, shared by groups of attention heads; as many as n_heads if not
+    given."""
+    hidden_dim: int | None = None
+    """Width inside the MLPs; by default 4 x embedding_dim (gpt2), or 8/3 of it rounded up to a
+    multiple of 64 (llama)."""
+    qk_norm: bool = False
+    """Normalise queries and keys before they meet (llama blocks)."""
+    rotary_theta: float = 10000.0
+    """Base of the rotary positions' wavelengths (llama blocks)."""
+    dropout: float = 0.0
+    """Share of the numbers on each residual branch set to zero while training."""
+    tied_head: bool = True
+    """Read the next token with the same table that embeds tokens."""
+    norm_eps: float = 1e-5
+    """Keeps normalisation's division finite."""
+
+    def __post_init__(self):
+        for name in ("vocab_size", "context_window", "embedding_dim", "n_layers", "n_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.block not in ("gpt2", "llama"):
+            raise ValueError(f'block must be "gpt2" or "llama", got {self.block!r}')
+        if self.embedding_dim % self.n_heads:
+            raise ValueError(
+                f"embedding_dim must be a multiple of n_heads, got {self.embedding_dim} and "
+                f"{self.n_heads}"
+            )
+        if self.key_value_heads < 1 or self.n_heads % self.key_value_heads:
+            raise ValueError(
+                f"n_heads must be a multiple of n_key_value_heads, got {self.n_heads} and "
+                f"{self.n_key_value_heads}"
+            )
+        if self.hidden_dim is not None and self.hidden_dim < 1:
+            raise ValueError(f"hidden_dim must be at least 1, got {self.hidden_dim}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.block == "gpt2" and (self.qk_norm or self.key_value_heads != self.n_heads):
+            raise ValueError('qk_norm and n_key_value_heads belong to block="llama"')
+        if self.block == "llama" and self.head_size % 2:
+            raise ValueError(
+                f"rotary positions turn pairs of numbers: embedding_dim / n_heads must be even, "
+                f"got {self.head_size}"
+            )
+
+    @property
+    def key_value_heads(self) -> int:
+        """Heads of keys and values: n_heads where nothing else is asked for."""
+        return self.n_heads if self.n_key_value_heads is None else self.n_key_value_heads
+
+    @property
+    def head_size(self) -> int:
+        """Numbers in one head's query."""
+        return self.embedding_dim // self.n_heads
+
+    @property
+    def mlp_width(self) -> int:
+        """Width inside the MLPs.
+
+        SwiGLU has three matrices where GELU has two; two thirds of the width makes both the
+        same size (Shazeer, GLU Variants Improve Transformer, 2020).
+        """
+        if self.hidden_dim is not None:
+            return self.hidden_dim
+        if self.block == "gpt2":
+            return 4 * self.embedding_dim
+        return -(-8 * self.embedding_dim // 3 // 64) * 64
+
+
+# The sizes of GPT-2 (Radford et al., 2019); gpt2 has 124,439,808 parameters.
+PRESETS: dict[str, GPTConfig] = {
+    "gpt2": GPTConfig(),
+    "gpt2-medium": GPTConfig(embedding_dim=1024, n_layers=24, n_heads=16),
+    "gpt2-large": GPTConfig(embedding_dim=1280, n_layers=36, n_heads=20),
+    "gpt2-xl": GPTConfig(embedding_dim=1600, n_layers=48, n_heads=25),
+    # nanoGPT's model for a laptop: characters of tinyshakespeare.
+    "characters": GPTConfig(
+        vocab_size=65, context_window=64, embedding_dim=128, n_layers=4, n_heads=4
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train: a recipe.  Raises ValueError for settings that cannot work."""
+
+    steps: int = 1000
+    """Times the weights are moved."""
+    batch_size: int = 16
+    """Windows of text looked at together."""
+    micro_batches: int = 1
+    """Batches whose gradients are averaged for one step, where memory is too small for a large
+    batch."""
+    learning_rate: float = 1e-3
+    """The highest learning rate."""
+    final_learning_rate: float = 1e-4
+    """The learning rate of the last step."""
+    warmup: int = 100
+    """Steps in which the learning rate rises to its highest."""
+    schedule: Literal["cosine", "linear", "warmup-stable-decay"] = "cosine"
+    """The way down from the highest learning rate to the last."""
+    decay: int = 200
+    """Steps of the way down in the schedule warmup-stable-decay."""
+    weight_decay: float = 0.1
+    """How strongly AdamW pulls matrices towards zero."""
+    beta1: float = 0.9
+    """AdamW: how much of the old mean of gradients each step keeps."""
+    beta2: float = 0.99
+    """AdamW: the same for the mean of their squares."""
+    max_gradient_norm: float = 1.0
+    """Gradients longer than this are shortened to it."""
+    seed: int = 0
+    """Every random choice follows from it: weights, order of the data, dropout."""
+    log_every: int = 10
+    """Steps between two printed lines, where there is no terminal for a progress bar."""
+    evaluate_every: int = 250
+    """Steps between two looks at the validation text; 0 for none but the last."""
+    evaluation_windows: int = 64
+    """Windows of validation text looked at while training; the last look takes all."""
+    checkpoint_every: int = 250
+    """Steps between two checkpoints; 0 for none but the last."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept; older ones are removed."""
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "micro_batches", "log_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("evaluate_every", "checkpoint_every", "evaluation_windows"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.max_gradient_norm > 0:
+            raise ValueError(f"max_gradient_norm must be above 0, got {self.max_gradient_norm}")
+        self.make_schedule()
+
+    def make_schedule(self) -> CosineSchedule | LinearSchedule | WarmupStableDecay:
+        """The learning rate as a function of the step."""
+        line = (self.learning_rate, self.final_learning_rate, self.warmup, self.steps)
+        if self.schedule == "cosine":
+            return CosineSchedule(*line)
+        if self.schedule == "linear":
+            return LinearSchedule(*line)
+        if self.schedule == "warmup-stable-decay":
+            return WarmupStableDecay(*line, decay=self.decay)
+        raise ValueError(
+            f'schedule must be "cosine", "linear" or "warmup-stable-decay", got {self.schedule!r}'
+        )

@@ -1,0 +1,96 @@
+"""Evaluation: how surprised is the model by text it has never seen?
+
+    loss           mean of −ln p(token), in nats per token
+    perplexity     e^loss: as unsure as if choosing between this many tokens
+    bits per byte  the whole surprise in bits, divided by the bytes of the text
+
+Loss and perplexity depend on how long the tokens are; bits per byte do not, and so can compare
+models with different tokenisers.  It is also the size to which the model, used for
+compression, could squeeze each byte.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tricycle_autograd import no_grad
+from tricycle_gpt.model import GPT
+
+IGNORED = -100  # a target that is not counted
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    loss           nats per token
+    perplexity     e^loss
+    bits_per_byte  bits per byte of text, or None where the bytes were not given
+    tokens         tokens predicted
+    """
+
+    loss: float
+    perplexity: float
+    bits_per_byte: float | None
+    tokens: int
+
+
+def evaluate(
+    model: GPT,
+    ids: Any,
+    *,
+    n_bytes: int | None = None,
+    batch_size: int = 16,
+    max_windows: int | None = None,
+) -> Evaluation:
+    """Measure a model on a text, cut into windows of the context's length.
+
+    ids          (N,) integers, at least two: the text.  Windows follow each other without
+                 overlap; every token but the first is predicted exactly once, from the tokens
+                 before it in its window
+    n_bytes      the text's length in bytes, for bits per byte
+    max_windows  look at this many windows only, spread evenly over the text
+
+    Dropout is off while it runs.  Raises ValueError for a text of fewer than two tokens.
+    """
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or len(ids) < 2:
+        raise ValueError(f"evaluation needs a text of at least two tokens, got shape {ids.shape}")
+    inputs, targets = windows(ids, model.config.context_window)
+    if max_windows is not None and max_windows < len(inputs):
+        chosen = np.linspace(0, len(inputs) - 1, max_windows).astype(int)
+        inputs, targets = inputs[chosen], targets[chosen]
+
+    total, count = 0.0, 0
+    was_training = model.training
+    model.eval()
+    with no_grad():
+        for i in range(0, len(inputs), batch_size):
+            tokens = int((targets[i : i + batch_size] != IGNORED).sum())
+            batch = slice(i, i + batch_size)
+            total += model.loss(inputs[batch], targets[batch]).item() * tokens
+            count += tokens
+    if was_training:
+        model.train()
+
+    loss = total / count
+    bits = None
+    if n_bytes is not None:
+        # Where only some windows were looked at, each token stands for its share of the bytes.
+        bits = loss / math.log(2) * (len(ids) - 1) / n_bytes
+    return Evaluation(loss, math.exp(loss), bits, count)
+
+
+def windows(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a text into inputs and targets (windows, length), the last window filled up.
+
+    What fills it up has the target -100, which the loss leaves out.
+    """
+    n = -(-(len(ids) - 1) // length)
+    inputs = np.zeros(n * length, np.int64)
+    targets = np.full(n * length, IGNORED, np.int64)
+    inputs[: len(ids) - 1] = ids[:-1]
+    targets[: len(ids) - 1] = ids[1:]
+    return inputs.reshape(n, length), targets.reshape(n, length)

@@ -1,0 +1,43 @@
+"""Ctrl-C, politely: finish the step, save, stop.
+
+While `interruptible()` is active the first SIGINT (Ctrl-C) or SIGTERM only raises a flag that
+the training loop looks at once a step.  A second one stops at once.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Interruption:
+    """Whether somebody asked the program to stop."""
+
+    requested = False
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Turn the first SIGINT or SIGTERM into a flag; the handlers are put back at the end.
+
+    Outside the main thread, where Python cannot receive signals, the flag stays down.
+    """
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+
+    def stop_soon(number, frame):
+        if interruption.requested:
+            raise KeyboardInterrupt
+        interruption.requested = True
+
+    before = {number: signal.signal(number, stop_soon) for number in STOPPING_SIGNALS}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -1,0 +1,98 @@
+"""metrics.jsonl: what happened at every step, one JSON object a line.
+
+    {"step": 250, "loss": 1.93, "learning_rate": 0.001, "gradient_norm": 0.61, ...}
+
+It is only ever appended to, except that resuming a run cuts it back to the checkpoint's step,
+so that no step is told twice.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """The metrics file of one run.
+
+    path  the file; made if it is not there
+    step  steps taken so far: lines of this step and later ones are removed
+    """
+
+    def __init__(self, path: str | Path, step: int = 0):
+        self.path = Path(path)
+        kept = [row for row in read_metrics(self.path) if row["step"] < step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, **row: Any) -> None:
+        """Append one line, at once."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; an unfinished last line, left by a crash, is passed over."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from error
+    return rows
+
+
+def plot_loss(metrics: str | Path, picture: str | Path) -> None:
+    """Draw training and validation loss against the step, from a metrics file into a picture.
+
+    Raises ImportError, saying what to install, without matplotlib (the extra `plots`).
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "drawing the loss needs matplotlib; install it with the extra: tricycle-gpt[plots]"
+        ) from error
+    rows = read_metrics(metrics)
+    training = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    validation = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    if training:
+        axes.plot(*zip(*training, strict=True), color="#9ecae1", linewidth=0.8, label="each batch")
+        smooth = _smoothed([loss for _, loss in training])
+        steps = [step for step, _ in training]
+        axes.plot(steps, smooth, color="#08519c", linewidth=1.6, label="training, smoothed")
+    if validation:
+        axes.plot(*zip(*validation, strict=True), "o-", color="#d94801", label="validation")
+        last = validation[-1]
+        axes.annotate(
+            f"{last[1]:.3f}", last, textcoords="offset points", xytext=(0, 8), ha="center"
+        )
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats per token)")
+    axes.grid(alpha=0.3)
+    if training or validation:
+        axes.legend(frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(picture, dpi=120)
+
+
+def _smoothed(values, keep=0.95):
+    """Exponential moving average, corrected for its start at zero."""
+    mean, out = 0.0, []
+    for i, value in enumerate(values, 1):
+        mean = keep * mean + (1 - keep) * value
+        out.append(mean / (1 - keep**i))
+    return out

@@ -1,0 +1,139 @@
+"""A GPT: predict the next token, from all the tokens before it.
+
+    ids ──► token table (+ position table) ──► block ──► block ──► … ──► norm ──► scores
+
+Each token becomes a vector.  Every block lets the vectors read from earlier ones (attention)
+and then think alone (MLP), and *adds* what it found: the sum running through the model is
+called the residual stream.  At the end each vector is compared with every row of the token
+table; how well a row fits is that token's score, or logit, for being next.
+
+The two kinds of block, tricycle_nn's TransformerBlock (GPT-2's) and LlamaBlock, can be read
+side by side; a new idea is a new class there and one more line in `make_block`.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from tricycle_autograd import Tensor
+from tricycle_gpt.config import GPTConfig
+from tricycle_gpt.initialise import initialise_like_gpt2
+from tricycle_nn import (
+    Dropout,
+    Embedding,
+    LayerNorm,
+    LlamaBlock,
+    Module,
+    Parameter,
+    RMSNorm,
+    TransformerBlock,
+    linear_cross_entropy,
+    token_scores,
+)
+
+
+class GPT(Module):
+    """A generative pre-trained transformer.
+
+    config  its sizes
+    rng     draws the first weights, so that one seed gives one model
+
+        model = GPT(PRESETS["characters"], rng=np.random.default_rng(0))
+        logits = model(ids)               # (B, T, V)
+        loss = model.loss(ids, targets)   # mean over all B·T tokens, in nats
+    """
+
+    def __init__(self, config: GPTConfig, *, rng: np.random.Generator):
+        width = config.embedding_dim
+        self.config = config
+        self.token_embedding = Embedding(config.vocab_size, width, rng=rng)
+        if config.block == "gpt2":
+            self.position_embedding = Embedding(config.context_window, width, rng=rng)
+        self.dropout = Dropout(config.dropout, rng=rng)
+        self.blocks = [make_block(config, rng) for _ in range(config.n_layers)]
+        make_norm = LayerNorm if config.block == "gpt2" else RMSNorm
+        self.norm = make_norm(width, config.norm_eps)
+        if config.tied_head:
+            self.head_weight = self.token_embedding.weight
+        else:
+            self.head_weight = Parameter(np.empty((config.vocab_size, width), np.float32))
+        initialise_like_gpt2(self, config.n_layers, rng)
+
+    def forward(self, ids: Any, cache: Any = None) -> Tensor:
+        """The scores of every token for coming next, at every position.
+
+        ids    (B, T) integers, T at most the context window
+        cache  a KVCache that holds the keys and values of earlier tokens, and receives these
+        returns (B, T, V)
+
+        Raises ValueError for another shape or too many tokens, IndexError for an id that is
+        not in the vocabulary.
+        """
+        return token_scores(self.hidden(ids, cache), self.head_weight)
+
+    def loss(self, ids: Any, targets: Any) -> Tensor:
+        """The mean surprise, −ln p(target), over all positions.
+
+        ids, targets  (B, T) integers; a target of -100 is left out
+        returns       one number, in nats.  ln(vocab_size) is knowing nothing
+
+        The same as `cross_entropy(model(ids), targets)` in less memory.
+        """
+        if np.shape(targets) != np.shape(ids):
+            raise ValueError(
+                f"ids and targets must have one shape, got {np.shape(ids)} and {np.shape(targets)}"
+            )
+        return linear_cross_entropy(self.hidden(ids), self.head_weight, targets)
+
+    def hidden(self, ids: Any, cache: Any = None) -> Tensor:
+        """The normalised residual stream after the last block, (B, T, C)."""
+        ids = np.asarray(ids)
+        past = 0 if cache is None else cache.length
+        self._check(ids, past)
+        x = self.token_embedding(ids)  # (B, T, C)
+        if self.config.block == "gpt2":
+            x = x + self.position_embedding(np.arange(past, past + ids.shape[1]))
+        x = self.dropout(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x, cache=None if cache is None else cache.layers[i])
+        return self.norm(x)
+
+    def n_parameters(self) -> int:
+        """How many numbers are learned; a tied head counts once."""
+        return sum(parameter.size for parameter in self.parameters())
+
+    def _check(self, ids, past):
+        window = self.config.context_window
+        if ids.ndim != 2 or ids.dtype.kind not in "iu":
+            raise ValueError(
+                f"a GPT reads integer ids of shape (batch, time), got {ids.dtype} {ids.shape}"
+            )
+        if ids.shape[1] + past > window:
+            raise ValueError(
+                f"this model looks at {window} tokens at most, got {ids.shape[1] + past}; "
+                "give it the last ones, or use generate(), which does"
+            )
+
+
+def make_block(config: GPTConfig, rng: np.random.Generator) -> Module:
+    """One transformer block of the kind and size that the config names."""
+    if config.block == "gpt2":
+        return TransformerBlock(
+            config.embedding_dim,
+            config.n_heads,
+            hidden=config.mlp_width,
+            dropout=config.dropout,
+            eps=config.norm_eps,
+            rng=rng,
+        )
+    return LlamaBlock(
+        config.embedding_dim,
+        config.n_heads,
+        n_key_value_heads=config.key_value_heads,
+        hidden=config.mlp_width,
+        dropout=config.dropout,
+        eps=config.norm_eps,
+        qk_norm=config.qk_norm,
+        theta=config.rotary_theta,
+        rng=rng,
+    )

@@ -1,0 +1,83 @@
+"""What a person sees while a model trains: a bar in a terminal, plain lines in a file."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm.auto import tqdm
+
+SMOOTHING = 0.9  # how much of the shown loss comes from earlier steps
+
+
+class Progress:
+    """Shows steps, loss, tokens per second and the time left.
+
+    steps      steps in all; start of them are done already
+    log_every  steps between two lines, where the output is not a terminal
+    """
+
+    def __init__(self, steps: int, start: int, log_every: int):
+        self.steps = steps
+        self.log_every = log_every
+        self.began = time.perf_counter()
+        self.done = 0
+        self.tokens = 0
+        self.loss: float | None = None
+        # disable=None: no bar where the output is not a terminal.
+        self.bar = tqdm(total=steps, initial=start, unit="step", disable=None, dynamic_ncols=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.bar.close()
+
+    def show(self, row: dict[str, Any], tokens: int) -> None:
+        """Tell what happened in one step, as it stands in the metrics."""
+        self.done += 1
+        self.tokens += tokens
+        loss = row["loss"]
+        self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
+        elapsed = time.perf_counter() - self.began
+        speed = self.tokens / elapsed
+        if "validation_loss" in row:
+            self.say(f"step {row['step'] + 1}: {describe_validation(row)}")
+        if not self.bar.disable:
+            self.bar.set_postfix_str(f"loss {self.loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
+            self.bar.update()
+        elif (row["step"] + 1) % self.log_every == 0 or self.done == 1:
+            left = elapsed / self.done * (self.steps - row["step"] - 1)
+            print(
+                f"step {row['step'] + 1}/{self.steps}  loss {self.loss:.3f}  "
+                f"{speed:,.0f} tokens/s  {duration(left)} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar if there is one."""
+        tqdm.write(text, file=sys.stderr)
+
+
+def describe_validation(row: dict[str, Any]) -> str:
+    """The validation numbers of a metrics row, in words."""
+    text = f"validation loss {row['validation_loss']:.3f}"
+    if row.get("bits_per_byte") is not None:
+        text += f", {row['bits_per_byte']:.3f} bits per byte"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """A time span as a person says it.
+
+    >>> duration(75)
+    '1 min 15 s'
+    >>> duration(7260)
+    '2 h 1 min'
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

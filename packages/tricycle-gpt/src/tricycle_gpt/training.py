@@ -1,0 +1,240 @@
+"""The training loop: look at text, be surprised, move the weights; a few thousand times.
+
+It is written in the order in which it happens, without callbacks.  What it needs besides the
+model is a source of batches that knows its own position, so that a run can be interrupted and
+go on exactly: the same weights, bit for bit, as if nothing had happened.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tricycle_gpt.checkpoint import load_newest_checkpoint, save_checkpoint
+from tricycle_gpt.config import TrainingConfig
+from tricycle_gpt.evaluation import Evaluation, evaluate
+from tricycle_gpt.interruption import interruptible
+from tricycle_gpt.metrics import MetricsLog
+from tricycle_gpt.model import GPT
+from tricycle_gpt.progress import Progress
+from tricycle_nn import AdamW, default_groups, gradient_norm, scale_for_norm, set_dropout_step
+
+# Settings that may change when a run is resumed: they do not touch the weights.
+NOT_THE_RECIPE = (
+    "log_every",
+    "evaluate_every",
+    "evaluation_windows",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
+
+
+class BatchSource(Protocol):
+    """Batches without end that know their position, such as tricycle_datasets.Batches."""
+
+    position: tuple[int, int]
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (inputs, targets), (B, T) integers each."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a call of `train` ended.
+
+    steps       steps taken in all
+    finished    False if it was interrupted
+    evaluation  the model's measure on the whole validation text, if it finished and had one
+    """
+
+    steps: int
+    finished: bool
+    evaluation: Evaluation | None
+
+
+def train(
+    model: GPT,
+    batches: BatchSource,
+    config: TrainingConfig,
+    folder: str | Path,
+    *,
+    validation: np.ndarray | None = None,
+    validation_bytes: int | None = None,
+    resume: bool = False,
+    facts: dict[str, Any] | None = None,
+) -> TrainingResult:
+    """Train a model, leaving metrics.jsonl and checkpoints/ in `folder`.
+
+    batches           where the text comes from
+    validation        (N,) ids of text that is not trained on; validation_bytes is its length
+    resume            go on from the newest checkpoint in `folder`, if there is one
+    facts             more that must be the same when the run is resumed (the tokeniser's hash,
+                      say); they are kept in the checkpoints
+
+    Ctrl-C or SIGTERM ends it after the current step, with a checkpoint.  Raises ValueError if
+    the folder holds another run, FloatingPointError when the loss or the gradient stop being
+    numbers (the weights are then those of the step before).
+    """
+    folder = Path(folder)
+    recipe = make_recipe(model, config, facts)
+    optimiser = make_optimiser(model, config)
+    start = restore(folder, model, optimiser, batches, recipe) if resume else begin(folder)
+    set_dropout_step(model, start * config.micro_batches)
+    schedule = config.make_schedule()
+    parameters = model.parameters()
+    stream = iter(batches)
+    model.train()
+
+    def save(steps_taken):
+        state = {"position": list(batches.position), "recipe": recipe}
+        save_checkpoint(
+            folder / "checkpoints",
+            steps_taken,
+            model.state_dict(),
+            optimiser.state_dict(),
+            state,
+            keep=config.keep_checkpoints,
+        )
+
+    with (
+        closing(MetricsLog(folder / "metrics.jsonl", start)) as metrics,
+        Progress(config.steps, start, config.log_every) as progress,
+    ):
+        with interruptible() as interruption:
+            for step in range(start, config.steps):
+                began = time.perf_counter()
+                optimiser.learning_rate = schedule(step)
+                loss, tokens = accumulate_gradients(model, stream, config.micro_batches)
+                norm = gradient_norm(parameters)
+                check_finite(step, loss, norm, optimiser.learning_rate)
+                optimiser.step(grad_scale=scale_for_norm(norm, config.max_gradient_norm))
+                optimiser.zero_grad()
+
+                row = {
+                    "step": step,
+                    "loss": loss,
+                    "learning_rate": optimiser.learning_rate,
+                    "gradient_norm": norm,
+                    "tokens_per_second": round(tokens / (time.perf_counter() - began)),
+                }
+                last = step + 1 == config.steps
+                if validation is not None and is_due(step, config.evaluate_every) and not last:
+                    windows = config.evaluation_windows or None
+                    row |= measure(model, validation, validation_bytes, windows)[1]
+                metrics.write(**row)
+                progress.show(row, tokens)
+                if last or interruption.requested or is_due(step, config.checkpoint_every):
+                    save(step + 1)
+                if interruption.requested and not last:
+                    return TrainingResult(step + 1, False, None)
+
+        if validation is None:
+            return TrainingResult(config.steps, True, None)
+        evaluation, row = measure(model, validation, validation_bytes)
+        metrics.write(step=config.steps, **row)
+        return TrainingResult(config.steps, True, evaluation)
+
+
+def accumulate_gradients(model: GPT, stream: Iterator, micro_batches: int) -> tuple[float, int]:
+    """Add up the gradients of the mean loss over some batches.
+
+    Returns that loss, and how many tokens were looked at.
+    """
+    total, tokens = 0.0, 0
+    for _ in range(micro_batches):
+        inputs, targets = next(stream)
+        loss = model.loss(inputs, targets) / micro_batches
+        loss.backward()
+        total += loss.item()
+        tokens += inputs.size
+    return total, tokens
+
+
+def measure(model, validation, n_bytes, max_windows=None):
+    """An evaluation, and the same as entries of a metrics row."""
+    found = evaluate(model, validation, n_bytes=n_bytes, max_windows=max_windows)
+    return found, {"validation_loss": found.loss, "bits_per_byte": found.bits_per_byte}
+
+
+def make_optimiser(model: GPT, config: TrainingConfig) -> AdamW:
+    """AdamW by the recipe: decay for matrices only."""
+    return AdamW(
+        default_groups(model, config.weight_decay),
+        config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+    )
+
+
+def make_recipe(
+    model: GPT, config: TrainingConfig, facts: dict[str, Any] | None
+) -> dict[str, str | int | float | bool | None]:
+    """Everything that decides what the weights become, by name, as JSON would give it back."""
+    training = dataclasses.asdict(config)
+    for name in NOT_THE_RECIPE:
+        del training[name]
+    parts = {"model": dataclasses.asdict(model.config), "training": training, "data": facts or {}}
+    flat = {f"{part}.{key}": value for part, named in parts.items() for key, value in named.items()}
+    return json.loads(json.dumps(flat))
+
+
+def begin(folder: Path) -> int:
+    """Make the folder of a new run.  ValueError if a run is in it already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = load_newest_checkpoint(folder / "checkpoints")
+    if found is not None:
+        raise ValueError(
+            f"{folder} holds a run that reached step {found.step}: add --resume to go on with it, "
+            "or choose another folder"
+        )
+    return 0
+
+
+def restore(folder: Path, model, optimiser, batches, recipe) -> int:
+    """Go back to the newest checkpoint in the folder; returns how many steps it had taken.
+
+    Without a checkpoint the run starts at its beginning.  Raises ValueError, listing the
+    differences, if the checkpoint is from another recipe.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = load_newest_checkpoint(folder / "checkpoints")
+    if found is None:
+        return 0
+    then = found.state["recipe"]
+    differences = [
+        f"{name} was {then.get(name)!r}, is {recipe.get(name)!r}"
+        for name in sorted(then.keys() | recipe.keys())
+        if then.get(name) != recipe.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"the run in {folder} was started differently and cannot go on exactly: "
+            f"{'; '.join(differences)}. Use the same settings, or another folder"
+        )
+    model.load_state_dict(found.parameters)
+    optimiser.load_state_dict(found.optimiser)
+    batches.position = tuple(found.state["position"])
+    return found.step
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps happens after this one; 0 is never."""
+    return every > 0 and (step + 1) % every == 0
+
+
+def check_finite(step: int, loss: float, norm: float, learning_rate: float) -> None:
+    """Raise FloatingPointError if the loss or the gradient is not a number any more."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise FloatingPointError(
+            f"at step {step} the loss is {loss} and the gradient's norm {norm}; the weights were "
+            f"left as they were. A learning rate below {learning_rate:.2g}, or a longer warmup, "
+            "usually helps"
+        )
