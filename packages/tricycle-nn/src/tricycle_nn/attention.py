@@ -1,0 +1,180 @@
+"""Attention: each position looks back and takes what it needs.
+
+Every position has a query q (what it looks for), a key k (what it can be found by) and a
+value v (what it has to say).  It compares its query with the keys of the positions it may
+see, turns the comparisons into weights that sum to 1, and takes the weighted average of
+their values:
+
+    out = softmax(scale · q·kᵀ) · v                scale = 1/√D unless given
+
+This is done in H heads at once, each with D numbers of its own (Vaswani et al. 2017).  Keys
+and values may have fewer heads than queries, G < H, each shared by H/G neighbours
+("grouped-query attention", Ainslie et al. 2023): the cache of a text being written shrinks
+by that factor.
+
+*Causal* attention lets no position see a later one.  Where there are more keys than queries,
+S > T, the queries are the last T of S positions: the last query sees every key.
+
+The kernels (attention_cpu.py) never hold the (T, S) table of weights.  Kept for the backward
+pass: q, k, v, the result, and log Σ exp(scores) for each query and head.
+
+    attention                q, k, v apart
+    packed_attention         q, k, v side by side, as one projection makes them
+    CausalSelfAttention      the layer
+"""
+
+from typing import Any
+
+import numpy as np
+from tricycle_autograd import repeat, where
+from tricycle_autograd.cpu import kernel_inputs, rows_contiguous
+from tricycle_autograd.devices import array_module
+from tricycle_autograd.fused import fused
+from tricycle_autograd.tensor import Tensor, record, wrap
+
+from tricycle_nn import attention_cpu
+from tricycle_nn.softmax import softmax
+
+
+@fused
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = True, scale: float | None = None
+) -> Tensor:
+    """Let each query take a weighted average of the values whose keys fit it.
+
+    q        (B, H, T, D)
+    k, v     (B, G, S, D), where G divides H; query head h reads key head h // (H/G)
+    causal   query t sees keys 0 … S - T + t, otherwise all
+    scale    what scores are multiplied by; 1/√D if None
+    returns  (B, H, T, D)
+
+    Raises ValueError for shapes that do not fit, and for causal attention with S < T.
+    """
+    scale = _check(q, k, v, causal, scale)
+    group = q.shape[1] // k.shape[1]
+    k, v = repeat(k, group, axis=1), repeat(v, group, axis=1)  # (B, H, S, D)
+    scores = (q * scale) @ k.swapaxes(-1, -2)  # (B, H, T, S)
+    if causal:
+        scores = where(_may_see(q, k), scores, -np.inf)
+    return softmax(scores) @ v
+
+
+def _may_see(q, k):
+    """(T, S) of booleans: query t is at position S - T + t, and sees up to itself."""
+    T, S = q.shape[2], k.shape[2]
+    return array_module(q.array).tri(T, S, S - T, dtype=bool)
+
+
+@attention.kernels
+def _(q, k, v, causal=True, scale=None):
+    scale = np.float32(_check(q, k, v, causal, scale))
+    inputs = kernel_inputs("attention", q, k, v, layout=rows_contiguous)
+    out = _empty_heads(q.shape)
+    log_sums = np.empty(q.shape[:3], np.float32)
+    attention_cpu.forward(*inputs, out, log_sums, causal, scale)
+
+    def backward(dy):
+        gradients = tuple(_empty_heads(array.shape) for array in inputs)
+        attention_cpu.backward(
+            *inputs, out, log_sums, rows_contiguous(dy), *gradients, causal, scale
+        )
+        return gradients
+
+    return record(out, (q, k, v), backward)
+
+
+def _empty_heads(shape):
+    """A (B, H, T, D) array that lies in memory as (B, T, H, D): joining its heads copies nothing."""
+    B, H, T, D = shape
+    return np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
+
+
+@fused
+def packed_attention(
+    qkv: Tensor,
+    n_heads: int,
+    n_key_value_heads: int | None = None,
+    causal: bool = True,
+    scale: float | None = None,
+) -> Tensor:
+    """Attention among T positions whose queries, keys and values lie side by side.
+
+    qkv      (B, T, (H + 2G)·D): for each position H queries, then G keys, then G values
+    n_heads, n_key_value_heads   H, and G (H if None)
+    returns  (B, T, H·D)
+
+    The kernels read and write the heads where they lie: no transposing, no copies.
+    Raises ValueError for widths that do not divide.
+    """
+    q, k, v = split_heads(qkv, n_heads, n_key_value_heads)
+    return heads_together(attention(q, k, v, causal, scale))
+
+
+@packed_attention.kernels
+def _(qkv, n_heads, n_key_value_heads=None, causal=True, scale=None):
+    packed = kernel_inputs("packed_attention", qkv, layout=rows_contiguous)
+    q, k, v = split_heads(packed, n_heads, n_key_value_heads)
+    B, H, T, D = q.shape
+    scale = _check(q, k, v, causal, scale)
+    out = np.empty((B, T, H * D), np.float32)
+    log_sums = np.empty((B, H, T), np.float32)
+    attention_cpu.forward(q, k, v, heads_apart(out, H), log_sums, causal, np.float32(scale))
+
+    def backward(dy):
+        d_packed = np.empty(packed.shape, np.float32)
+        attention_cpu.backward(
+            *(q, k, v, heads_apart(out, H), log_sums),
+            heads_apart(rows_contiguous(dy), H),
+            *split_heads(d_packed, n_heads, n_key_value_heads),
+            causal,
+            np.float32(scale),
+        )
+        return (d_packed,)
+
+    return record(out, (qkv,), backward)
+
+
+# ---- Heads: the same for tensors and for arrays, which they look at without copying ----
+
+
+def heads_apart(x, n_heads):
+    """(B, T, H·D) seen as (B, H, T, D)."""
+    B, T, C = x.shape
+    return x.reshape(B, T, n_heads, C // n_heads).transpose(0, 2, 1, 3)
+
+
+def heads_together(x):
+    """(B, H, T, D) joined to (B, T, H·D)."""
+    B, H, T, D = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(B, T, H * D)
+
+
+def split_heads(qkv, n_heads, n_key_value_heads=None):
+    """(B, T, (H + 2G)·D) seen as q (B, H, T, D), k (B, G, T, D) and v (B, G, T, D)."""
+    H = n_heads
+    G = H if n_key_value_heads is None else n_key_value_heads
+    if qkv.ndim != 3 or qkv.shape[2] % (H + 2 * G):
+        raise ValueError(
+            f"packed_attention with {H} heads and {G} key-value heads expected shape "
+            f"(batch, time, a multiple of {H + 2 * G}), got {qkv.shape}"
+        )
+    heads = heads_apart(qkv, H + 2 * G)
+    return heads[:, :H], heads[:, H : H + G], heads[:, H + G :]
+
+
+def _check(q, k, v, causal, scale):
+    """Raise ValueError unless the shapes fit together; the scale to use."""
+    shapes = f"q {q.shape}, k {k.shape} and v {v.shape}"
+    if not q.ndim == k.ndim == v.ndim == 4:
+        raise ValueError(f"attention expected (batch, heads, time, head size), got {shapes}")
+    if k.shape != v.shape or (q.shape[0], q.shape[3]) != (k.shape[0], k.shape[3]):
+        raise ValueError(
+            "attention expected keys and values of one shape, with the queries' batch and head "
+            f"size, got {shapes}"
+        )
+    H, T, G, S = q.shape[1], q.shape[2], k.shape[1], k.shape[2]
+    if G == 0 or H % G:
+        raise ValueError(f"{H} query heads cannot share {G} key-value heads evenly, got {shapes}")
+    if S < (T if causal else 1):
+        raise ValueError(f"attention expected a key for each query to see, got {shapes}")
+    return float(q.shape[3]) ** -0.5 if scale is None else float(scale)

@@ -1,0 +1,176 @@
+"""Cross entropy: how surprised the model is by the right answer.
+
+For one row of scores (logits) z over V classes, and the right class t,
+
+    loss = -log softmax(z)[t] = log Σ exp(z) - z[t]
+
+It is 0 when all belief lies on t, and log V when the model knows nothing: 10.82 for GPT-2's
+50,257 tokens, a good first number to look for.  Label smoothing ε asks for a little belief
+everywhere, a target of 1-ε on t plus ε/V on each class (Szegedy et al. 2015):
+
+    loss = log Σ exp(z) - (1-ε)·z[t] - ε·mean(z)
+
+The gradient is the best bargain in deep learning: belief minus target, softmax(z) - target.
+
+Kept for the backward pass: the logits, which are left as they are, and for each row max z and
+log Σ exp(z - max z), apart, for their sum would lose the small numbers of the second.  Where the logits are a product of their own and the largest array of a whole model,
+linear_cross_entropy.py uses their memory for the gradient too.
+"""
+
+from typing import Any
+
+import numpy as np
+from tricycle_autograd import take_along_axis, where
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.cpu_math import exp, row_maximum
+from tricycle_autograd.fused import fused
+from tricycle_autograd.tensor import Tensor, record
+
+from tricycle_nn.softmax import log_softmax
+
+REDUCTIONS = ("mean", "sum", "none")
+ZERO = np.float32(0)
+ONE = np.float32(1)
+
+
+@fused
+def cross_entropy(
+    logits: Tensor,
+    targets: Any,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """The surprise, in nats, at the right answers: -log softmax(logits)[target].
+
+    logits           (..., V)
+    targets          (...) integers: ids from 0 to V-1, or `ignore_index` for rows to leave out
+    label_smoothing  from 0 to 1: how much of each target is spread over all classes
+    reduction        "mean" over the rows that count (0 if there are none), "sum", or "none"
+                     for the surprise of each row, (...), 0 where it is ignored
+
+    Raises ValueError for shapes that do not fit and ids that are out of range, TypeError for
+    targets that are not integers.
+    """
+    targets = _check(logits, targets, ignore_index, label_smoothing, reduction)
+    counts = targets != ignore_index
+    surprises = -log_softmax(logits)  # (..., V)
+    chosen = where(counts, targets, 0)[..., None]
+    losses = take_along_axis(surprises, chosen, axis=-1)[..., 0]
+    if label_smoothing:
+        losses = (1 - label_smoothing) * losses + label_smoothing * surprises.mean(axis=-1)
+    losses = where(counts, losses, 0)
+    if reduction == "none":
+        return losses
+    return losses.sum() / (max(int(counts.sum()), 1) if reduction == "mean" else 1)
+
+
+def check_targets(targets, rows, n_classes, ignore_index, label_smoothing):
+    """The targets as an integer array of shape `rows`, or a clear error."""
+    targets = targets.array if isinstance(targets, Tensor) else np.asarray(targets)
+    if targets.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy expected integer targets, got {targets.dtype}")
+    if targets.shape != rows:
+        raise ValueError(
+            f"cross_entropy expected one target for each row, of shape {rows}, got {targets.shape}"
+        )
+    wrong = ((targets < 0) | (targets >= n_classes)) & (targets != ignore_index)
+    if wrong.any():
+        raise ValueError(
+            f"target {int(targets[wrong][0])} is not one of {n_classes} classes, 0 to "
+            f"{n_classes - 1} (rows to leave out are marked by ignore_index={ignore_index})"
+        )
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing lies between 0 and 1, got {label_smoothing}")
+    return targets
+
+
+def _check(logits, targets, ignore_index, label_smoothing, reduction):
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"cross_entropy expected logits (..., V), got {logits.shape}")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction is one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    rows, V = logits.shape[:-1], logits.shape[-1]
+    return check_targets(targets, rows, V, ignore_index, label_smoothing)
+
+
+@cross_entropy.kernels
+def _(logits, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+    targets = _check(logits, targets, ignore_index, label_smoothing, reduction)
+    array = kernel_inputs("cross_entropy", logits)
+    V = logits.shape[-1]
+    rows, row_targets = array.reshape(-1, V), numbered(targets, ignore_index)
+    largest, log_sums, losses = np.empty((3, len(rows)), np.float32)
+    smoothing = np.float32(label_smoothing)
+    CPU.forward(rows, row_targets, smoothing, largest, log_sums, losses)
+    n = max(np.count_nonzero(row_targets >= 0), 1) if reduction == "mean" else 1
+
+    def backward(dy):
+        d_losses = np.empty(len(rows), np.float32)
+        d_losses[:] = dy.reshape(-1) / np.float32(n)
+        d_rows = np.empty_like(rows)
+        CPU.backward(rows, row_targets, smoothing, largest, log_sums, d_losses, d_rows)
+        return (d_rows.reshape(array.shape),)
+
+    if reduction == "none":
+        return record(losses.reshape(targets.shape), (logits,), backward)
+    return record(losses.sum() / np.float32(n), (logits,), backward)
+
+
+def numbered(targets, ignore_index):
+    """Targets for the kernels, in one row: int64, and -1 where a row is to be ignored."""
+    return np.where(targets == ignore_index, -1, targets).astype(np.int64).reshape(-1)
+
+
+class CPU:
+    """logits (N, V); targets (N,) with -1 for ignored rows; largest, log_sums and losses (N,)."""
+
+    @staticmethod
+    @cpu_kernel
+    def forward(logits, targets, smoothing, largest, log_sums, losses):
+        for i in prange(logits.shape[0]):
+            losses[i] = ZERO
+            if targets[i] >= 0:
+                largest[i] = row_maximum(logits[i])
+                log_sums[i] = log_sum(logits[i], largest[i])
+                losses[i] = surprise(logits[i], targets[i], smoothing, largest[i], log_sums[i])
+
+    @staticmethod
+    @cpu_kernel
+    def backward(logits, targets, smoothing, largest, log_sums, d_losses, d_logits):
+        for i in prange(logits.shape[0]):
+            if targets[i] >= 0:
+                z, dz, m = logits[i], d_logits[i], largest[i]
+                belief_minus_target(z, targets[i], smoothing, m, log_sums[i], d_losses[i], dz)
+            else:
+                d_logits[i] = ZERO
+
+
+@cpu_function
+def log_sum(z, largest):
+    """log Σ exp(z - largest); with the largest of z out of the way no exp overflows."""
+    total = ZERO
+    for j in range(z.size):
+        total += exp(z[j] - largest)
+    return np.log(total)
+
+
+@cpu_function
+def surprise(z, target, smoothing, largest, log_sum):
+    """log Σ exp(z) - (1-ε)·z[target] - ε·mean(z), with all z taken relative to the largest."""
+    loss = log_sum - (ONE - smoothing) * (z[target] - largest)
+    if smoothing != ZERO:
+        total = ZERO
+        for j in range(z.size):
+            total += z[j] - largest
+        loss -= smoothing * total / np.float32(z.size)
+    return loss
+
+
+@cpu_function
+def belief_minus_target(z, target, smoothing, largest, log_sum, d_loss, dz):
+    """dz = d_loss · (softmax(z) - target); dz may be z itself."""
+    everywhere = smoothing / np.float32(z.size)
+    for j in range(z.size):
+        dz[j] = d_loss * (exp(z[j] - largest - log_sum) - everywhere)
+    dz[target] -= d_loss * (ONE - smoothing)
