@@ -117,7 +117,7 @@ def test_every_test_file_has_tests_and_every_test_can_fail():
 
 # Beginnings of words that we spell the British way, in the spelling we do not use.  Foreign
 # names (files, other libraries, their arguments) stay as they are; in prose they stand in
-# `backticks`, which this test does not read.
+# `backticks`, and titles of papers in "quotes"; neither is read here.
 AMERICAN = re.compile(
     r"(tokeni|optimi|initiali|normali|generali|speciali|seriali|randomi|summari|organi|recogni"
     r"|minimi|maximi|visuali|reali|utili|capitali|memori|paralleli|quanti|factori|emphasi"
@@ -127,7 +127,9 @@ AMERICAN = re.compile(
     r"|canceled|canceling|modeled|modeling|centered|\bgray",
     re.IGNORECASE,
 )
-FOREIGN = re.compile(r"`[^`]*`|tokenizer\w*\.json|pre_tokenizer|\btokenizers\b|\bTokenizer\b")
+FOREIGN = re.compile(
+    r'`[^`]*`|"[^"]*"|tokenizer\w*\.json|pre_tokenizer|\btokenizers\b|\bTokenizer\b'
+)
 
 
 def american_words(prose: str) -> list[str]:

@@ -5,8 +5,8 @@
     w  ←  w − lr · u                    or, Nesterov's:   w  ←  w − lr · (g + momentum · u)
 
 With momentum the steps of the past fade instead of stopping: a ball that rolls.  Nesterov's
-version looks one step ahead.  Source: Sutskever et al., On the importance of initialization
-and momentum (2013), in the form that PyTorch uses.
+version looks one step ahead.  Source: Sutskever et al., "On the importance of initialization
+and momentum" (2013), in the form that PyTorch uses.
 """
 
 import numpy as np
