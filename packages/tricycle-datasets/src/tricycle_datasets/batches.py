@@ -31,6 +31,8 @@ from numpy.typing import ArrayLike
 
 from tricycle_datasets.permutation import secrets, shuffled
 
+LARGEST_ID = np.iinfo(np.int64).max
+
 
 class Batches:
     """Shuffled windows of tokens for training, for ever; each window once an epoch.
@@ -56,10 +58,10 @@ class Batches:
         seed: int,
         position: tuple[int, int] = (0, 0),
     ):
-        self.tokens = _as_tokens(tokens, context_window)
-        self.batch_size = _at_least_one("batch_size", batch_size)
-        self.context_window = context_window
-        self.seed = operator.index(seed)
+        self.batch_size = _integer("batch_size", batch_size, least=1)
+        self.context_window = _integer("context_window", context_window, least=1)
+        self.seed = _integer("seed", seed)
+        self.tokens = _as_tokens(tokens, least=self.context_window + 1)
         self._epoch, self._index = self._checked(position)
 
     @property
@@ -102,9 +104,10 @@ class Batches:
         return f"seed {self.seed} epoch {epoch}"
 
     def _checked(self, position: tuple[int, int]) -> tuple[int, int]:
-        epoch, index = (operator.index(number) for number in position)
-        if epoch < 0 or index < 0:
-            raise ValueError(f"position is (epoch, index), both 0 or more, got {position}")
+        if np.shape(position) != (2,):
+            raise ValueError(f"position must be a pair (epoch, index), got {position!r}")
+        epoch = _integer("the epoch of position", position[0], least=0)
+        index = _integer("the index of position", position[1], least=0)
         if index >= self.windows_in(epoch):
             raise ValueError(
                 f"position {position} lies beyond the {self.windows_in(epoch):,} windows of epoch "
@@ -133,9 +136,9 @@ def windows(
             with t < T
     raises  ValueError or TypeError at once, before the first batch
     """
-    T = _at_least_one("context_window", context_window)
-    B = _at_least_one("batch_size", batch_size)
-    return _windows(_as_tokens(tokens, min(T, max(1, np.size(tokens) - 1))), T, B)
+    T = _integer("context_window", context_window, least=1)
+    B = _integer("batch_size", batch_size, least=1)
+    return _windows(_as_tokens(tokens, least=2), T, B)
 
 
 def _windows(tokens: np.ndarray, T: int, B: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -168,32 +171,41 @@ def check_ids(ids: ArrayLike, vocab_size: int) -> None:
         )
 
 
-def _as_tokens(tokens: ArrayLike, context_window: int) -> np.ndarray:
+def _as_tokens(tokens: ArrayLike, least: int) -> np.ndarray:
     """Tokens as a plain array that shares their memory, or an error that says what is wrong."""
-    T = _at_least_one("context_window", context_window)
     tokens = np.asarray(tokens)
     if tokens.ndim != 1:
         raise ValueError(f"tokens must be one row of ids, got shape {tokens.shape}")
-    if len(tokens) < T + 1:
+    if len(tokens) < least:
         raise ValueError(
-            f"a context_window of {T:,} needs at least {T + 1:,} tokens, got {len(tokens):,}: "
-            "give a longer text or a shorter context_window"
+            f"one window of inputs and targets needs at least {least:,} tokens, got "
+            f"{len(tokens):,}: give a longer text or a shorter context_window"
         )
     tokens = _as_integers("tokens", tokens)
-    if tokens.dtype.kind == "i" and tokens.min() < 0:
-        where = int(np.argmax(tokens < 0))
-        raise ValueError(f"tokens must be 0 or more, got {tokens[where]} at position {where:,}")
+    # A large file of uint16 need not be read through: only these dtypes can hold what is no id.
+    doubtful = tokens.dtype.kind == "i" or tokens.dtype == np.uint64
+    if doubtful and (tokens.min() < 0 or tokens.max() > LARGEST_ID):
+        where = int(np.argmax((tokens < 0) | (tokens > LARGEST_ID)))
+        raise ValueError(
+            f"token ids go from 0 to {LARGEST_ID:,}, got {tokens[where]} at position {where:,}"
+        )
     return tokens
 
 
 def _as_integers(name: str, values: ArrayLike) -> np.ndarray:
     values = np.asarray(values)
     if values.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, got {values.dtype}; encode the text first")
+        raise TypeError(
+            f"{name} must be integers, got {values.dtype}; encode the text with a tokeniser first"
+        )
     return values
 
 
-def _at_least_one(name: str, number: int) -> int:
-    if operator.index(number) < 1:
-        raise ValueError(f"{name} must be 1 or more, got {number}")
-    return operator.index(number)
+def _integer(name: str, number: int, least: int | None = None) -> int:
+    try:
+        value = operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {number!r}") from None
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be {least} or more, got {value}")
+    return value
