@@ -69,6 +69,10 @@ class Batches:
         """(epoch, index) of the next window: two plain integers, for a checkpoint."""
         return self._epoch, self._index
 
+    @position.setter
+    def position(self, position: tuple[int, int]) -> None:
+        self._epoch, self._index = self._checked(position)
+
     def windows_in(self, epoch: int) -> int:
         """How many windows an epoch has; it may differ by one between epochs."""
         return (len(self.tokens) - 1 - self._phase(epoch)) // self.context_window

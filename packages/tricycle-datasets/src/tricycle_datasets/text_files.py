@@ -68,7 +68,12 @@ def _documents_of(file: Path, field: str) -> Iterator[str]:
     if file.stat().st_size == 0:
         raise ValueError(f"{file} is empty: remove it, or put text in it")
     if file.name.lower().endswith(LINES):
-        yield from _records(file, field)
+        n_documents = 0
+        for text in _records(file, field):
+            n_documents += 1
+            yield text
+        if n_documents == 0:
+            raise ValueError(f"{file} holds no documents: remove it, or put text in it")
     else:
         yield _decode(file.read_bytes(), file, 0)
 
