@@ -193,4 +193,6 @@ def test_importing_a_package_is_silent_and_light(package):
     heavy = {"numba", "llvmlite", "cupy", "mlflow", "matplotlib", "torch"}
     program = f"import sys, {package}; print(sorted({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "[]", "")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "[]\n", f"{package} prints or imports: {run.stdout}"
+    assert run.stderr == ""
