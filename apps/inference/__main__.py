@@ -1,0 +1,121 @@
+"""Continue a text with a trained model.
+
+    hatch run generate --prompt "JULIET."
+    hatch run generate --model runs/my_book/model --temperature 0.7 --top-k 50 --seed 3
+    hatch run generate --interactive
+
+The text goes to standard output as it is written, everything else to standard error.
+"""
+
+import contextlib
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tricycle_bpe import StreamDecoder, Tokeniser
+from tricycle_gpt import GPT, from_huggingface, generate
+from tricycle_gpt.command_line import read_command_line
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Continue a text with a trained model."""
+
+    prompt: str = "\n\n"
+    """The text to continue."""
+    model: Path = Path("runs/shakespeare/model")
+    """A model folder: config.json, model.safetensors and tokenizer.json."""
+    max_tokens: int = 300
+    """How many tokens to write at most."""
+    temperature: float = 0.8
+    """Below 1 is bolder, above 1 wilder, 0 always takes the likeliest token."""
+    top_k: int | None = None
+    """Choose among this many of the likeliest tokens only."""
+    top_p: float | None = None
+    """Choose among the likeliest tokens that together have this probability."""
+    seed: int = 0
+    """The same seed writes the same text."""
+    stop: tuple[str, ...] = ()
+    """Stop before any of these texts is written."""
+    interactive: bool = False
+    """Ask for prompts until an empty line or Ctrl-D; Ctrl-C stops the text being written."""
+    config: Path | None = None
+    """A TOML file with values for any of these settings."""
+
+
+def main() -> None:
+    """Load a model folder and write."""
+    args = read_command_line(Arguments(), description=__doc__)
+    tokeniser, model = load(args.model)
+    if not args.interactive:
+        write(args, model, tokeniser, args.prompt)
+        return
+    with contextlib.suppress(EOFError):
+        while prompt := input("> "):
+            with contextlib.suppress(KeyboardInterrupt):
+                write(args, model, tokeniser, prompt)
+            print()
+
+
+def load(folder: Path) -> tuple[Tokeniser, GPT]:
+    """A model folder's tokeniser and model."""
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"there is no model in {folder}; train one first (hatch run train-shakespeare), or "
+            "name another folder with --model"
+        )
+    return Tokeniser.load(folder), from_huggingface(folder)
+
+
+def write(args: Arguments, model: GPT, tokeniser: Tokeniser, prompt: str) -> None:
+    """Stream a prompt and its continuation to standard output."""
+    ids = tokeniser.encode(prompt, allowed_special="all")
+    decoder = StreamDecoder(tokeniser)
+    dials = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    print(prompt, end="", flush=True)
+    began, written = time.perf_counter(), []
+
+    def pieces():
+        for token in generate(model, ids, args.max_tokens, **dials):
+            written.append(token)
+            yield decoder.push(token)
+        yield decoder.finish()
+
+    for piece in until(pieces(), args.stop):
+        print(piece, end="", flush=True)
+    seconds = time.perf_counter() - began
+    print(f"\n{len(written)} tokens, {len(written) / seconds:.0f} a second", file=sys.stderr)
+
+
+def until(pieces, stops):
+    """Pieces of text, up to the first place where one of the stop texts begins."""
+    held = ""  # text that might be the beginning of a stop text
+    for piece in pieces:
+        held += piece
+        found = [held.index(stop) for stop in stops if stop in held]
+        if found:
+            yield held[: min(found)]
+            return
+        safe = len(held) - max((beginning(held, stop) for stop in stops), default=0)
+        yield held[:safe]
+        held = held[safe:]
+    yield held
+
+
+def beginning(text, stop):
+    """How many characters at the end of `text` could be the beginning of `stop`.
+
+    >>> beginning("to be or no", "not")
+    2
+    """
+    return max((n for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (OSError, ValueError, IndexError) as error:
+        sys.exit(f"error: {error}")

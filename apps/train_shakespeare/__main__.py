@@ -1,0 +1,142 @@
+"""Train a small GPT on the works of Shakespeare, and have it write some.
+
+    hatch run train-shakespeare
+    hatch run train-shakespeare --training.steps 500 --model.n-layers 4
+    hatch run train-shakespeare --data my_book.txt --folder runs/my_book
+    hatch run train-shakespeare --resume
+
+It leaves a folder with the model (in Hugging Face's format), metrics.jsonl, loss.png, a sample
+and checkpoints. Ctrl-C stops it after the current step, with a checkpoint; the same command with
+--resume goes on exactly.
+"""
+
+import hashlib
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tricycle_bpe import StreamDecoder, Tokeniser
+from tricycle_datasets import Batches, load_shakespeare, read_documents, split_text
+from tricycle_gpt import GPT, GPTConfig, TrainingConfig, generate, train, write_results
+from tricycle_gpt.command_line import read_command_line
+from tricycle_gpt.progress import duration
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train a small GPT on the works of Shakespeare, and have it write some.
+
+    The run's folder gets the model (in Hugging Face's format), metrics.jsonl, loss.png, sample.txt
+    and checkpoints. Ctrl-C stops after the current step, with a checkpoint.
+    """
+
+    folder: Path = Path("runs/shakespeare")
+    """Where everything goes."""
+    data: Path | None = None
+    """Your own text instead of Shakespeare's: a .txt, .md or .jsonl file, or a folder of them."""
+    tokeniser: Literal["bpe", "characters"] = "bpe"
+    """Tokens are learned pieces of words (as many as model.vocab-size), or single characters."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the folder."""
+    prompt: str = "\n\n"
+    """What the sample starts with."""
+    sample_tokens: int = 400
+    """Length of the sample, in tokens."""
+    temperature: float = 0.8
+    """Of the sample: below 1 is bolder, above 1 wilder, 0 always takes the likeliest token."""
+    config: Path | None = None
+    """A TOML file with values for any of these settings, in sections [model] and [training]."""
+    model: GPTConfig = field(
+        default_factory=lambda: GPTConfig(
+            vocab_size=2048, context_window=128, embedding_dim=256, n_layers=4, n_heads=4
+        )
+    )
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def main() -> None:
+    """Text, tokens, training, verse."""
+    args = read_command_line(Arguments(), description=__doc__)
+    began = time.perf_counter()
+    text = load_shakespeare() if args.data is None else "\n\n".join(read_documents(args.data))
+    training_text, validation_text = split_text(text)
+
+    say(f"learning tokens from {len(training_text):,} characters")
+    tokeniser = make_tokeniser(args, training_text)
+    ids, validation = (tokeniser.encode_to_numpy(part) for part in (training_text, validation_text))
+    config = replace(args.model, vocab_size=tokeniser.n_vocab)
+
+    model = GPT(config, rng=np.random.default_rng(args.training.seed))
+    say(
+        f"{len(ids):,} tokens to train on, {len(validation):,} to check with; a model of "
+        f"{model.n_parameters():,} parameters; everything goes to {args.folder}"
+    )
+    batches = Batches(ids, args.training.batch_size, config.context_window, seed=args.training.seed)
+    result = train(
+        model,
+        batches,
+        args.training,
+        args.folder,
+        validation=validation,
+        validation_bytes=len(validation_text.encode()),
+        resume=args.resume,
+        facts={"tokens": hashlib.sha256(ids.tobytes()).hexdigest()},
+    )
+    model_folder = write_results(args.folder, model, tokeniser)
+    if not result.finished:
+        say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
+        return
+
+    say(f"\nA sample, from {args.prompt!r}:")
+    write_sample(args, model, tokeniser)
+    found = result.evaluation
+    say(
+        f"\ntrained in {duration(time.perf_counter() - began)}: validation loss {found.loss:.3f}, "
+        f"perplexity {found.perplexity:.1f}, {found.bits_per_byte:.3f} bits per byte"
+    )
+    say(f'Generate more:  hatch run generate --model {model_folder} --prompt "JULIET."')
+
+
+def make_tokeniser(args: Arguments, text: str) -> Tokeniser:
+    """Learn the tokens, from the training text alone; the same text gives the same tokens."""
+    if args.tokeniser == "characters":
+        return Tokeniser.characters(text)
+    return Tokeniser.train([text], args.model.vocab_size)
+
+
+def write_sample(args: Arguments, model: GPT, tokeniser: Tokeniser) -> None:
+    """Stream some text to the terminal, and keep it in sample.txt."""
+    decoder = StreamDecoder(tokeniser)
+    tokens = generate(
+        model,
+        tokeniser.encode(args.prompt),
+        args.sample_tokens,
+        temperature=args.temperature,
+        seed=args.training.seed,
+    )
+    with (args.folder / "sample.txt").open("w", encoding="utf-8") as file:
+        file.write(args.prompt)
+        for token in tokens:
+            piece = decoder.push(token)
+            file.write(piece)
+            print(piece, end="", flush=True)
+        file.write(decoder.finish() + "\n")
+    print()
+
+
+def say(text: str) -> None:
+    """Tell the user; the sample alone goes to standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nstopped before a step was finished; nothing was lost that was saved")
+    except (OSError, ValueError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,31 @@
+"""What a run leaves behind for people and other programs.
+
+    model/         config.json, model.safetensors, tokenizer.json: Hugging Face's format
+    loss.png       the loss as a picture (needs matplotlib, the extra `plots`)
+
+beside metrics.jsonl and checkpoints/, which `train` writes as it goes.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from tricycle_gpt.huggingface import to_huggingface
+from tricycle_gpt.metrics import plot_loss
+from tricycle_gpt.model import GPT
+
+
+def write_results(folder: str | Path, model: GPT, tokeniser: Any) -> Path:
+    """Write the model folder and, where matplotlib is installed, the picture of the loss.
+
+    tokeniser  anything whose save(folder) writes a tokenizer.json
+
+    Returns the model folder.
+    """
+    folder = Path(folder)
+    model_folder = to_huggingface(model, folder / "model", tokeniser)
+    try:
+        plot_loss(folder / "metrics.jsonl", folder / "loss.png")
+    except ImportError as error:
+        print(f"no loss.png: {error}", file=sys.stderr)
+    return model_folder

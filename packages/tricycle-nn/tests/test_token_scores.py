@@ -1,0 +1,34 @@
+"""Token scores: how well each row of a table fits a vector."""
+
+import numpy as np
+import pytest
+from tricycle_autograd import Tensor
+from tricycle_autograd.testing import check_fused, draw
+from tricycle_nn import token_scores
+
+
+def test_a_vector_is_compared_with_every_row():
+    # (1, 2)·(3, 4) = 11,  (1, 2)·(5, 6) = 17,  (1, 2)·(0, 1) = 2
+    table = Tensor([[3.0, 4.0], [5.0, 6.0], [0.0, 1.0]])
+    np.testing.assert_array_equal(token_scores(Tensor([1.0, 2.0]), table).array, [11, 17, 2])
+
+
+@pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 5, 8), (0, 8)])
+def test_kernels_agree_with_the_definition(shape):
+    check_fused(token_scores, draw(*shape), draw(7, 8))
+
+
+def test_the_gradient_goes_into_a_buffer_and_is_added_there():
+    x = Tensor(draw(4, 3).astype(np.float32))
+    table = Tensor(draw(5, 3).astype(np.float32), requires_grad=True)
+    table.node.buffer = np.full((5, 3), 9.0, np.float32)
+    for times in (1, 2):  # the first backward overwrites the nines, the second one adds
+        token_scores(x, table).sum().backward()
+        expected = times * x.array.sum(axis=0, dtype=np.float64)
+        np.testing.assert_allclose(table.grad, np.broadcast_to(expected, (5, 3)), rtol=1e-5)
+    assert table.grad is table.node.buffer
+
+
+def test_widths_that_differ_are_named():
+    with pytest.raises(ValueError, match=r"expected x \(\.\.\., C\).*\(2, 3\) and \(5, 4\)"):
+        token_scores(Tensor(np.ones((2, 3), np.float32)), Tensor(np.ones((5, 4), np.float32)))
