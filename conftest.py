@@ -7,6 +7,10 @@ temporary folder of its own.
 *Skips.*  A skipped test proves nothing, so each is named with its reason above the last line.
 Where the variable CI is set, the only excuse is test data that is not there: a reason must name
 TRICYCLE_TEST_DATA, and that variable must be unset.  Any other skip turns the run red.
+
+*Counts.*  hypothesis tries ten times as many examples where TRICYCLE_TEST_LONG is 1.  Where CI is
+set it tries the same ones each time, so that a run that was green stays green; at home it looks
+further each time.
 """
 
 import os
@@ -14,10 +18,17 @@ import shutil
 import tempfile
 
 import pytest
+from hypothesis import settings
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
-LONG = os.environ.get("TRICYCLE_TEST_LONG") == "1"
+settings.register_profile(
+    "tricycle",
+    max_examples=1000 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 100,
+    deadline=None,  # the first example may wait for a compiler
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("tricycle")
 
 
 # ---- Documents ----
