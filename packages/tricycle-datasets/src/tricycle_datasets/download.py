@@ -89,7 +89,6 @@ def _collect(url: str, part: Path, size: int, sha256: str) -> bytes:
             part.unlink()
         with open(part, "ab") as file:
             _append_rest(url, file, size)
-            file.flush()
             os.fsync(file.fileno())
         content = part.read_bytes()
         found = hashlib.sha256(content).hexdigest()
@@ -118,6 +117,7 @@ def _append_rest(url: str, file: BinaryIO, size: int) -> None:
             try:
                 for piece in _bytes_from(url, have, size):
                     file.write(piece)
+                    file.flush()  # to the system at least: a killed process then loses nothing
                     have += len(piece)
                     bar.update(len(piece))
             except ConnectionError:
