@@ -26,13 +26,16 @@ def requirements(project: dict) -> list[str]:
 
 def versions(root: Path = ROOT) -> set[str]:
     """Every version found: each package's own, and each that one pins another to."""
-    pins = (
-        re.fullmatch(r"tricycle-[a-z]+(\[.*\])?==(.*)", requirement).group(2)
-        for project in projects(root).values()
-        for requirement in requirements(project)
-        if requirement.startswith("tricycle")
-    )
-    return {project["version"] for project in projects(root).values()} | set(pins)
+    found = set()
+    for name, project in projects(root).items():
+        found.add(project["version"])
+        for requirement in requirements(project):
+            # An extra may ask for another extra of the same package: no version there.
+            if requirement.startswith("tricycle") and not requirement.startswith(f"{name}["):
+                pin = re.fullmatch(r"tricycle-[a-z]+(\[.*\])?==(.*)", requirement)
+                assert pin, f"{name} needs {requirement}: siblings are pinned with =="
+                found.add(pin.group(2))
+    return found
 
 
 @pytest.fixture(scope="module")
