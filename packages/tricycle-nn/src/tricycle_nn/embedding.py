@@ -1,0 +1,125 @@
+"""Embedding: a vector to learn for every id.
+
+    y[n] = weight[ids[n]]
+
+It is a linear layer whose input is one-hot, without the multiplications by zero: the row of
+the table is simply copied.  Backwards, each row of the table receives the sum of the gradients
+at all the places where its id stood:
+
+    d_weight[v] = Σ dy[n], over all n with ids[n] = v
+
+Only the ids are kept.  Two places may hold one id, so cutting that sum over places would let
+two threads write to one row; it is cut over channels instead, and every thread sees all ids.
+
+This file: the definition, the operation, its CPU kernels, the layer.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.fused import fused
+from tricycle_autograd.tape import gradient_destination
+from tricycle_autograd.tensor import Tensor, record
+from tricycle_nn.initialisers import normal
+from tricycle_nn.module import Module, Parameter
+
+
+@fused
+def embedding(ids: Any, weight: Tensor) -> Tensor:
+    """Look up a row of the table for every id.
+
+    ids     (...) integers from 0 to V - 1: an array, a tensor or nested lists
+    weight  (V, C), the table
+    returns (..., C)
+
+    Raises TypeError for ids that are not integers; IndexError for one outside the table,
+    naming it and its place.
+    """
+    return weight[checked_ids(ids, weight)]
+
+
+@embedding.kernels
+def _(ids, weight):
+    ids = checked_ids(ids, weight)
+    weight_node, table = weight.node, kernel_inputs("embedding", weight)
+    flat = ids.reshape(-1)
+    y = np.empty((*ids.shape, table.shape[1]), np.float32)
+    CPU.gather(y.reshape(-1, table.shape[1]), flat, table)
+
+    def backward(dy):
+        destination, add, d_weight = gradient_destination(weight_node, table)
+        CPU.scatter(destination, flat, contiguous(dy).reshape(len(flat), -1), add)
+        return (d_weight,)
+
+    return record(y, (weight,), backward)
+
+
+def checked_ids(ids: Any, weight: Tensor) -> np.ndarray:
+    """The ids as an int64 array, every one of them a row of the table."""
+    if weight.ndim != 2:
+        raise ValueError(f"embedding expected a table of shape (V, C), got {weight.shape}")
+    ids = ids.numpy() if isinstance(ids, Tensor) else np.asarray(ids)
+    if ids.dtype.kind not in "iu" and ids.size:
+        raise TypeError(f"embedding expected integer ids, got {ids.dtype}")
+    rows = weight.shape[0]
+    outside = (ids < 0) | (ids >= rows)
+    if outside.any():
+        place = tuple(int(i) for i in np.argwhere(outside)[0])
+        raise IndexError(
+            f"embedding got id {ids[place]} at position {place}, "
+            f"but its table has {rows} rows (ids 0 to {rows - 1})"
+        )
+    return contiguous(ids.astype(np.int64, copy=False))
+
+
+class CPU:
+    @staticmethod
+    @cpu_kernel
+    def gather(y, ids, table):
+        """y (N, C) = the rows of the table (V, C) that ids (N,) name."""
+        for n in prange(len(ids)):
+            y[n] = table[ids[n]]
+
+    @staticmethod
+    @cpu_kernel
+    def scatter(d_table, ids, dy, add):
+        """d_table (V, C) = (or += if `add`) the sum of the rows of dy (N, C) for each id."""
+        C = d_table.shape[1]
+        pieces = (C + CHANNELS - 1) // CHANNELS
+        for k in prange(pieces):
+            columns = slice(k * CHANNELS, min(C, (k + 1) * CHANNELS))
+            scatter_columns(d_table[:, columns], ids, dy[:, columns], add)
+
+
+CHANNELS = 64  # that a thread takes at a time: four cache lines of each row
+
+
+@cpu_function
+def scatter_columns(d_table, ids, dy, add):
+    if not add:
+        for v in range(len(d_table)):
+            row = d_table[v]
+            for c in range(len(row)):
+                row[c] = np.float32(0)
+    for n in range(len(ids)):
+        row, d_row = d_table[ids[n]], dy[n]
+        for c in range(len(row)):
+            row[c] += d_row[c]
+
+
+class Embedding(Module):
+    """`embedding` with a learned table.
+
+    n_embeddings  V, how many ids there are
+    width         C, how many numbers stand for each
+    rng           where the initial table is drawn from: normal, with standard deviation
+                  1/√width, which gives vectors of length 1, about
+    """
+
+    def __init__(self, n_embeddings: int, width: int, *, rng: np.random.Generator):
+        self.weight = Parameter(normal(rng, (n_embeddings, width), width**-0.5))
+
+    def forward(self, ids: Any) -> Tensor:
+        return embedding(ids, self.weight)

@@ -1,0 +1,194 @@
+"""GELU: let each number through by the chance that a random number is smaller.
+
+    gelu(x) = x · Φ(x)          Φ(x) = (1 + erf(x / √2)) / 2
+
+Φ is the normal distribution: near 0 for very negative x, 1/2 at 0, near 1 for large x.  So it
+is a smooth relu.  GPT-2 uses an approximation of it that needs only tanh, the default here:
+
+    gelu(x) ≈ x · (1 + tanh u) / 2 = x · sigmoid(2u)          u = √(2/π) · (x + 0.044715 x³)
+
+Their derivatives are, with s = sigmoid(2u) and the normal density φ = Φ' = exp(-x²/2) / √(2π),
+
+    tanh:   s + x · s · (1 − s) · 2u'          u' = √(2/π) · (1 + 3 · 0.044715 x²)
+    exact:  Φ(x) + x · φ(x)
+
+Only x is kept.
+
+Source: Hendrycks & Gimpel, Gaussian Error Linear Units (2016).
+
+This file: the definition, the operation, its CPU kernels.
+"""
+
+import math
+
+import numpy as np
+
+from tricycle_autograd import erf, tanh
+from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.cpu_math import exp, sigmoid
+from tricycle_autograd.fused import fused
+from tricycle_autograd.tensor import Tensor, record
+from tricycle_nn.pieces import n_pieces, piece
+
+CUBE = 0.044715
+
+
+@fused
+def gelu(x: Tensor, approximate: str = "tanh") -> Tensor:
+    """x times the chance that a normal random number is smaller than x, for each number.
+
+    approximate   "tanh" for GPT-2's approximation (off by 5e-4 at most), "none" for exact
+
+    Raises ValueError for any other `approximate`.
+    """
+    _check_approximate(approximate)
+    if approximate == "tanh":
+        return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + CUBE * x**3)))
+    return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
+
+
+@gelu.kernels
+def _(x, approximate="tanh"):
+    _check_approximate(approximate)
+    forward, backward_kernel = {
+        "tanh": (CPU.forward_tanh, CPU.backward_tanh),
+        "none": (CPU.forward_exact, CPU.backward_exact),
+    }[approximate]
+    x_array = kernel_inputs("gelu", x)
+    y = np.empty_like(x_array)
+    forward(y.reshape(-1), x_array.reshape(-1))
+
+    def backward(dy):
+        dx = np.empty_like(x_array)
+        backward_kernel(dx.reshape(-1), contiguous(dy).reshape(-1), x_array.reshape(-1))
+        return (dx,)
+
+    return record(y, (x,), backward)
+
+
+class CPU:
+    """Flat arrays, in pieces."""
+
+    @staticmethod
+    @cpu_kernel
+    def forward_tanh(y, x):
+        for k in prange(n_pieces(x.size)):
+            part = piece(k, x.size)
+            gelu_tanh(y[part], x[part])
+
+    @staticmethod
+    @cpu_kernel
+    def backward_tanh(dx, dy, x):
+        for k in prange(n_pieces(x.size)):
+            part = piece(k, x.size)
+            gelu_tanh_backward(dx[part], dy[part], x[part])
+
+    @staticmethod
+    @cpu_kernel
+    def forward_exact(y, x):
+        for k in prange(n_pieces(x.size)):
+            part = piece(k, x.size)
+            gelu_exact(y[part], x[part])
+
+    @staticmethod
+    @cpu_kernel
+    def backward_exact(dx, dy, x):
+        for k in prange(n_pieces(x.size)):
+            part = piece(k, x.size)
+            gelu_exact_backward(dx[part], dy[part], x[part])
+
+
+ONE = np.float32(1)
+HALF = np.float32(0.5)
+# 2u = SLOPE · (x + 0.044715 x³)
+SLOPE = np.float32(2 * math.sqrt(2 / math.pi))
+SLOPE_CUBE = np.float32(2 * math.sqrt(2 / math.pi) * CUBE)
+SLOPE_CUBE_3 = np.float32(2 * math.sqrt(2 / math.pi) * CUBE * 3)
+# Beyond ±10 the gate is 0 or 1.  Stopping there keeps x³ from overflowing.
+LIMIT = np.float32(10)
+
+
+@cpu_function
+def limited(x):
+    x = -LIMIT if x < -LIMIT else x
+    return LIMIT if x > LIMIT else x
+
+
+@cpu_function
+def larger(x, t):
+    """The larger of two numbers, or NaN: what the gate is to let through."""
+    return x if x > t else t
+
+
+@cpu_function
+def twice_u(t):
+    return t * (SLOPE + SLOPE_CUBE * t * t)
+
+
+@cpu_function
+def gelu_tanh(y, x):
+    for i in range(x.size):
+        t = limited(x[i])
+        y[i] = larger(x[i], t) * sigmoid(twice_u(t))
+
+
+@cpu_function
+def gelu_tanh_backward(dx, dy, x):
+    for i in range(x.size):
+        t = limited(x[i])
+        s = sigmoid(twice_u(t))
+        dx[i] = dy[i] * (s + t * s * (ONE - s) * (SLOPE + SLOPE_CUBE_3 * t * t))
+
+
+@cpu_function
+def gelu_exact(y, x):
+    for i in range(x.size):
+        t = limited(x[i])
+        tail = normal_tail(abs(t)) * exp(-HALF * t * t)
+        y[i] = larger(x[i], t) * (ONE - tail if t > 0 else tail)
+
+
+@cpu_function
+def gelu_exact_backward(dx, dy, x):
+    for i in range(x.size):
+        t = limited(x[i])
+        e = exp(-HALF * t * t)
+        tail = normal_tail(abs(t)) * e
+        dx[i] = dy[i] * ((ONE - tail if t > 0 else tail) + t * e * DENSITY_AT_0)
+
+
+DENSITY_AT_0 = np.float32(1 / math.sqrt(2 * math.pi))
+# normal_tail(x) is k · p(k − 1/2) with k = 1 / (1 + x/√8).  The polynomial p, of degree 8, was
+# fitted for the smallest relative error over 0 <= x <= 13 (4e-8; rounding makes it 3e-7).
+K = np.float32(math.sqrt(1 / 8))
+P0 = np.float32(0.25539568)
+P1 = np.float32(0.34358048)
+P2 = np.float32(0.27946973)
+P3 = np.float32(0.07286978)
+P4 = np.float32(-0.08593658)
+P5 = np.float32(-0.05148368)
+P6 = np.float32(0.04767004)
+P7 = np.float32(0.02404962)
+P8 = np.float32(-0.02942357)
+
+
+@cpu_function
+def normal_tail(x):
+    """(1 − Φ(x)) · exp(x²/2) for x >= 0: the tail of the normal distribution, levelled out."""
+    k = ONE / (ONE + K * x)
+    q = k - HALF
+    p = P8
+    p = p * q + P7
+    p = p * q + P6
+    p = p * q + P5
+    p = p * q + P4
+    p = p * q + P3
+    p = p * q + P2
+    p = p * q + P1
+    p = p * q + P0
+    return k * p
+
+
+def _check_approximate(approximate):
+    if approximate not in ("tanh", "none"):
+        raise ValueError(f'gelu is approximated by "tanh" or by "none", got {approximate!r}')

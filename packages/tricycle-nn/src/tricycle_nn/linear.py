@@ -1,0 +1,148 @@
+"""Linear: every output is a weighted sum of all inputs, plus a bias.
+
+For rows x (N, in), weight W (in, out) and bias b (out,),
+
+    y = x W + b
+
+One output y[n, o] = Σ x[n, i] W[i, o] + b[o] uses row n of x, and column o of W.  Collecting
+for each input and each weight all the outputs that it went into gives the gradients:
+
+    dx = dy Wᵀ            d_weight = xᵀ dy            d_bias = Σ dy, over rows
+
+Two more products of the same cost: backward takes twice the time of forward.  x is kept for
+them.  d_weight is written, or added, straight to where the optimiser wants it.
+
+This file: the definition, the operation, its CPU kernels, the layer.
+"""
+
+import numpy as np
+
+from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.fused import fused
+from tricycle_autograd.gemm import product
+from tricycle_autograd.tape import gradient_destination
+from tricycle_autograd.tensor import Tensor, record
+from tricycle_nn.initialisers import normal
+from tricycle_nn.module import Module, Parameter
+
+
+@fused
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Weighted sums of the numbers along the last axis.
+
+    x       (..., in)
+    weight  (in, out)
+    bias    (out,), or None
+    returns (..., out)
+
+    Raises ValueError for shapes that do not fit.
+    """
+    _check_shapes(x, weight, bias)
+    y = x @ weight
+    return y if bias is None else y + bias
+
+
+@linear.kernels
+def _(x, weight, bias=None):
+    _check_shapes(x, weight, bias)
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+    x_node, weight_node = x.node, weight.node
+    x_array, w, *b = kernel_inputs("linear", *inputs)
+    rows = x_array.reshape(-1, w.shape[0])  # (N, in)
+    y = np.empty((len(rows), w.shape[1]), np.float32)
+    if bias is not None:
+        CPU.fill_rows(y, b[0])
+    product(y, rows, w, bias is not None)
+
+    def backward(dy):
+        dy = contiguous(dy).reshape(y_shape)
+        dx = d_weight = None
+        if x_node is not None:
+            dx = np.empty_like(rows)
+            product(dx, dy, w.T)
+            dx = dx.reshape(x_array.shape)
+        if weight_node is not None:
+            destination, add, d_weight = gradient_destination(weight_node, w)
+            product(destination, rows.T, dy, add)
+        return (dx, d_weight) if bias is None else (dx, d_weight, column_sum(dy))
+
+    y_shape = y.shape
+    return record(y.reshape(*x.shape[:-1], w.shape[1]), inputs, backward)
+
+
+def column_sum(x: np.ndarray) -> np.ndarray:
+    """The sum of the rows of x (N, C): (C,)."""
+    partial = np.empty((row_chunks(len(x)), x.shape[1]), np.float32)
+    CPU.sum_chunks(partial, x)
+    return partial.sum(axis=0)
+
+
+def row_chunks(n_rows: int) -> int:
+    """How many pieces sums over rows are cut into: by shape, so that threads change no bit.
+
+    Every row adds to the same sum.  So that threads never share one, each chunk of rows has a
+    sum of its own, and these are added in order at the end.
+    """
+    return max(1, min(64, n_rows // 16))
+
+
+class CPU:
+    @staticmethod
+    @cpu_kernel
+    def fill_rows(y, bias):
+        """Every row of y (N, C) becomes the bias (C,), for a product to add to."""
+        for n in prange(len(y)):
+            y[n] = bias
+
+    @staticmethod
+    @cpu_kernel
+    def sum_chunks(partial, x):
+        """partial (chunks, C): the sum of each chunk of the rows of x (N, C)."""
+        N, chunks = len(x), len(partial)
+        for k in prange(chunks):
+            sum_rows(partial[k], x[N * k // chunks : N * (k + 1) // chunks])
+
+
+@cpu_function
+def sum_rows(total, x):
+    """total (C,): the sum of the rows of x."""
+    N, C = x.shape
+    total[:] = np.float32(0)
+    quads = N - N % 4
+    for n in range(0, quads, 4):  # four rows at a time: the total is read and written less often
+        for c in range(C):
+            total[c] += (x[n, c] + x[n + 1, c]) + (x[n + 2, c] + x[n + 3, c])
+    for n in range(quads, N):
+        for c in range(C):
+            total[c] += x[n, c]
+
+
+def _check_shapes(x, weight, bias):
+    if weight.ndim != 2:
+        raise ValueError(f"linear expected a weight of shape (in, out), got {weight.shape}")
+    features, outputs = weight.shape
+    if x.ndim == 0 or x.shape[-1] != features:
+        raise ValueError(
+            f"linear expected inputs with {features} features in the last axis, got shape {x.shape}"
+        )
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"linear expected a bias of shape ({outputs},), got {bias.shape}")
+
+
+class Linear(Module):
+    """`linear` with a learned weight and bias.
+
+    in_features, out_features  sizes of the last axis before and after
+    bias                       whether to add a bias, which starts at zero
+    rng                        where the initial weights are drawn from: normal, with standard
+                               deviation 1/√in_features, so that outputs are as large as inputs
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, rng: np.random.Generator
+    ):
+        self.weight = Parameter(normal(rng, (in_features, out_features), in_features**-0.5))
+        self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)

@@ -1,0 +1,134 @@
+"""Modules: objects that hold parameters and know how to apply them.
+
+There is no registration and no magic.  A module is an ordinary object; its parameters are
+whatever `Parameter`s are found by looking through its attributes, through lists, tuples and
+dictionaries, and through the modules inside it, in the order they were set.  A parameter's
+name is the path by which it was found: "blocks.0.attention.query_key_value.weight".
+
+Everything is found once.  A parameter that two modules share (tied weights) is listed under
+the first of its names only, so that it is counted, saved and updated once.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tricycle_autograd.devices import move
+from tricycle_autograd.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that is learned: a leaf of the graph that wants its gradient.
+
+    It shares the memory of the array it is given, and training changes that memory.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, array: Any):
+        super().__init__(array, requires_grad=True)
+
+
+class Module:
+    """Parameters, other modules, and a `forward` that uses them; call it like a function."""
+
+    training = True  # some layers (dropout) behave differently while training
+
+    def __call__(self, *inputs, **options):
+        return self.forward(*inputs, **options)
+
+    def forward(self, *inputs, **options):
+        raise NotImplementedError(
+            f"{type(self).__name__} has no forward(); define what it computes"
+        )
+
+    def named_parameters(self) -> list[tuple[str, Parameter]]:
+        """(name, parameter) of every parameter, each listed once."""
+        return [(path, found) for path, found in _walk(self) if isinstance(found, Parameter)]
+
+    def parameters(self) -> list[Parameter]:
+        """Every parameter, each listed once."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def modules(self) -> list["Module"]:
+        """This module and every module inside it, each listed once."""
+        return [self, *(found for _, found in _walk(self) if isinstance(found, Module))]
+
+    def train(self, training: bool = True) -> "Module":
+        """Behave as in training: dropout drops.  Returns the module itself."""
+        for module in self.modules():
+            module.training = training
+        return self
+
+    def eval(self) -> "Module":
+        """Behave as in use: dropout lets everything through.  Returns the module itself."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients; the next backward pass overwrites what their memory holds."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def to(self, device: str, dtype: Any = None) -> "Module":
+        """Move every parameter to "cpu" or "cuda", and to another floating point dtype if given.
+
+        A parameter that changes leaves its old memory, and its gradient, behind.  Returns the
+        module itself.  Raises TypeError for a dtype that cannot be learned in.
+        """
+        if dtype is not None and np.dtype(dtype).kind != "f":
+            raise TypeError(f"parameters are floating point numbers, {np.dtype(dtype)} is not")
+        for parameter in self.parameters():
+            array = move(parameter.array, device)
+            array = array.astype(dtype or array.dtype, copy=False)
+            if array is not parameter.array:
+                parameter.array = array
+                parameter.node.grad = parameter.node.buffer = None
+        return self
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """A copy of every parameter on the CPU, by name: what training will not change."""
+        return {name: np.array(parameter.numpy()) for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Copy arrays into the parameters of the same names, in place.
+
+        Raises ValueError, before anything is changed, that lists every name which is missing,
+        unknown, or has another shape than its parameter.
+        """
+        parameters = dict(self.named_parameters())
+        problems = [f"missing {name}" for name in parameters if name not in state]
+        problems += [f"unknown {name}" for name in state if name not in parameters]
+        for name, parameter in parameters.items():
+            if name in state and np.shape(state[name]) != parameter.shape:
+                problems.append(f"{name} is {np.shape(state[name])}, not {parameter.shape}")
+        if problems:
+            raise ValueError(
+                f"these weights do not fit {type(self).__name__}: {'; '.join(problems)}"
+            )
+        for name, parameter in parameters.items():
+            parameter.array[...] = move(np.asarray(state[name], parameter.dtype), parameter.device)
+
+    def __repr__(self) -> str:
+        from tricycle_nn.summary import summary
+
+        return summary(self)
+
+
+def _walk(parent: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """(path, child) for every module and parameter below `parent`, each of them once."""
+    seen = {id(parent)} if seen is None else seen
+    for name, child in children(parent):
+        if isinstance(child, (Parameter, Module, list, tuple, dict)) and id(child) not in seen:
+            seen.add(id(child))
+            if isinstance(child, (Parameter, Module)):
+                yield path + name, child
+            if not isinstance(child, Parameter):
+                yield from _walk(child, f"{path}{name}.", seen)
+
+
+def children(parent: Any) -> Iterator[tuple[str, Any]]:
+    """(name, child) for whatever a module, a list, a tuple or a dictionary holds."""
+    parent = vars(parent) if isinstance(parent, Module) else parent
+    pairs = parent.items() if isinstance(parent, dict) else enumerate(parent)
+    return ((str(name), child) for name, child in pairs)
