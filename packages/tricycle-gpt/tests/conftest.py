@@ -1,0 +1,35 @@
+"""A GPT small enough to check in moments, of each kind."""
+
+import numpy as np
+import pytest
+
+from tricycle_gpt import GPT, GPTConfig
+
+TINY = {"vocab_size": 23, "context_window": 16, "embedding_dim": 16, "n_layers": 2, "n_heads": 2}
+KINDS = {
+    "gpt2": {},
+    "gpt2, head apart": {"tied_head": False},
+    "llama": {"block": "llama"},
+    "llama, grouped, qk-norm": {
+        "block": "llama",
+        "n_heads": 4,
+        "n_key_value_heads": 2,
+        "qk_norm": True,
+    },
+}
+
+
+def tiny(kind="gpt2", seed=0, **changes) -> GPT:
+    """A GPT of a few thousand parameters."""
+    config = GPTConfig(**{**TINY, **KINDS[kind], **changes})
+    return GPT(config, rng=np.random.default_rng(seed))
+
+
+@pytest.fixture(params=KINDS)
+def model(request):
+    return tiny(request.param)
+
+
+@pytest.fixture
+def make_tiny():
+    return tiny

@@ -1,0 +1,116 @@
+"""Checkpoints: whole or not there, checked to the byte, never pickled."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from tricycle_gpt import CheckpointError, load_checkpoint, load_newest_checkpoint, save_checkpoint
+from tricycle_gpt.checkpoint import list_checkpoints
+
+LONG = bool(os.environ.get("TRICYCLE_TEST_LONG"))
+
+
+def save(folder, step, **options):
+    rng = np.random.default_rng(step)
+    parameters = {"a.weight": rng.standard_normal((3, 4)).astype(np.float32)}
+    optimiser = {"steps_taken": np.array(step), "0.0.first_moment": np.ones((3, 4), np.float32)}
+    return save_checkpoint(folder, step, parameters, optimiser, {"position": [1, 2]}, **options)
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    path = save(tmp_path, 7)
+    found = load_checkpoint(path)
+    assert path.name == "step-00000007"
+    assert found.step == 7
+    assert found.state["position"] == [1, 2]
+    expected = np.random.default_rng(7).standard_normal((3, 4)).astype(np.float32)
+    np.testing.assert_array_equal(found.parameters["a.weight"], expected)
+    assert found.optimiser["steps_taken"] == 7
+
+
+def test_the_newest_is_found_and_old_ones_go(tmp_path):
+    for step in (5, 100, 20, 30):
+        save(tmp_path, step, keep=3)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "step-00000020",
+        "step-00000030",
+        "step-00000100",
+    ]
+    assert load_newest_checkpoint(tmp_path).step == 100
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert load_newest_checkpoint(tmp_path) is None
+    assert load_newest_checkpoint(tmp_path / "nothing") is None
+
+
+def test_a_half_written_folder_does_not_count_and_is_written_over(tmp_path):
+    path = save(tmp_path, 5)
+    shutil.copytree(path, tmp_path / "step-00000009.tmp")
+    (tmp_path / "step-00000009.tmp" / "MANIFEST.json").unlink()
+    assert load_newest_checkpoint(tmp_path).step == 5
+    save(tmp_path, 9)
+    assert load_newest_checkpoint(tmp_path).step == 9
+
+
+def test_every_flipped_bit_and_every_cut_is_noticed_and_the_one_before_is_used(tmp_path, capsys):
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    rng = np.random.default_rng(0)
+    for trial in range(5000 if LONG else 500):
+        file = newest / rng.choice(sorted(os.listdir(newest)))
+        whole = file.read_bytes()
+        position = int(rng.integers(len(whole)))
+        if trial % 5 == 0:
+            file.write_bytes(whole[:position])
+        else:
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << int(rng.integers(8))
+            file.write_bytes(damaged)
+        try:
+            found = load_newest_checkpoint(tmp_path)
+        finally:
+            file.write_bytes(whole)
+        # Damage inside the manifest's layout (a blank that became a tab) changes no meaning.
+        if found.step == 2:
+            assert file.name == "MANIFEST.json"
+            assert json.loads(bytes(damaged))["files"] == json.loads(whole)["files"]
+        else:
+            assert found.step == 1
+    assert "passing over a damaged checkpoint" in capsys.readouterr().err
+
+
+def test_damage_is_described(tmp_path):
+    path = save(tmp_path, 1)
+    (path / "optimiser.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"optimiser\.safetensors is missing"):
+        load_checkpoint(path)
+    with pytest.raises(CheckpointError, match="every checkpoint in .* is damaged"):
+        load_newest_checkpoint(tmp_path)
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    calls, real = [], os.fsync
+
+    def failing(number):
+        def fsync(descriptor):
+            calls.append(descriptor)
+            if len(calls) == number:
+                raise OSError(28, "No space left on device")
+            return real(descriptor)
+
+        return fsync
+
+    for number in range(1, 6):  # three files, the manifest, the folder
+        calls.clear()
+        monkeypatch.setattr(os, "fsync", failing(number))
+        with pytest.raises(OSError, match="No space left"):
+            save(tmp_path, 2)
+        monkeypatch.setattr(os, "fsync", real)
+        assert load_newest_checkpoint(tmp_path).step == 1
+    save(tmp_path, 2)
+    assert load_newest_checkpoint(tmp_path).step == 2

@@ -1,0 +1,56 @@
+"""Configs refuse what cannot work, before any work is done."""
+
+import pytest
+
+from tricycle_gpt import GPTConfig, TrainingConfig
+
+
+def test_gpt2s_mlps_are_four_times_as_wide():
+    assert GPTConfig(embedding_dim=768).mlp_width == 3072
+
+
+def test_swiglus_three_matrices_are_as_large_as_gelus_two():
+    # 8/3 of 768 is 2048: 3 · 768 · 2048 = 2 · 768 · 3072
+    assert GPTConfig(embedding_dim=768, block="llama").mlp_width == 2048
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_layers": 0}, "n_layers must be at least 1, got 0"),
+        ({"embedding_dim": 100, "n_heads": 12}, "multiple of n_heads, got 100 and 12"),
+        ({"block": "mamba"}, "got 'mamba'"),
+        ({"dropout": 1.0}, "below 1, got 1.0"),
+        ({"qk_norm": True}, 'belong to block="llama"'),
+        ({"block": "llama", "n_key_value_heads": 5}, "multiple of n_key_value_heads, got 12 and 5"),
+        ({"block": "llama", "embedding_dim": 36}, "must be even, got 3"),
+        ({"hidden_dim": 0}, "hidden_dim must be at least 1, got 0"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        GPTConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
+        ({"warmup": 1000}, "0 <= warmup < steps, got 1000 of 1000"),
+        ({"final_learning_rate": 1.0}, "0 <= floor <= peak"),
+        ({"schedule": "zigzag"}, "got 'zigzag'"),
+        ({"max_gradient_norm": 0.0}, "max_gradient_norm must be above 0, got 0.0"),
+        ({"evaluate_every": -5}, "evaluate_every must not be negative, got -5"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**changes)
+
+
+def test_every_schedule_ends_at_the_final_learning_rate():
+    for name in ("cosine", "linear", "warmup-stable-decay"):
+        schedule = TrainingConfig(steps=500, warmup=10, schedule=name, decay=100).make_schedule()
+        assert schedule(10) == 1e-3
+        assert schedule(499) == 1e-4

@@ -1,0 +1,51 @@
+"""Evaluation: every token predicted once, and the three measures agree with each other."""
+
+import numpy as np
+import pytest
+
+from tricycle_gpt import evaluate
+from tricycle_gpt.evaluation import windows
+
+
+def test_windows_follow_each_other_and_predict_every_token_but_the_first():
+    inputs, targets = windows(np.arange(6), 4)
+    np.testing.assert_array_equal(inputs, [[0, 1, 2, 3], [4, 0, 0, 0]])
+    np.testing.assert_array_equal(targets, [[1, 2, 3, 4], [5, -100, -100, -100]])
+
+
+def test_a_model_that_knows_nothing_needs_ln_v_nats_and_log2_v_bits(make_tiny):
+    model = make_tiny()
+    model.head_weight.array[...] = 0
+    ids = np.random.default_rng(0).integers(0, 23, 101)
+    found = evaluate(model, ids, n_bytes=200)
+    assert found.tokens == 100
+    assert found.loss == pytest.approx(np.log(23), rel=1e-6)
+    assert found.perplexity == pytest.approx(23, rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(np.log2(23) * 100 / 200, rel=1e-6)
+
+
+def test_batches_of_any_size_give_the_same_loss(make_tiny):
+    model, ids = make_tiny(), np.random.default_rng(0).integers(0, 23, 150)
+    losses = [evaluate(model, ids, batch_size=size).loss for size in (1, 3, 100)]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
+
+
+def test_some_windows_stand_for_the_whole(make_tiny):
+    model, ids = make_tiny(), np.random.default_rng(0).integers(0, 23, 16 * 50 + 1)
+    some, whole = (
+        evaluate(model, ids, max_windows=10, n_bytes=800),
+        evaluate(model, ids, n_bytes=800),
+    )
+    assert some.tokens == 160
+    assert some.bits_per_byte == pytest.approx(whole.bits_per_byte, rel=0.1)
+
+
+def test_dropout_is_off_while_evaluating_and_on_again_after(make_tiny):
+    model, ids = make_tiny(dropout=0.5), np.random.default_rng(0).integers(0, 23, 100)
+    assert evaluate(model, ids).loss == evaluate(model, ids).loss
+    assert model.training
+
+
+def test_one_token_is_no_text(make_tiny):
+    with pytest.raises(ValueError, match=r"at least two tokens, got shape \(1,\)"):
+        evaluate(make_tiny(), np.array([3]))

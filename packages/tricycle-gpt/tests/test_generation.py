@@ -1,0 +1,112 @@
+"""Generation: the dials, the window, and the cache that must change nothing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tricycle_gpt import KVCache, generate
+from tricycle_gpt.generation import choose, next_scores
+
+SCORES = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+
+
+def drawn(**dials):
+    dials = {"temperature": 1.0, "top_k": None, "top_p": None, **dials}
+    rng = np.random.default_rng(0)
+    return np.bincount([choose(SCORES, rng=rng, **dials) for _ in range(4000)], minlength=4) / 4000
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    np.testing.assert_allclose(drawn(), [0.5, 0.3, 0.15, 0.05], atol=0.03)
+
+
+def test_temperature_0_takes_the_best_and_low_ones_nearly_always():
+    np.testing.assert_array_equal(drawn(temperature=0), [1, 0, 0, 0])
+    # 0.5² : 0.3² : 0.15² : 0.05²
+    np.testing.assert_allclose(drawn(temperature=0.5), [0.685, 0.247, 0.062, 0.007], atol=0.03)
+
+
+def test_top_k_keeps_the_best_k():
+    np.testing.assert_allclose(drawn(top_k=2), [0.625, 0.375, 0, 0], atol=0.03)
+
+
+def test_top_p_keeps_the_fewest_tokens_that_reach_p():
+    np.testing.assert_allclose(drawn(top_p=0.7), [0.625, 0.375, 0, 0], atol=0.03)
+    np.testing.assert_array_equal(drawn(top_p=0.4), [1, 0, 0, 0])
+
+
+def test_the_cache_changes_no_token_for_any_length_of_prompt(model):
+    window = model.config.context_window
+    for length in (1, 2, window - 1, window, window + 1, 3 * window):
+        prompt = np.random.default_rng(length).integers(0, 23, length)
+        texts = [
+            list(generate(model, prompt, 2 * window + 3, seed=1, cache=cache))
+            for cache in (True, False)
+        ]
+        assert texts[0] == texts[1], f"prompt of {length}"
+        assert len(texts[0]) == 2 * window + 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 22), min_size=1, max_size=16), st.data())
+def test_scores_from_the_cache_are_those_without(make_tiny_once, ids, data):
+    model = make_tiny_once
+    cache = KVCache(model.config)
+    cut = data.draw(st.integers(1, len(ids)))
+    next_scores(model, ids[:cut], cache)
+    if cut < len(ids):
+        assert cache.length == cut
+        cached = next_scores(model, ids, cache)
+        np.testing.assert_allclose(cached, next_scores(model, ids), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def make_tiny_once():
+    from tricycle_gpt import GPT, GPTConfig
+
+    config = GPTConfig(23, 16, embedding_dim=16, n_layers=2, n_heads=2)
+    return GPT(config, rng=np.random.default_rng(0))
+
+
+def test_one_seed_writes_one_text(make_tiny):
+    model = make_tiny()
+    first, second, other = (list(generate(model, [1], 30, seed=seed)) for seed in (5, 5, 6))
+    assert first == second
+    assert first != other
+
+
+def test_a_stop_token_ends_the_text_and_is_not_given_out(make_tiny):
+    model = make_tiny()
+    text = list(generate(model, [1], 30, seed=5))
+    stop = text[10]
+    assert list(generate(model, [1], 30, seed=5, stop=[stop])) == text[: text.index(stop)]
+
+
+def test_dropout_does_not_disturb_and_the_model_stays_in_training(make_tiny):
+    model = make_tiny(dropout=0.5)
+    assert list(generate(model, [1], 10, seed=1)) == list(generate(model, [1], 10, seed=1))
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("prompt", "dials", "error", "message"),
+    [
+        ([], {}, ValueError, "at least one token"),
+        ([23], {}, IndexError, "id 23; this model knows ids 0 to 22"),
+        ([1], {"temperature": -1}, ValueError, "temperature must be 0 or above, got -1"),
+        ([1], {"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
+        ([1], {"top_p": 0.0}, ValueError, "top_p must be above 0 and at most 1, got 0.0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    make_tiny, prompt, dials, error, message
+):
+    with pytest.raises(error, match=message):
+        generate(make_tiny(), prompt, 5, **dials)
+
+
+def test_a_full_cache_says_so(make_tiny):
+    cache = KVCache(make_tiny().config).layers[0]
+    with pytest.raises(ValueError, match="holds 16 tokens, and 17 are too many"):
+        cache.append(np.zeros((1, 2, 17, 8)), np.zeros((1, 2, 17, 8)))
