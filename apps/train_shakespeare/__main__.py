@@ -21,7 +21,7 @@ import numpy as np
 
 from tricycle_bpe import StreamDecoder, Tokeniser
 from tricycle_datasets import Batches, load_shakespeare, read_documents, split_text
-from tricycle_gpt import GPT, GPTConfig, TrainingConfig, generate, train, write_results
+from tricycle_gpt import GPT, GPTConfig, TrainingConfig, train, write_results, write_sample
 from tricycle_gpt.command_line import read_command_line
 from tricycle_gpt.progress import duration
 
@@ -92,7 +92,15 @@ def main() -> None:
         return
 
     say(f"\nA sample, from {args.prompt!r}:")
-    write_sample(args, model, tokeniser)
+    write_sample(
+        args.folder,
+        model,
+        StreamDecoder(tokeniser),
+        tokeniser.encode(args.prompt),
+        args.sample_tokens,
+        temperature=args.temperature,
+        seed=args.training.seed,
+    )
     found = result.evaluation
     say(
         f"\ntrained in {duration(time.perf_counter() - began)}: validation loss {found.loss:.3f}, "
@@ -106,26 +114,6 @@ def make_tokeniser(args: Arguments, text: str) -> Tokeniser:
     if args.tokeniser == "characters":
         return Tokeniser.characters(text)
     return Tokeniser.train([text], args.model.vocab_size)
-
-
-def write_sample(args: Arguments, model: GPT, tokeniser: Tokeniser) -> None:
-    """Stream some text to the terminal, and keep it in sample.txt."""
-    decoder = StreamDecoder(tokeniser)
-    tokens = generate(
-        model,
-        tokeniser.encode(args.prompt),
-        args.sample_tokens,
-        temperature=args.temperature,
-        seed=args.training.seed,
-    )
-    with (args.folder / "sample.txt").open("w", encoding="utf-8") as file:
-        file.write(args.prompt)
-        for token in tokens:
-            piece = decoder.push(token)
-            file.write(piece)
-            print(piece, end="", flush=True)
-        file.write(decoder.finish() + "\n")
-    print()
 
 
 def say(text: str) -> None:

@@ -68,15 +68,15 @@ def test_kernels_and_definitions_are_the_same_model(model):
 def test_every_parameter_learns(model):
     ids = np.random.default_rng(0).integers(0, 23, (2, 16))
     model.loss(ids, ids).backward()
-    for name, parameter in model.named_parameters().items():
+    for name, parameter in model.named_parameters():
         assert np.abs(parameter.grad).max() > 0, name
 
 
 def test_a_tied_head_is_listed_once_and_an_untied_one_apart(make_tiny):
     tied, apart = make_tiny("gpt2"), make_tiny("gpt2, head apart")
     assert apart.n_parameters() - tied.n_parameters() == 23 * 16
-    assert "head_weight" not in tied.named_parameters()
-    assert "head_weight" in apart.named_parameters()
+    assert "head_weight" not in dict(tied.named_parameters())
+    assert "head_weight" in dict(apart.named_parameters())
 
 
 def test_one_seed_gives_one_model(make_tiny):
@@ -97,7 +97,7 @@ def test_matrices_that_write_to_the_stream_start_smaller():
 
 
 def test_names_are_a_file_format(make_tiny):
-    assert list(make_tiny(n_layers=1).named_parameters()) == [
+    assert [name for name, _ in make_tiny(n_layers=1).named_parameters()] == [
         "token_embedding.weight",
         "position_embedding.weight",
         "blocks.0.attention_norm.weight",

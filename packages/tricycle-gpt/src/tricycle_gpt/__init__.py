@@ -15,7 +15,7 @@ from tricycle_gpt.initialise import initialise_like_gpt2
 from tricycle_gpt.kv_cache import KVCache
 from tricycle_gpt.metrics import plot_loss, read_metrics
 from tricycle_gpt.model import GPT
-from tricycle_gpt.run_folder import write_results
+from tricycle_gpt.run_folder import write_results, write_sample
 from tricycle_gpt.training import TrainingResult, train
 
 __all__ = [
@@ -40,4 +40,5 @@ __all__ = [
     "to_huggingface",
     "train",
     "write_results",
+    "write_sample",
 ]

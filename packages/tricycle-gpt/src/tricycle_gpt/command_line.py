@@ -1,9 +1,9 @@
 """Command lines made from dataclasses: every field a flag, every flag in a TOML file too.
 
-    python app --training.steps 500 --config my.toml
+    python app --preset large --config my.toml --training.steps 500
 
-The file holds the same names in sections ([training], steps = 500); flags win over the file, and
-the file over the dataclass's defaults.  The parsing is tyro's.
+A preset is a complete set of values.  The file changes some of them (it holds the same names, in
+sections: [training], steps = 500), and flags win over both.  The parsing is tyro's.
 """
 
 import argparse
@@ -17,13 +17,17 @@ Settings = TypeVar("Settings")
 
 
 def read_command_line(
-    defaults: Settings, arguments: list[str] | None = None, description: str | None = None
+    defaults: Settings,
+    arguments: list[str] | None = None,
+    description: str | None = None,
+    presets: dict[str, Settings] | None = None,
 ) -> Settings:
     """Settings from the command line, and from the file named by --config if there is one.
 
-    defaults   an instance of a frozen dataclass, which may hold others; it may have a field
-               `config: Path | None`, so that --config is in the help
+    defaults   an instance of a frozen dataclass, which may hold others; it should have a field
+               `config: Path | None` (and `preset`), so that these are in the help
     arguments  the words of the command line; sys.argv's by default
+    presets    what --preset may name, to be used in place of `defaults`
 
     Ends the program with a message for words that do not fit, as command line programs do.
     """
@@ -36,10 +40,15 @@ def read_command_line(
     words = sys.argv[1:] if arguments is None else arguments
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
-    config = first.parse_known_args(words)[0].config
+    first.add_argument("--preset")
+    named = first.parse_known_args(words)[0]
     try:
-        if config is not None:
-            defaults = read_config(config, defaults)
+        if presets is not None and named.preset is not None:
+            if named.preset not in presets:
+                raise ValueError(f"no preset {named.preset!r}; there are {', '.join(presets)}")
+            defaults = presets[named.preset]
+        if named.config is not None:
+            defaults = read_config(named.config, defaults)
         return tyro.cli(type(defaults), default=defaults, args=words, description=description)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -117,7 +117,7 @@ def to_huggingface(model: GPT, folder: str | Path, tokeniser: Any = None) -> Pat
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    parameters = model.state_dict()
+    parameters = {name: parameter.numpy() for name, parameter in model.named_parameters()}
     weights = {
         theirs: np.ascontiguousarray(piece.of(parameters))
         for theirs, piece in pieces(model.config).items()
@@ -148,7 +148,7 @@ def from_huggingface(folder: str | Path) -> GPT:
     config = _our_config(json.loads((folder / CONFIG).read_text(encoding="utf-8")), folder)
     weights = _without_extras(load_file(folder / WEIGHTS), config)
     model = GPT(config, rng=np.random.default_rng(0))
-    parameters = model.state_dict()
+    parameters = {name: parameter.array for name, parameter in model.named_parameters()}
     expected = pieces(config)
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected)
     misshapen = [
