@@ -26,13 +26,18 @@ pass: q, k, v, the result, and log Σ exp(scores) for each query and head.
 from typing import Any
 
 import numpy as np
+
 from tricycle_autograd import repeat, where
 from tricycle_autograd.cpu import kernel_inputs, rows_contiguous
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record, wrap
-
 from tricycle_nn import attention_cpu
+from tricycle_nn.dropout import Dropout
+from tricycle_nn.linear import Linear
+from tricycle_nn.module import Module
+from tricycle_nn.rms_norm import RMSNorm
+from tricycle_nn.rotary import rotary
 from tricycle_nn.softmax import softmax
 
 
@@ -84,7 +89,7 @@ def _(q, k, v, causal=True, scale=None):
 
 
 def _empty_heads(shape):
-    """A (B, H, T, D) array that lies in memory as (B, T, H, D): joining its heads copies nothing."""
+    """A (B, H, T, D) array that lies in memory as (B, T, H, D): to join its heads is to look."""
     B, H, T, D = shape
     return np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
 
@@ -175,6 +180,92 @@ def _check(q, k, v, causal, scale):
     H, T, G, S = q.shape[1], q.shape[2], k.shape[1], k.shape[2]
     if G == 0 or H % G:
         raise ValueError(f"{H} query heads cannot share {G} key-value heads evenly, got {shapes}")
-    if S < (T if causal else 1):
+    if (T if causal else 1) > S:
         raise ValueError(f"attention expected a key for each query to see, got {shapes}")
     return float(q.shape[3]) ** -0.5 if scale is None else float(scale)
+
+
+# ---- The layer ----
+
+
+class CausalSelfAttention(Module):
+    """Positions of one sequence reading from themselves and the ones before.
+
+    width               C, divisible by n_heads; heads are D = width / n_heads wide
+    n_key_value_heads   heads of keys and values, a divisor of n_heads (n_heads if None)
+    dropout             share of the result's numbers dropped while training.  The attention
+                        weights themselves are never dropped: they are never stored
+    bias                whether the two projections add a bias
+    qk_norm             normalise each query and key (RMSNorm) before they meet
+    rotary_theta        give positions by rotary turns of this base; None for no positions
+    eps                 for the norms of qk_norm
+
+    One packed projection makes all queries, keys and values: `query_key_value`, whose outputs
+    are (H + 2G) heads side by side.  `projection` mixes what the heads have found.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        n_heads: int,
+        n_key_value_heads: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+        qk_norm: bool = False,
+        rotary_theta: float | None = None,
+        eps: float = 1e-5,
+        *,
+        rng: np.random.Generator,
+    ):
+        G = n_heads if n_key_value_heads is None else n_key_value_heads
+        if width % n_heads or n_heads % G:
+            raise ValueError(
+                "width must be a multiple of n_heads, and n_heads of n_key_value_heads, got "
+                f"width {width}, {n_heads} heads and {G} key-value heads"
+            )
+        D = width // n_heads
+        self.n_heads, self.n_key_value_heads = n_heads, G
+        self.rotary_theta = rotary_theta
+        self.query_key_value = Linear(width, (n_heads + 2 * G) * D, bias, rng=rng)
+        self.query_norm = RMSNorm(D, eps) if qk_norm else None
+        self.key_norm = RMSNorm(D, eps) if qk_norm else None
+        self.projection = Linear(width, width, bias, rng=rng)
+        self.dropout = Dropout(dropout, rng=rng)
+
+    def forward(self, x: Tensor, cache: Any = None) -> Tensor:
+        """(B, T, C) -> (B, T, C).
+
+        cache   None, or what is known of earlier positions, for writing a text one token at a
+                time: `cache.length` positions, and `cache.append(k, v)`, which takes the arrays
+                (B, G, T, D) of the new positions and returns those of all, (B, G, length + T, D).
+                No gradients flow into a cache: use it under no_grad().
+        """
+        qkv = self.query_key_value(x)  # (B, T, (H + 2G)·D)
+        plain = cache is None and self.query_norm is None and self.rotary_theta is None
+        if plain:
+            y = packed_attention(qkv, self.n_heads, self.n_key_value_heads)
+        else:
+            y = heads_together(self._attend(*self._heads(qkv, cache), cache))
+        return self.dropout(self.projection(y))
+
+    def _heads(self, qkv, cache):
+        """q (B, H, T, D), k and v (B, G, T, D), normalised and turned if this layer does so."""
+        q, k, v = split_heads(qkv, self.n_heads, self.n_key_value_heads)
+        if self.query_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if self.rotary_theta is not None:
+            start = 0 if cache is None else cache.length
+            positions = np.arange(start, start + q.shape[2])
+            q, k = (rotary(x, positions, self.rotary_theta) for x in (q, k))
+        return q, k, v
+
+    def _attend(self, q, k, v, cache):
+        if cache is None:
+            return attention(q, k, v)
+        if k.requires_grad or v.requires_grad:
+            raise RuntimeError(
+                "a cache keeps arrays, through which no gradient flows; to write text with it, "
+                "run the model under no_grad()"
+            )
+        keys, values = cache.append(k.array, v.array)
+        return attention(q, wrap(keys), wrap(values))

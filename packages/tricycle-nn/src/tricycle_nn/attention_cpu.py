@@ -22,6 +22,7 @@ their sums are made in a fixed order.
 """
 
 import numpy as np
+
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import exp, row_maximum
 from tricycle_autograd.gemm import multiply

@@ -13,19 +13,20 @@ everywhere, a target of 1-ε on t plus ε/V on each class (Szegedy et al. 2015):
 The gradient is the best bargain in deep learning: belief minus target, softmax(z) - target.
 
 Kept for the backward pass: the logits, which are left as they are, and for each row max z and
-log Σ exp(z - max z), apart, for their sum would lose the small numbers of the second.  Where the logits are a product of their own and the largest array of a whole model,
+log Σ exp(z - max z), apart, for their sum would lose the small numbers of the second.  Where
+the logits are made by a product and are the largest array of a whole model,
 linear_cross_entropy.py uses their memory for the gradient too.
 """
 
 from typing import Any
 
 import numpy as np
+
 from tricycle_autograd import take_along_axis, where
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, kernel_inputs, prange
 from tricycle_autograd.cpu_math import exp, row_maximum
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
-
 from tricycle_nn.softmax import log_softmax
 
 REDUCTIONS = ("mean", "sum", "none")

@@ -23,13 +23,13 @@ chunks of at most 128 MB and the block is forgotten.
 from typing import Any
 
 import numpy as np
+
 from tricycle_autograd.cpu import cpu_kernel, kernel_inputs, prange
 from tricycle_autograd.cpu_math import row_maximum
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import gradient_destination, is_recording
 from tricycle_autograd.tensor import Tensor, record
-
 from tricycle_nn.cross_entropy import (
     belief_minus_target,
     check_targets,
@@ -38,6 +38,7 @@ from tricycle_nn.cross_entropy import (
     numbered,
     surprise,
 )
+from tricycle_nn.token_scores import token_scores
 
 CHUNK = 2**25  # floats of logits at once when nothing is kept: 128 MB
 ZERO = np.float32(0)
@@ -61,7 +62,7 @@ def linear_cross_entropy(
     ValueError if x and weight differ in C.
     """
     _check(x, weight)
-    return cross_entropy(x @ weight.swapaxes(-1, -2), targets, ignore_index, label_smoothing)
+    return cross_entropy(token_scores(x, weight), targets, ignore_index, label_smoothing)
 
 
 def _check(x, weight):

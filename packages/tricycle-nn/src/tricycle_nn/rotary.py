@@ -1,0 +1,124 @@
+"""Rotary positions: say where a vector stands by turning it.
+
+A head's D numbers are taken as D/2 pairs, and each pair as a point in a plane.  At position p
+the i-th pair is turned by the angle
+
+    p · θ^(-2i/D)
+
+the first pairs fast, the last hardly at all, like the hands of a clock.  Turning both vectors
+of a dot product by the same angle changes nothing, so the product of a query at position p and
+a key at position s depends on the contents and on p - s only: the model sees distances.
+(RoFormer, Su et al. 2021.)
+
+Which numbers make a pair is a convention that weights are trained with:
+
+    halves apart     i with i + D/2       Hugging Face's models, GPT-NeoX; the default
+    interleaved      2i with 2i + 1       the paper, GPT-J, the original Llama weights
+
+The gradient of a turn is the turn back.  Nothing is kept but the angles.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from tricycle_autograd import concatenate, stack
+from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.fused import fused
+from tricycle_autograd.tensor import Tensor, record
+
+
+@fused
+def rotary(x: Tensor, positions: Any, theta: float = 10000.0, interleaved: bool = False) -> Tensor:
+    """Turn the pairs of numbers in each vector by angles that tell its position.
+
+    x          (..., T, D), with D even
+    positions  (T,) integers, of any size and sign
+    theta      base of the wavelengths, the longest of which is nearly 2π·theta positions
+    returns    (..., T, D); every vector keeps its length
+
+    Raises ValueError for an odd D or positions of another shape, TypeError for positions that
+    are not integers.
+    """
+    cos, sin = _turns(x, positions, theta)  # each (T, D/2)
+    half = x.shape[-1] // 2
+    if interleaved:
+        first, second = x[..., ::2], x[..., 1::2]
+    else:
+        first, second = x[..., :half], x[..., half:]
+    turned = (first * cos - second * sin, first * sin + second * cos)
+    if interleaved:
+        return stack(turned, axis=-1).reshape(x.shape)
+    return concatenate(turned, axis=-1)
+
+
+def _turns(x, positions, theta):
+    """cos and sin of each position's angles, (T, D/2), or a clear error."""
+    positions = np.asarray(positions)
+    if positions.dtype.kind not in "iu":
+        raise TypeError(f"rotary expected integer positions, got {positions.dtype}")
+    if x.ndim < 2 or x.shape[-1] % 2 or positions.shape != (x.shape[-2],):
+        raise ValueError(
+            "rotary expected x (..., T, D) with an even D, and positions (T,), got "
+            f"{x.shape} and {positions.shape}"
+        )
+    return _turns_of(positions.astype(np.int64).tobytes(), x.shape[-1], float(theta), x.dtype)
+
+
+@lru_cache(maxsize=16)
+def _turns_of(positions, D, theta, dtype):
+    # Every layer asks for the same ones.  Angles are float64: a large position times a small
+    # frequency in float32 would be off by whole degrees.
+    frequencies = theta ** (-np.arange(0, D, 2) / D)
+    angles = np.outer(np.frombuffer(positions, np.int64), frequencies)
+    return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
+
+
+@rotary.kernels
+def _(x, positions, theta=10000.0, interleaved=False):
+    cos, sin = _turns(x, positions, theta)
+    array = kernel_inputs("rotary", x)
+    y = np.empty_like(array)
+    CPU.turn(_rows(array), cos, sin, interleaved, _rows(y))
+
+    def backward(dy):
+        dx = np.empty_like(array)
+        CPU.turn(_rows(contiguous(dy)), cos, -sin, interleaved, _rows(dx))
+        return (dx,)
+
+    return record(y, (x,), backward)
+
+
+def _rows(x):
+    return x.reshape(-1, x.shape[-1])
+
+
+class CPU:
+    @staticmethod
+    @cpu_kernel
+    def turn(x, cos, sin, interleaved, y):
+        """y, x (N, D), whose rows go through the T rows of cos and sin (T, D/2) again and again."""
+        T = len(cos)
+        for n in prange(len(x)):
+            if interleaved:
+                turn_neighbours(x[n], cos[n % T], sin[n % T], y[n])
+            else:
+                turn_halves(x[n], cos[n % T], sin[n % T], y[n])
+
+
+@cpu_function
+def turn_halves(x, cos, sin, y):
+    """Pairs i, i + D/2 of one vector (D,)."""
+    half = cos.size
+    for i in range(half):
+        y[i] = x[i] * cos[i] - x[half + i] * sin[i]
+        y[half + i] = x[i] * sin[i] + x[half + i] * cos[i]
+
+
+@cpu_function
+def turn_neighbours(x, cos, sin, y):
+    """Pairs 2i, 2i + 1 of one vector (D,)."""
+    for i in range(cos.size):
+        y[2 * i] = x[2 * i] * cos[i] - x[2 * i + 1] * sin[i]
+        y[2 * i + 1] = x[2 * i] * sin[i] + x[2 * i + 1] * cos[i]

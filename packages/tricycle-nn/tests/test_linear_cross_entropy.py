@@ -1,0 +1,109 @@
+"""A linear layer and cross entropy as one operation."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+from tricycle_autograd import Tensor, no_grad
+from tricycle_autograd.testing import check_fused, draw
+from tricycle_nn import cross_entropy, linear_cross_entropy, token_scores
+
+
+def single(*shape, seed=0):
+    return draw(*shape, seed=seed).astype(np.float32)
+
+
+def test_a_table_of_zeros_knows_nothing():
+    x, table = Tensor(single(3, 2)), Tensor(np.zeros((8, 2), np.float32), requires_grad=True)
+    loss = linear_cross_entropy(x, table, [0, 1, 2])
+    assert abs(loss.item() - np.log(8)) < 1e-6
+
+
+def test_gradients_by_hand():
+    # One row x = 2 and two classes with scores 2·0 = 0: belief 1/2 each, the answer is class 0,
+    # so the scores' gradient is (-1/2, 1/2); each class takes x times it, x their weighted sum.
+    x = Tensor(np.array([[2.0]], np.float32), requires_grad=True)
+    table = Tensor(np.array([[0.0], [0.0]], np.float32), requires_grad=True)
+    linear_cross_entropy(x, table, [0]).backward()
+    np.testing.assert_allclose(table.grad, [[-1], [1]], rtol=1e-6)
+    np.testing.assert_allclose(x.grad, [[0]], atol=1e-7)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 3, 3), (0, 3)])
+def test_kernels_agree_with_the_definition(shape, label_smoothing):
+    targets = np.arange(np.prod(shape[:-1], dtype=int)).reshape(shape[:-1]) % 7
+    targets[targets == 4] = -100
+    options = {"targets": targets, "label_smoothing": label_smoothing}
+    check_fused(linear_cross_entropy, draw(*shape), draw(7, 3, seed=1), **options)
+
+
+def test_it_equals_cross_entropy_of_the_product():
+    targets = np.arange(77) % 301
+    targets[5] = -100
+    results = []
+    for whole in (True, False):
+        x, table = Tensor(single(77, 40), requires_grad=True), Tensor(single(301, 40), True)
+        if whole:
+            loss = linear_cross_entropy(x, table, targets, label_smoothing=0.1)
+        else:
+            loss = cross_entropy(token_scores(x, table), targets, label_smoothing=0.1)
+        (loss * 3.0).backward()
+        results.append((loss.array, x.grad, table.grad))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_goes_into_a_buffer_and_is_added_there():
+    x, table = Tensor(single(6, 3)), Tensor(single(5, 3, seed=1), requires_grad=True)
+    linear_cross_entropy(x, table, [0, 1, 2, 3, 4, 0]).backward()
+    once = table.grad
+    table.grad = None
+    table.node.buffer = np.full((5, 3), 9.0, np.float32)
+    for times in (1, 2):  # the first backward overwrites the nines, the second one adds
+        linear_cross_entropy(x, table, [0, 1, 2, 3, 4, 0]).backward()
+        np.testing.assert_allclose(table.grad, times * once, rtol=1e-5, atol=1e-7)
+    assert table.grad is table.node.buffer
+
+
+def test_a_tied_table_gets_both_gradients():
+    def gradient(end):
+        table = Tensor(single(5, 3), requires_grad=True)
+        x = table[np.array([4, 0, 4])]  # the embedding
+        end(x, table, [1, 2, 3]).backward()
+        return table.grad
+
+    apart = gradient(lambda x, table, targets: cross_entropy(x @ table.transpose(), targets))
+    np.testing.assert_allclose(gradient(linear_cross_entropy), apart, rtol=1e-5, atol=1e-6)
+
+
+def test_in_chunks_without_recording_it_is_the_same(monkeypatch):
+    x, table = Tensor(single(23, 8), requires_grad=True), Tensor(single(31, 8, seed=1))
+    targets = np.arange(23)
+    targets[20] = -100
+    whole = linear_cross_entropy(x, table, targets).item()
+    module = importlib.import_module("tricycle_nn.linear_cross_entropy")
+    monkeypatch.setattr(module, "CHUNK", 5 * 31)  # five rows at a time
+    with no_grad():
+        assert linear_cross_entropy(x, table, targets).item() == whole
+    assert linear_cross_entropy(x.detach(), table, targets).item() == whole
+
+
+def test_inputs_are_left_as_they_are():
+    arrays = single(4, 3), single(5, 3, seed=1)
+    copies = [array.copy() for array in arrays]
+    linear_cross_entropy(*(Tensor(a, requires_grad=True) for a in arrays), [0, 1, 2, 3]).backward()
+    for array, copy in zip(arrays, copies, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_what_cannot_be_is_named():
+    x, table = Tensor(single(2, 3)), Tensor(single(5, 3))
+    for run in (linear_cross_entropy, linear_cross_entropy.definition):
+        with pytest.raises(ValueError, match=r"weight \(V, C\), got \(2, 3\) and \(5, 4\)"):
+            run(x, Tensor(single(5, 4)), [0, 1])
+        with pytest.raises(ValueError, match="target 5 is not one of 5 classes"):
+            run(x, table, [0, 5])
+        with pytest.raises(ValueError, match="between 0 and 1, got -0.1"):
+            run(x, table, [0, 1], label_smoothing=-0.1)
