@@ -289,7 +289,7 @@ def test_ids_outside_the_vocabulary_are_found():
     check_ids(np.array([], np.uint16), vocab_size=5)
     wanted = "id 5 at position 2 does not fit a vocabulary of 5: ids go from 0 to 4"
     with pytest.raises(ValueError, match=wanted):
-        check_ids(np.array([[0, 4], [5, 6]], np.uint16), vocab_size=5)
+        check_ids(np.array([[0, 4], [5, 5]], np.uint16), vocab_size=5)
     with pytest.raises(ValueError, match="id -1 at position 1 does not fit"):
         check_ids([0, -1], vocab_size=5)
     with pytest.raises(TypeError, match="ids must be integers, got float64"):

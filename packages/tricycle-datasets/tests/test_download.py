@@ -227,6 +227,10 @@ def test_a_redirect_to_http_is_followed(serve, tmp_path):
     assert get(server, tmp_path / "text.txt") == CONTENT
 
 
+def test_bytes_beyond_the_end_are_not_read(serve, tmp_path):
+    assert get(serve(sends_too_much), tmp_path / "text.txt") == CONTENT
+
+
 # ---- What it does when the server misbehaves, then recovers ----
 
 

@@ -49,7 +49,10 @@ def test_the_attribution_travels_with_the_text():
         (lambda data: data[:1000], "end-of-stream"),
         (lambda data: b"", "end-of-stream"),
         (lambda data: b"not xz" + data, "not supported"),
-        (lambda data: lzma.compress(lzma.decompress(data) + b"\n", preset=0), "its text has sha256"),
+        (
+            lambda data: lzma.compress(lzma.decompress(data) + b"\n", preset=0),
+            "its text has sha256",
+        ),
     ],
 )
 def test_a_damaged_installation_is_noticed(monkeypatch, tmp_path, damage, reason):

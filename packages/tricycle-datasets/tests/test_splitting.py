@@ -25,6 +25,12 @@ def test_a_text_is_cut_where_a_paragraph_starts():
     assert training + validation == PARAGRAPHS
 
 
+def test_of_two_paragraphs_the_nearer_one_is_taken():
+    # The cut falls at 90; paragraphs start at 88 and at 94.
+    text = "a" * 86 + "\n\n" + "b" * 4 + "\n\n" + "c" * 6
+    assert split_text(text, 0.1)[1] == "bbbb\n\ncccccc"
+
+
 def test_without_a_blank_line_near_a_line_end_will_do():
     text = "a far paragraph\n\n" + "\n".join("a line of verse" for _ in range(60))
     training, validation = split_text(text, 0.1)

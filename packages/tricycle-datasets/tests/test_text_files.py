@@ -38,6 +38,14 @@ def test_a_folder_is_read_in_the_order_of_its_paths(folder):
     assert list(read_documents(folder)) == ["first\n", "second\n", "third", "fourth"]
 
 
+def test_a_folder_comes_before_another_whose_name_begins_with_its_own(tmp_path):
+    # As plain strings "a-b/1.txt" would come before "a/2.txt", on some systems.
+    for name in ("a-b/1.txt", "a/2.txt", "0.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert list(read_documents(tmp_path)) == ["0.txt", "a/2.txt", "a-b/1.txt"]
+
+
 @pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.jsonl.xz", "CORPUS.JSONL"])
 def test_a_line_of_jsonl_is_one_document(tmp_path, name):
     lines = (

@@ -85,8 +85,6 @@ def _read_if_right(path: Path, sha256: str) -> bytes | None:
 def _collect(url: str, part: Path, size: int, sha256: str) -> bytes:
     """Fill `part` until it holds the wanted bytes, and return them."""
     for _ in range(2):  # the second time from nothing
-        if part.exists() and part.stat().st_size > size:
-            part.unlink()
         with open(part, "ab") as file:
             _append_rest(url, file, size)
             os.fsync(file.fileno())
