@@ -4,6 +4,8 @@ A file is checked before it is believed: whatever is wrong with it, the answer i
 names the file and what was expected.
 """
 
+import base64
+import binascii
 import json
 import os
 from pathlib import Path
@@ -146,3 +148,25 @@ def _pattern_of(path: Path, pre_tokenizer: Any) -> str:
     raise ValueError(
         f"{path}: pre-tokeniser {kinds} is not byte-level BPE; expected ByteLevel, or Split and ByteLevel"
     )
+
+
+# ---- tiktoken's rank files ----
+
+
+def read_tiktoken(path: Path) -> dict[bytes, int]:
+    """Read the rank of every token from lines of base64 and a number.
+
+    raises ValueError
+    """
+    ranks = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line:
+            continue
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except (ValueError, binascii.Error):
+            raise ValueError(
+                f"{path}, line {number}: expected a token in base64 and its rank, found {line!r:.60}"
+            ) from None
+    return ranks

@@ -2,13 +2,17 @@
 
 A *pattern* is a regular expression; the pieces are its matches, one behind the other. The patterns
 below are those of well-known tokenisers, written without possessive quantifiers so that every
-regular-expression engine reads them alike. All of them say, with small differences: a word with the
-blank before it, a number, a run of punctuation, a run of blanks but for the last one, which belongs to the
-word that follows.
+regular-expression engine reads them alike. All of them say, with small differences: a word with
+the blank before it, a number, a run of punctuation, a run of blanks but for the last one, which
+belongs to the word that follows.
+
+The patterns named here have a kernel each in `scanning.py`. Any other regular expression is run by
+the `regex` package, with its own idea of Unicode.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import regex
 
 PATTERNS = {
@@ -40,26 +44,66 @@ PATTERNS = {
 def compile_pattern(pattern: str) -> regex.Pattern:
     """Compile a pattern, given by its name in PATTERNS or as a regular expression.
 
-    raises ValueError if the expression is not one, or if it has no name and could match nothing at all
+    raises  ValueError
     """
     try:
-        compiled = regex.compile(PATTERNS.get(pattern, pattern))
+        return regex.compile(PATTERNS.get(pattern, pattern))
     except regex.error as error:
-        names = ", ".join(PATTERNS)
         raise ValueError(
-            f"pattern {pattern!r} is neither a known name ({names}) nor a regular expression: {error}"
+            f"pattern {pattern!r} is neither a known name ({', '.join(PATTERNS)}) "
+            f"nor a regular expression: {error}"
         ) from error
-    return compiled
 
 
-def split(text: str, pattern: regex.Pattern) -> Iterator[str]:
-    """Cut `text` into pieces. What lies between two matches, if anything, is a piece too."""
-    end = 0
+def piece_ends(text: str, pattern: regex.Pattern) -> list[int]:
+    """Find where the pieces of a text end, in characters.
+
+    What lies between two matches, if anything, is a piece too, so that nothing is lost.
+
+    >>> piece_ends("to be.", compile_pattern("gpt2"))
+    [2, 5, 6]
+    """
+    ends = [0]
     for match in pattern.finditer(text):
-        if match.start() > end:
-            yield text[end : match.start()]
-        if match.end() > match.start():
-            yield match.group()
-        end = match.end()
-    if end < len(text):
-        yield text[end:]
+        if match.start() > ends[-1]:
+            ends.append(match.start())
+        if match.end() > ends[-1]:
+            ends.append(match.end())
+    if len(text) > ends[-1]:
+        ends.append(len(text))
+    return ends[1:]
+
+
+# Takes a padded text, its length in bytes and an int64 array to work in; yields arrays of ends of
+# pieces, in bytes, until the text is used up. An array holds until the next one is asked for.
+Splitter = Callable[[np.ndarray, int, np.ndarray], Iterator[np.ndarray]]
+
+
+def splitter(pattern: str) -> Splitter:
+    """Make the function that splits: by a kernel if the pattern has one, else by `regex`."""
+    from .scanning import SCANNERS
+    from .unicode_classes import unicode_classes
+
+    if pattern not in SCANNERS:
+        compiled = compile_pattern(pattern)
+        return lambda text, n, room: _split_by_expression(text, n, room, compiled)
+    scan, classes = SCANNERS[pattern], unicode_classes()
+
+    def split_by_kernel(text: np.ndarray, n: int, room: np.ndarray) -> Iterator[np.ndarray]:
+        i = 0
+        while i < n:
+            count = scan(text, i, n, classes, room)
+            i = int(room[count - 1])
+            yield room[:count]
+
+    return split_by_kernel
+
+
+def _split_by_expression(
+    text: np.ndarray, n: int, room: np.ndarray, pattern: regex.Pattern
+) -> Iterator[np.ndarray]:
+    characters = piece_ends(text[:n].tobytes().decode(), pattern)
+    begins_character = (text[:n] & 0xC0) != 0x80
+    ends = np.append(np.flatnonzero(begins_character), n)[characters]
+    for k in range(0, len(ends), len(room)):
+        yield ends[k : k + len(room)]

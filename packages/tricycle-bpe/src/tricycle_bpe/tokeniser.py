@@ -11,13 +11,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import regex
 
 from . import formats
-from .splitting import compile_pattern, split
+from .splitting import compile_pattern, piece_ends, splitter
 
 
 class Tokeniser:
@@ -35,28 +36,40 @@ class Tokeniser:
     def __init__(
         self,
         vocab: dict[bytes, int],
-        merges: list[tuple[bytes, bytes]],
+        merges: list[tuple[bytes, bytes]] | None,
         special_tokens: dict[str, int] | None = None,
         pattern: str = "gpt2",
         whole_pieces: bool = False,
     ):
         self.vocab = dict(vocab)
-        self.merges = list(merges)
+        self._merges = merges
         self.special_tokens = dict(special_tokens or {})
         self.pattern = pattern
         self.whole_pieces = whole_pieces
-        self._split_pattern = compile_pattern(pattern)
+        compile_pattern(pattern)  # a broken one is an error now, not at the first text
         self._token_of = {i: token for token, i in self.vocab.items()}
         for text, i in self.special_tokens.items():
             self._token_of[i] = text.encode()
-        self._ranks = {
-            (self.vocab[left], self.vocab[right]): rank for rank, (left, right) in enumerate(merges)
-        }
-        self._merged = {
-            (self.vocab[left], self.vocab[right]): self.vocab[left + right]
-            for left, right in self.merges
-        }
-        self._known: dict[str, list[int]] = {}
+
+    @cached_property
+    def _encoder(self):
+        from .encoding import Encoder
+
+        tokens = [self._token_of.get(i, b"") for i in range(self.n_vocab)]
+        merges = self._merges and [
+            (self.vocab[left], self.vocab[right], self.vocab[left + right])
+            for left, right in self._merges
+        ]
+        return Encoder(tokens, list(self.vocab.values()), merges, self.whole_pieces)
+
+    @cached_property
+    def _split(self):
+        return splitter(self.pattern)
+
+    @property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """Pairs of tokens, in the order in which they were learned; oldest first when encoding."""
+        return self._merges
 
     @property
     def n_vocab(self) -> int:
@@ -107,7 +120,9 @@ class Tokeniser:
         words: Counter[str] = Counter()
         split_pattern = compile_pattern(pattern)
         for text in _texts(texts):
-            words.update(split(_well_formed(text), split_pattern))
+            text = _to_bytes(text).decode()
+            ends = piece_ends(text, split_pattern)
+            words.update(text[i:j] for i, j in zip([0, *ends], ends))
         letters = {word.encode(): n for word, n in words.items()}
         arrays = training.words_as_arrays(letters)
         vocab, merges, special_ids = training.train_on_words(
@@ -122,7 +137,7 @@ class Tokeniser:
         >>> Tokeniser.characters("hello").encode("hole")
         [1, 3, 2, 0]
         """
-        characters = sorted(set(_well_formed(text)))
+        characters = sorted(set(_to_bytes(text).decode()))
         vocab = {character.encode(): i for i, character in enumerate(characters)}
         return cls(vocab, [], pattern="characters", whole_pieces=True)
 
@@ -166,34 +181,10 @@ class Tokeniser:
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Turn text into ids, special tokens being text like any other."""
-        ids: list[int] = []
-        for piece in split(_well_formed(text), self._split_pattern):
-            known = self._known.get(piece)
-            if known is None:
-                known = self._known[piece] = self._encode_piece(piece)
-            ids += known
-        return ids
+        return self._encode(text).tolist()
 
-    def _encode_piece(self, piece: str) -> list[int]:
-        """As `merges.encode`, for any numbering of the bytes."""
-        word = piece.encode()
-        if self.whole_pieces and word in self.vocab:
-            return [self.vocab[word]]
-        try:
-            ids = [self.vocab[bytes([byte])] for byte in word]
-        except KeyError:
-            raise ValueError(
-                f"{piece!r} is not in this vocabulary of {self.n_vocab} tokens, nor are all its bytes"
-            ) from None
-        never = len(self.merges)
-        while len(ids) > 1:
-            ranks = [self._ranks.get(pair, never) for pair in zip(ids, ids[1:])]
-            oldest = min(ranks)
-            if oldest == never:
-                break
-            i = ranks.index(oldest)
-            ids[i : i + 2] = [self._merged[ids[i], ids[i + 1]]]
-        return ids
+    def _encode(self, text: str) -> np.ndarray:
+        return self._encoder.encode(_to_bytes(text), self._split)
 
     def encode_to_numpy(
         self,
@@ -276,6 +267,19 @@ class Tokeniser:
         )
 
     @classmethod
+    def from_tiktoken(
+        cls, path: str | Path, pattern: str, special_tokens: dict[str, int] | None = None
+    ) -> "Tokeniser":
+        """Read a .tiktoken file: a line for each token, its bytes in base64 and its rank.
+
+        pattern         "gpt2", "cl100k", "o200k" or a regular expression; it is not in the file
+        special_tokens  the id of each, which are not in the file either
+        raises          ValueError
+        """
+        ranks = formats.read_tiktoken(Path(path))
+        return cls(ranks, None, special_tokens, pattern, whole_pieces=True)
+
+    @classmethod
     def from_huggingface(cls, path: str | Path) -> "Tokeniser":
         """Read Hugging Face's tokenizer.json, if it is byte-level BPE.
 
@@ -295,13 +299,13 @@ class Tokeniser:
         return digest.hexdigest()
 
 
-def _well_formed(text: str) -> str:
-    """Join surrogate pairs and replace lone surrogates, which UTF-8 cannot write, as tiktoken does."""
+def _to_bytes(text: str) -> bytes:
+    """Write a text as UTF-8, which has no surrogates: pairs are joined, and a lone one becomes U+FFFD,
+    as with tiktoken."""
     try:
-        text.encode()
-        return text
+        return text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
 def _any_of(tokens: Collection[str]) -> regex.Pattern:

@@ -50,6 +50,13 @@ def goes_before(count, pair, other_count, other_pair):
 
 
 @helper
+def copy_row(heap, source, target):
+    heap[target, 0] = heap[source, 0]
+    heap[target, 1] = heap[source, 1]
+    heap[target, 2] = heap[source, 2]
+
+
+@helper
 def heap_push(heap, size, count, pair, places):
     """Put a row in the heap of `size` rows; each parent i has its children at 4 i + 1 … 4 i + 4."""
     i = size
@@ -57,7 +64,7 @@ def heap_push(heap, size, count, pair, places):
         parent = (i - 1) >> 2
         if not goes_before(count, pair, heap[parent, 0], heap[parent, 1]):
             break
-        heap[i] = heap[parent]
+        copy_row(heap, parent, i)
         i = parent
     heap[i, 0], heap[i, 1], heap[i, 2] = count, pair, places
 
@@ -76,7 +83,7 @@ def heap_sink(heap, size, count, pair, places):
                 best = child
         if not goes_before(heap[best, 0], heap[best, 1], count, pair):
             break
-        heap[i] = heap[best]
+        copy_row(heap, best, i)
         i = best
     heap[i, 0], heap[i, 1], heap[i, 2] = count, pair, places
 
@@ -155,23 +162,26 @@ def string_slot(table, spelling, starts, begin, length):
 # ---- learning ----
 
 
-@helper
+@kernel
 def grown(array, needed):
     """Return the array, or a copy in one at least twice as long if it has no room for `needed`."""
     if needed <= len(array):
         return array
     larger = np.empty(max(needed, 2 * len(array)), array.dtype)
-    larger[: len(array)] = array
+    for i in range(len(array)):
+        larger[i] = array[i]
     return larger
 
 
-@helper
+@kernel
 def grown_rows(array, needed):
     """As `grown`, for an array of rows."""
     if needed <= len(array):
         return array
     larger = np.empty((max(needed, 2 * len(array)), array.shape[1]), array.dtype)
-    larger[: len(array)] = array
+    for i in range(len(array)):
+        for j in range(array.shape[1]):
+            larger[i, j] = array[i, j]
     return larger
 
 

@@ -1,0 +1,379 @@
+r"""Splitting, fast: the patterns of `splitting.py` as loops over the bytes of a text.
+
+A regular-expression engine tries one alternative after another at each place. But the first
+character of a piece, and the one behind it, already tell which alternative will match; what remains
+is to find the end of a run of letters, digits, punctuation or blanks. Each pattern has one function
+`next_…` which says that, in the order of the pattern's alternatives, and one kernel that calls it.
+
+What a character is (letter, number, blank …) is looked up in the table of `unicode_classes.py`.
+Eight ASCII letters are recognised at once by arithmetic on a 64-bit word.
+
+The text is valid UTF-8, followed by `memory.PADDING` zero bytes. `n` is its length in bytes, `i` a
+position in it. The result is an array of ends: piece k is text[ends[k - 1] : ends[k]].
+
+Order of the file: characters, runs, and then for each pattern its function and its kernel.
+"""
+
+import numpy as np
+
+from .kernels import helper, kernel
+from .memory import byte_at, eight_bytes_at, first_set_byte
+from .unicode_classes import BLANK, LOWER, MARK, NEWLINE, NUMBER, OTHER, UNCASED, UPPER
+
+LETTER = UPPER | LOWER | UNCASED
+SPACE = BLANK | NEWLINE  # \s
+PUNCTUATION = OTHER | MARK  # [^\s\p{L}\p{N}]
+UPPER_OR_UNCASED = UPPER | UNCASED | MARK  # [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]
+LOWER_OR_UNCASED = LOWER | UNCASED | MARK  # [\p{Ll}\p{Lm}\p{Lo}\p{M}]
+
+LINE_FEED, CARRIAGE_RETURN, SPACE_BYTE, APOSTROPHE, SLASH = (ord(c) for c in "\n\r '/")
+LETTER_D, LETTER_E, LETTER_L, LETTER_M, LETTER_R, LETTER_S, LETTER_T, LETTER_V = b"delmrstv"
+LOWER_CASE_BIT = 0x20
+
+
+# ---- characters ----
+
+
+@helper
+def character_at(text, i, classes):
+    """Look up the class of the character that begins at byte i; return it and where the next begins."""
+    first = byte_at(text, i)
+    if first < 0x80:
+        return byte_at(classes, first), i + 1
+    second = byte_at(text, i + 1) & 0x3F
+    if first < 0xE0:
+        return byte_at(classes, (first & 0x1F) << 6 | second), i + 2
+    third = byte_at(text, i + 2) & 0x3F
+    if first < 0xF0:
+        return byte_at(classes, (first & 0x0F) << 12 | second << 6 | third), i + 3
+    fourth = byte_at(text, i + 3) & 0x3F
+    return byte_at(classes, (first & 0x07) << 18 | second << 12 | third << 6 | fourth), i + 4
+
+
+ALL_BYTES = np.uint64(0x0101010101010101)
+HIGH_BITS = np.uint64(0x8080808080808080)
+LOW_BITS = np.uint64(0x7F7F7F7F7F7F7F7F)
+LOWER_CASE_BITS = np.uint64(LOWER_CASE_BIT) * ALL_BYTES
+FROM_A = np.uint64(0x80 - ord("a")) * ALL_BYTES  # added to a byte >= "a" this sets its high bit
+ABOVE_Z = np.uint64(0x80 - ord("z") - 1) * ALL_BYTES  # … to a byte > "z"
+
+
+@helper
+def not_lower_case(word):
+    """Set the high bit of each of eight bytes that is not an ASCII lower-case letter."""
+    low = word & LOW_BITS
+    inside = (low + FROM_A) & ~(low + ABOVE_Z) & ~word & HIGH_BITS
+    return inside ^ HIGH_BITS
+
+
+@helper
+def not_letters(word):
+    """Set the high bit of each of eight bytes that is not an ASCII letter."""
+    return not_lower_case(word | LOWER_CASE_BITS)
+
+
+# ---- runs ----
+
+
+@helper
+def end_of_run(text, i, n, classes, wanted):
+    """Go on while the characters are of the `wanted` classes."""
+    while i < n:
+        kind, after = character_at(text, i, classes)
+        if not kind & wanted:
+            break
+        i = after
+    return i
+
+
+@helper
+def end_of_letters(text, i, n, classes):
+    r"""Go on while there are letters: \p{L}*, eight ASCII letters at a time."""
+    while i < n:
+        strangers = not_letters(eight_bytes_at(text, i))
+        if strangers == 0:
+            i += 8
+            continue
+        i += first_set_byte(strangers)
+        if byte_at(text, i) < 0x80:
+            break
+        while i < n and byte_at(text, i) >= 0x80:
+            kind, after = character_at(text, i, classes)
+            if not kind & LETTER:
+                return i
+            i = after
+    return min(i, n)
+
+
+@helper
+def end_of_three_numbers(text, i, n, classes):
+    r"""Go on over one to three numbers: \p{N}{1,3}."""
+    for _ in range(3):
+        if i < n:
+            kind, after = character_at(text, i, classes)
+            if kind & NUMBER:
+                i = after
+    return i
+
+
+@helper
+def end_of_blanks(text, i, n, classes):
+    r"""Go on while there are blanks; return the end, where the last one begins, and the end of the
+    last newline among them, or 0."""
+    last = i
+    after_newline = 0
+    while i < n:
+        kind, after = character_at(text, i, classes)
+        if not kind & SPACE:
+            break
+        last, i = i, after
+        if kind & NEWLINE:
+            after_newline = i
+    return i, last, after_newline
+
+
+@helper
+def leave_one_blank(end, last, i, n):
+    r"""End a run of blanks: \s+(?!\S)|\s+ leaves the last blank to the word that follows."""
+    if end == n or last == i:
+        return end
+    return last
+
+
+@helper
+def end_of_contraction(text, i, n, any_case):
+    """Match 's 't 'm 'd 're 've 'll at an apostrophe; return the end, or 0."""
+    if i + 1 >= n:
+        return 0
+    first = byte_at(text, i + 1)
+    if any_case and first == 0xC5:
+        return i + 3 if byte_at(text, i + 2) == 0xBF else 0  # ſ, an s in any case but upper
+    if any_case and first < 0x80:
+        first |= LOWER_CASE_BIT
+    if first == LETTER_S or first == LETTER_T or first == LETTER_M or first == LETTER_D:
+        return i + 2
+    if i + 2 >= n:
+        return 0
+    second = byte_at(text, i + 2)
+    if any_case and second < 0x80:
+        second |= LOWER_CASE_BIT
+    if (first == LETTER_R or first == LETTER_V) and second == LETTER_E:
+        return i + 3
+    if first == LETTER_L and second == LETTER_L:
+        return i + 3
+    return 0
+
+
+# ---- gpt2 ----
+
+
+@helper
+def next_gpt2(text, i, n, classes):
+    first = byte_at(text, i)
+    if first == APOSTROPHE:
+        end = end_of_contraction(text, i, n, False)
+        if end > 0:
+            return end
+    start = i + (first == SPACE_BYTE)
+    if start < n:
+        kind, after = character_at(text, start, classes)
+        if kind & LETTER:
+            return end_of_letters(text, after, n, classes)
+        if kind & NUMBER:
+            return end_of_run(text, after, n, classes, NUMBER)
+        if kind & PUNCTUATION:
+            return end_of_run(text, after, n, classes, PUNCTUATION)
+    end, last, _ = end_of_blanks(text, i, n, classes)
+    return leave_one_blank(end, last, i, n)
+
+
+@kernel
+def scan_gpt2(text_array, i, n, class_table, ends):
+    """Write the ends of the pieces from position i on until `ends` is full; return their number."""
+    text, classes = text_array.ctypes.data, class_table.ctypes.data
+    k = 0
+    while i < n and k < len(ends):
+        i = next_gpt2(text, i, n, classes)
+        ends[k] = i
+        k += 1
+    return k
+
+
+# ---- cl100k ----
+
+
+@helper
+def next_cl100k(text, i, n, classes, keep_last_blanks):
+    """`keep_last_blanks`: tiktoken has blanks at the very end in one piece, Hugging Face has not."""
+    first = byte_at(text, i)
+    if first == APOSTROPHE:
+        end = end_of_contraction(text, i, n, True)
+        if end > 0:
+            return end
+    kind, after = character_at(text, i, classes)
+    if kind & LETTER:
+        return end_of_letters(text, after, n, classes)
+    if kind & NUMBER:
+        return end_of_three_numbers(text, i, n, classes)
+    if not kind & NEWLINE:
+        # One character that is no letter may lead a word: [^\r\n\p{L}\p{N}]?\p{L}+
+        if after < n:
+            next_kind, next_after = character_at(text, after, classes)
+            if next_kind & LETTER:
+                return end_of_letters(text, next_after, n, classes)
+            if first == SPACE_BYTE and next_kind & PUNCTUATION:
+                kind, after = next_kind, next_after
+        if kind & PUNCTUATION:
+            end = end_of_run(text, after, n, classes, PUNCTUATION)
+            while end < n and (byte_at(text, end) == LINE_FEED or byte_at(text, end) == CARRIAGE_RETURN):
+                end += 1
+            return end
+    end, last, after_newline = end_of_blanks(text, i, n, classes)
+    if keep_last_blanks and end == n:
+        return end
+    if after_newline > 0:
+        return after_newline
+    return leave_one_blank(end, last, i, n)
+
+
+@kernel
+def scan_cl100k(text_array, i, n, class_table, ends):
+    """As `scan_gpt2`, for the pattern cl100k."""
+    text, classes = text_array.ctypes.data, class_table.ctypes.data
+    k = 0
+    while i < n and k < len(ends):
+        i = next_cl100k(text, i, n, classes, True)
+        ends[k] = i
+        k += 1
+    return k
+
+
+@kernel
+def scan_cl100k_huggingface(text_array, i, n, class_table, ends):
+    """As `scan_gpt2`, for the pattern cl100k-huggingface."""
+    text, classes = text_array.ctypes.data, class_table.ctypes.data
+    k = 0
+    while i < n and k < len(ends):
+        i = next_cl100k(text, i, n, classes, False)
+        ends[k] = i
+        k += 1
+    return k
+
+
+# ---- o200k ----
+
+
+@helper
+def end_of_cased_word(text, i, n, classes):
+    r"""Match [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+; return the end, or 0.
+
+    The first part takes all it can. If no lower-case letter follows, it has to give back characters
+    until the second part can have one: up to its last letter without case, or mark.
+    """
+    after_uncased = 0
+    while i < n:
+        kind, after = character_at(text, i, classes)
+        if kind & LOWER:
+            break
+        if not kind & UPPER_OR_UNCASED:
+            return after_uncased
+        i = after
+        if not kind & UPPER:
+            after_uncased = i
+    if i >= n:
+        return after_uncased
+    while i < n:
+        strangers = not_lower_case(eight_bytes_at(text, i))
+        if strangers == 0:
+            i += 8
+            continue
+        i += first_set_byte(strangers)
+        if i >= n:
+            break
+        kind, after = character_at(text, i, classes)
+        if not kind & LOWER_OR_UNCASED:
+            break
+        i = after
+    return min(i, n)
+
+
+@helper
+def with_contraction(text, end, n):
+    """Add a contraction that follows a word to it."""
+    if end < n and byte_at(text, end) == APOSTROPHE:
+        return max(end, end_of_contraction(text, end, n, True))
+    return end
+
+
+@helper
+def next_o200k(text, i, n, classes):
+    kind, after = character_at(text, i, classes)
+    if not kind & (NUMBER | NEWLINE):
+        # One character that is no letter may lead a word.
+        word = i if kind & LETTER else after
+        if word < n:
+            first_kind, _ = character_at(text, word, classes)
+            if first_kind & (LETTER | MARK):
+                end = end_of_cased_word(text, word, n, classes)
+                if end == 0 and not kind & MARK:
+                    end = end_of_run(text, word, n, classes, UPPER)
+                if end > 0:
+                    return with_contraction(text, end, n)
+        if kind & MARK:  # a mark may lead a word, but is also a letter of one
+            return with_contraction(text, end_of_cased_word(text, i, n, classes), n)
+    if kind & NUMBER:
+        return end_of_three_numbers(text, i, n, classes)
+    if byte_at(text, i) == SPACE_BYTE and after < n:
+        next_kind, next_after = character_at(text, after, classes)
+        if next_kind & PUNCTUATION:
+            kind, after = next_kind, next_after
+    if kind & PUNCTUATION:
+        end = end_of_run(text, after, n, classes, PUNCTUATION)
+        while end < n and (
+            byte_at(text, end) == LINE_FEED
+            or byte_at(text, end) == CARRIAGE_RETURN
+            or byte_at(text, end) == SLASH
+        ):
+            end += 1
+        return end
+    end, last, after_newline = end_of_blanks(text, i, n, classes)
+    if after_newline > 0:
+        return after_newline
+    return leave_one_blank(end, last, i, n)
+
+
+@kernel
+def scan_o200k(text_array, i, n, class_table, ends):
+    """As `scan_gpt2`, for the pattern o200k."""
+    text, classes = text_array.ctypes.data, class_table.ctypes.data
+    k = 0
+    while i < n and k < len(ends):
+        i = next_o200k(text, i, n, classes)
+        ends[k] = i
+        k += 1
+    return k
+
+
+# ---- characters ----
+
+
+@kernel
+def scan_characters(text_array, i, n, class_table, ends):
+    """As `scan_gpt2`, each character being a piece."""
+    text, classes = text_array.ctypes.data, class_table.ctypes.data
+    k = 0
+    while i < n and k < len(ends):
+        first = byte_at(text, i)
+        i += 1 + (first >= 0xC0) + (first >= 0xE0) + (first >= 0xF0)
+        ends[k] = i
+        k += 1
+    return k
+
+
+SCANNERS = {
+    "gpt2": scan_gpt2,
+    "cl100k": scan_cl100k,
+    "cl100k-huggingface": scan_cl100k_huggingface,
+    "o200k": scan_o200k,
+    "characters": scan_characters,
+}
