@@ -13,8 +13,8 @@ everywhere, a target of 1-ε on t plus ε/V on each class (Szegedy et al. 2015):
 The gradient is the best bargain in deep learning: belief minus target, softmax(z) - target.
 
 Kept for the backward pass: the logits, which are left as they are, and for each row max z and
-log Σ exp(z - max z), apart, for their sum would lose the small numbers of the second.  Where
-the logits are made by a product and are the largest array of a whole model,
+Σ exp(z - max z); apart, for log Σ exp z would lose the digits that large logits leave to it.
+Where the logits are made by a product and are the largest array of a whole model,
 linear_cross_entropy.py uses their memory for the gradient too.
 """
 
@@ -101,16 +101,16 @@ def _(logits, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean")
     array = kernel_inputs("cross_entropy", logits)
     V = logits.shape[-1]
     rows, row_targets = array.reshape(-1, V), numbered(targets, ignore_index)
-    largest, log_sums, losses = np.empty((3, len(rows)), np.float32)
+    largest, totals, losses = np.empty((3, len(rows)), np.float32)
     smoothing = np.float32(label_smoothing)
-    CPU.forward(rows, row_targets, smoothing, largest, log_sums, losses)
+    CPU.forward(rows, row_targets, smoothing, largest, totals, losses)
     n = max(np.count_nonzero(row_targets >= 0), 1) if reduction == "mean" else 1
 
     def backward(dy):
         d_losses = np.empty(len(rows), np.float32)
         d_losses[:] = dy.reshape(-1) / np.float32(n)
         d_rows = np.empty_like(rows)
-        CPU.backward(rows, row_targets, smoothing, largest, log_sums, d_losses, d_rows)
+        CPU.backward(rows, row_targets, smoothing, largest, totals, d_losses, d_rows)
         return (d_rows.reshape(array.shape),)
 
     if reduction == "none":
@@ -120,58 +120,59 @@ def _(logits, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean")
 
 def numbered(targets, ignore_index):
     """Targets for the kernels, in one row: int64, and -1 where a row is to be ignored."""
-    return np.where(targets == ignore_index, -1, targets).astype(np.int64).reshape(-1)
+    return np.where(targets == ignore_index, -1, targets.astype(np.int64)).reshape(-1)
 
 
 class CPU:
-    """logits (N, V); targets (N,) with -1 for ignored rows; largest, log_sums and losses (N,)."""
+    """logits (N, V); targets (N,) with -1 for ignored rows; largest, totals and losses (N,)."""
 
     @staticmethod
     @cpu_kernel
-    def forward(logits, targets, smoothing, largest, log_sums, losses):
+    def forward(logits, targets, smoothing, largest, totals, losses):
         for i in prange(logits.shape[0]):
             losses[i] = ZERO
             if targets[i] >= 0:
                 largest[i] = row_maximum(logits[i])
-                log_sums[i] = log_sum(logits[i], largest[i])
-                losses[i] = surprise(logits[i], targets[i], smoothing, largest[i], log_sums[i])
+                totals[i] = sum_of_exp(logits[i], largest[i])
+                losses[i] = surprise(logits[i], targets[i], smoothing, largest[i], totals[i])
 
     @staticmethod
     @cpu_kernel
-    def backward(logits, targets, smoothing, largest, log_sums, d_losses, d_logits):
+    def backward(logits, targets, smoothing, largest, totals, d_losses, d_logits):
         for i in prange(logits.shape[0]):
             if targets[i] >= 0:
                 z, dz, m = logits[i], d_logits[i], largest[i]
-                belief_minus_target(z, targets[i], smoothing, m, log_sums[i], d_losses[i], dz)
+                belief_minus_target(z, targets[i], smoothing, m, totals[i], d_losses[i], dz)
             else:
                 d_logits[i] = ZERO
 
 
 @cpu_function
-def log_sum(z, largest):
-    """log Σ exp(z - largest); with the largest of z out of the way no exp overflows."""
+def sum_of_exp(z, largest):
+    """Σ exp(z - largest); with the largest of z taken out no exp overflows."""
     total = ZERO
     for j in range(z.size):
         total += exp(z[j] - largest)
-    return np.log(total)
+    return total
 
 
 @cpu_function
-def surprise(z, target, smoothing, largest, log_sum):
+def surprise(z, target, smoothing, largest, total):
     """log Σ exp(z) - (1-ε)·z[target] - ε·mean(z), with all z taken relative to the largest."""
-    loss = log_sum - (ONE - smoothing) * (z[target] - largest)
+    loss = np.log(total) - (ONE - smoothing) * (z[target] - largest)
     if smoothing != ZERO:
-        total = ZERO
+        below = ZERO
         for j in range(z.size):
-            total += z[j] - largest
-        loss -= smoothing * total / np.float32(z.size)
+            below += z[j] - largest
+        loss -= smoothing * below / np.float32(z.size)
     return loss
 
 
 @cpu_function
-def belief_minus_target(z, target, smoothing, largest, log_sum, d_loss, dz):
+def belief_minus_target(z, target, smoothing, largest, total, d_loss, dz):
     """dz = d_loss · (softmax(z) - target); dz may be z itself."""
-    everywhere = smoothing / np.float32(z.size)
+    share = d_loss / total
+    everywhere = d_loss * smoothing / np.float32(z.size)
     for j in range(z.size):
-        dz[j] = d_loss * (exp(z[j] - largest - log_sum) - everywhere)
+        dz[j] = share * exp(z[j] - largest) - everywhere
     dz[target] -= d_loss * (ONE - smoothing)

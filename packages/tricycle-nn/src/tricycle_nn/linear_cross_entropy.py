@@ -34,8 +34,8 @@ from tricycle_nn.cross_entropy import (
     belief_minus_target,
     check_targets,
     cross_entropy,
-    log_sum,
     numbered,
+    sum_of_exp,
     surprise,
 )
 from tricycle_nn.token_scores import token_scores
@@ -122,7 +122,7 @@ class CPU:
                 continue
             z = logits[i]
             largest = row_maximum(z)
-            z_log_sum = log_sum(z, largest)
-            losses[i] = surprise(z, targets[i], smoothing, largest, z_log_sum)
+            total = sum_of_exp(z, largest)
+            losses[i] = surprise(z, targets[i], smoothing, largest, total)
             if keep:
-                belief_minus_target(z, targets[i], smoothing, largest, z_log_sum, share, z)
+                belief_minus_target(z, targets[i], smoothing, largest, total, share, z)
