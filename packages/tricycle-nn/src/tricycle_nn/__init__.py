@@ -1,1 +1,75 @@
+"""Layers, losses and optimisers, each with the mathematics to read and kernels to run."""
 
+from tricycle_nn.adamw import AdamW
+from tricycle_nn.attention import CausalSelfAttention, attention, packed_attention
+from tricycle_nn.clipping import clip_scale, gradient_norm, scale_for_norm
+from tricycle_nn.cross_entropy import cross_entropy
+from tricycle_nn.dropout import Dropout, dropout, set_dropout_step
+from tricycle_nn.embedding import Embedding, embedding
+from tricycle_nn.gelu import gelu
+from tricycle_nn.initialisers import kaiming, normal, uniform, xavier
+from tricycle_nn.layer_norm import LayerNorm, layer_norm
+from tricycle_nn.linear import Linear, linear
+from tricycle_nn.linear_cross_entropy import linear_cross_entropy
+from tricycle_nn.llama_block import LlamaBlock
+from tricycle_nn.mean_squared_error import mean_squared_error
+from tricycle_nn.mlp import MLP, GatedMLP
+from tricycle_nn.module import Module, Parameter
+from tricycle_nn.optimiser import default_groups
+from tricycle_nn.relu import relu, relu_squared
+from tricycle_nn.rms_norm import RMSNorm, rms_norm
+from tricycle_nn.rotary import rotary
+from tricycle_nn.schedules import CosineSchedule, LinearSchedule, WarmupStableDecay
+from tricycle_nn.sgd import SGD
+from tricycle_nn.softmax import log_softmax, softmax
+from tricycle_nn.swiglu import silu, swiglu
+from tricycle_nn.token_scores import token_scores
+from tricycle_nn.transformer_block import TransformerBlock
+
+__all__ = [
+    "MLP",
+    "SGD",
+    "AdamW",
+    "CausalSelfAttention",
+    "CosineSchedule",
+    "Dropout",
+    "Embedding",
+    "GatedMLP",
+    "LayerNorm",
+    "Linear",
+    "LinearSchedule",
+    "LlamaBlock",
+    "Module",
+    "Parameter",
+    "RMSNorm",
+    "TransformerBlock",
+    "WarmupStableDecay",
+    "attention",
+    "clip_scale",
+    "cross_entropy",
+    "default_groups",
+    "dropout",
+    "embedding",
+    "gelu",
+    "gradient_norm",
+    "kaiming",
+    "layer_norm",
+    "linear",
+    "linear_cross_entropy",
+    "log_softmax",
+    "mean_squared_error",
+    "normal",
+    "packed_attention",
+    "relu",
+    "relu_squared",
+    "rms_norm",
+    "rotary",
+    "scale_for_norm",
+    "set_dropout_step",
+    "silu",
+    "softmax",
+    "swiglu",
+    "token_scores",
+    "uniform",
+    "xavier",
+]

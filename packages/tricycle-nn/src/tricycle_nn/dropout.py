@@ -1,0 +1,181 @@
+"""Dropout: while training, set random numbers to zero, so that nothing relies on one of them.
+
+    y = x · 1/(1 − p) with probability 1 − p, else 0
+
+The factor keeps the mean the same, so that in use, where nothing is dropped, nothing has to be
+corrected.  The gradient passes where the number passed:  dx = dy · 1/(1 − p), else 0.
+
+Which numbers are dropped is a pure function of four integers: seed, step, stream and the
+number's own index, scrambled by Philox (philox.py).  So nothing is stored for the backward pass,
+which works the same mask out again; any number of threads gives the same bits; and a run that
+is resumed at step N drops what it would have dropped.
+
+One Philox block serves four numbers.  Numbers are taken in groups of 64, which share 16 blocks:
+
+    number of the group     0 … 15    16 … 31   32 … 47   48 … 63
+    word of the block          0         1         2         3
+
+so that a kernel makes the words for 16 neighbours at once, in one vector.
+
+Sources: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting
+(2014); Salmon et al. (2011) for the random numbers.
+
+This file: the definition, the operation, its CPU kernel, the layer.
+"""
+
+import numpy as np
+
+from tricycle_autograd import where
+from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.devices import move
+from tricycle_autograd.fused import fused
+from tricycle_autograd.tensor import Tensor, record, wrap
+from tricycle_nn.module import Module
+from tricycle_nn.philox import high_word, low_word, philox, philox_block
+from tricycle_nn.pieces import PIECE, n_pieces
+
+GROUP = 64  # numbers that share LANES blocks
+LANES = 16
+
+
+@fused
+def dropout(x: Tensor, p: float, *, seed: int, step: int, stream: int) -> Tensor:
+    """Set numbers of x to zero with probability p, and multiply the others by 1/(1 − p).
+
+    p       from 0 (nothing is dropped) to 1 (everything is)
+    seed    from 0 to 2⁶⁴ − 1: fixed for a run
+    step    from 0 to 2³² − 1: which mask of the run; use one mask twice and it teaches less
+    stream  from 0 to 2³² − 1: tells apart masks with the same seed and step
+
+    Raises ValueError for numbers out of these ranges.
+    """
+    _check_settings(p, seed, step, stream)
+    if p == 0:
+        return x
+    keep = wrap(move(kept(x.shape, p, seed, step, stream), x.device))
+    return where(keep, x * _scale(p), 0.0)
+
+
+def kept(shape: tuple[int, ...], p: float, seed: int, step: int, stream: int) -> np.ndarray:
+    """The mask, as booleans: True where a number is kept."""
+    size = int(np.prod(shape))
+    groups = -(-size // GROUP)
+    blocks = np.arange(groups * LANES, dtype=np.uint64).reshape(groups, LANES)
+    counter = (blocks & np.uint64(0xFFFFFFFF), blocks >> np.uint64(32), step, stream)
+    words = np.stack(philox(counter, (seed & 0xFFFFFFFF, seed >> 32)), axis=1)  # (groups, 4, 16)
+    return (words.reshape(-1)[:size] >= _threshold(p)).reshape(shape)
+
+
+@dropout.kernels
+def _(x, p, *, seed, step, stream):
+    _check_settings(p, seed, step, stream)
+    if p == 0:
+        return x
+    x_array = kernel_inputs("dropout", x)
+
+    def drop(array):
+        result = np.empty(x_array.shape, np.float32)
+        CPU.drop(
+            result.reshape(-1),
+            contiguous(array).reshape(-1),
+            np.uint64(seed),
+            np.uint32(step),
+            np.uint32(stream),
+            _threshold(p),
+            np.float32(_scale(p)),
+        )
+        return result
+
+    return record(drop(x_array), (x,), lambda dy: (drop(dy),))
+
+
+class CPU:
+    @staticmethod
+    @cpu_kernel
+    def drop(y, x, seed, step, stream, threshold, scale):
+        """y = x · scale where the random word is at least the threshold, else 0."""
+        for k in prange(n_pieces(x.size)):
+            for start in range(k * PIECE, min(x.size, (k + 1) * PIECE), GROUP):
+                end = min(x.size, start + GROUP)
+                drop_group(y[start:end], x[start:end], start, seed, step, stream, threshold, scale)
+
+
+@cpu_function
+def drop_group(y, x, start, seed, step, stream, threshold, scale):
+    if x.size == GROUP:
+        drop_full_group(y, x, start, seed, step, stream, threshold, scale)
+    else:
+        padded = np.zeros(GROUP, np.float32)
+        padded[: x.size] = x
+        drop_full_group(padded, padded, start, seed, step, stream, threshold, scale)
+        y[:] = padded[: x.size]
+
+
+@cpu_function
+def drop_full_group(y, x, start, seed, step, stream, threshold, scale):
+    k0, k1 = low_word(seed), high_word(seed)
+    first = np.uint64(start // (GROUP // LANES))
+    for lane in range(LANES):
+        block = first + np.uint64(lane)
+        w0, w1, w2, w3 = philox_block(low_word(block), high_word(block), step, stream, k0, k1)
+        y[lane] = x[lane] * scale if w0 >= threshold else ZERO
+        y[lane + LANES] = x[lane + LANES] * scale if w1 >= threshold else ZERO
+        y[lane + 2 * LANES] = x[lane + 2 * LANES] * scale if w2 >= threshold else ZERO
+        y[lane + 3 * LANES] = x[lane + 3 * LANES] * scale if w3 >= threshold else ZERO
+
+
+ZERO = np.float32(0)
+
+
+def _threshold(p):
+    """Random words below it, a share p of all 2³² of them, mean "drop"."""
+    return np.uint32(min(round(p * 2**32), 2**32 - 1))
+
+
+def _scale(p):
+    return 1 / (1 - p) if p < 1 else 0.0
+
+
+def _check_settings(p, seed, step, stream):
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout drops a share of the numbers between 0 and 1, got p = {p}")
+    for name, value, bits in (("seed", seed, 64), ("step", step, 32), ("stream", stream, 32)):
+        if not 0 <= value < 2**bits:
+            raise ValueError(f"dropout needs a {name} from 0 to 2**{bits} - 1, got {value}")
+
+
+class Dropout(Module):
+    """`dropout` while training; nothing at all after `eval()`.
+
+    p       the share of numbers to drop
+    rng     where the seed is drawn from, so that layers made one after another differ
+    stream  tells apart copies of one model that train together, on different data
+
+    `step` counts the forward passes made while training, so that no two use the same mask.
+    """
+
+    def __init__(self, p: float, *, rng: np.random.Generator, stream: int = 0):
+        seed = int(rng.integers(2**63))
+        _check_settings(p, seed, 0, stream)
+        self.p = p
+        self.seed = seed
+        self.stream = stream
+        self.step = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        y = dropout(x, self.p, seed=self.seed, step=self.step, stream=self.stream)
+        self.step += 1
+        return y
+
+
+def set_dropout_step(model: Module, step: int) -> None:
+    """Let every dropout in a model go on as after `step` forward passes of training.
+
+    With the same seeds, a run that is resumed like this drops the same numbers as one that was
+    never interrupted.
+    """
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.step = step

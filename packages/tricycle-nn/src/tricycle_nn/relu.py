@@ -1,0 +1,122 @@
+"""relu and its square: let positive numbers through, and nothing else.
+
+    relu(x) = x where x > 0, else 0             its slope: 1, else 0
+    relu_squared(x) = relu(x)²                  its slope: 2 · relu(x)
+
+Two linear layers on top of each other are one linear layer.  Any bend between them changes
+that, and this is the simplest.  At 0 itself relu has no slope; like everyone, we say 0.
+
+NaN goes through, forwards and backwards: an error must stay visible.  x is kept.
+
+Source of the square: So et al., Primer: Searching for Efficient Transformers (2021).
+
+This file: the definitions, the operations, their CPU kernels.
+"""
+
+import numpy as np
+
+from tricycle_autograd import where
+from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.fused import fused
+from tricycle_autograd.tensor import Tensor, record
+from tricycle_nn.pieces import n_pieces, piece
+
+
+@fused
+def relu(x: Tensor) -> Tensor:
+    """Each number of x where it is positive, else 0."""
+    return where(x <= 0, 0.0, x)
+
+
+@fused
+def relu_squared(x: Tensor) -> Tensor:
+    """The square of each number of x where it is positive, else 0."""
+    return where(x <= 0, 0.0, x) ** 2
+
+
+@relu.kernels
+def _(x):
+    x_array = kernel_inputs("relu", x)
+    y = np.empty_like(x_array)
+    CPU.forward(y.reshape(-1), x_array.reshape(-1))
+
+    def backward(dy):
+        dx = np.empty_like(x_array)
+        CPU.backward(dx.reshape(-1), contiguous(dy).reshape(-1), x_array.reshape(-1))
+        return (dx,)
+
+    return record(y, (x,), backward)
+
+
+@relu_squared.kernels
+def _(x):
+    x_array = kernel_inputs("relu_squared", x)
+    y = np.empty_like(x_array)
+    CPU.forward_squared(y.reshape(-1), x_array.reshape(-1))
+
+    def backward(dy):
+        dx = np.empty_like(x_array)
+        CPU.backward_squared(dx.reshape(-1), contiguous(dy).reshape(-1), x_array.reshape(-1))
+        return (dx,)
+
+    return record(y, (x,), backward)
+
+
+class CPU:
+    """Flat arrays, in pieces."""
+
+    @staticmethod
+    @cpu_kernel
+    def forward(y, x):
+        for k in prange(n_pieces(x.size)):
+            part = piece(k, x.size)
+            relu_piece(y[part], x[part])
+
+    @staticmethod
+    @cpu_kernel
+    def backward(dx, dy, x):
+        for k in prange(n_pieces(x.size)):
+            part = piece(k, x.size)
+            relu_piece_backward(dx[part], dy[part], x[part])
+
+    @staticmethod
+    @cpu_kernel
+    def forward_squared(y, x):
+        for k in prange(n_pieces(x.size)):
+            part = piece(k, x.size)
+            relu_squared_piece(y[part], x[part])
+
+    @staticmethod
+    @cpu_kernel
+    def backward_squared(dx, dy, x):
+        for k in prange(n_pieces(x.size)):
+            part = piece(k, x.size)
+            relu_squared_piece_backward(dx[part], dy[part], x[part])
+
+
+ZERO = np.float32(0)
+TWO = np.float32(2)
+
+
+@cpu_function
+def relu_piece(y, x):
+    for i in range(x.size):
+        y[i] = ZERO if x[i] <= ZERO else x[i]
+
+
+@cpu_function
+def relu_piece_backward(dx, dy, x):
+    for i in range(x.size):
+        dx[i] = ZERO if x[i] <= ZERO else dy[i]
+
+
+@cpu_function
+def relu_squared_piece(y, x):
+    for i in range(x.size):
+        y[i] = ZERO if x[i] <= ZERO else x[i] * x[i]
+
+
+@cpu_function
+def relu_squared_piece_backward(dx, dy, x):
+    for i in range(x.size):
+        dx[i] = ZERO if x[i] <= ZERO else dy[i] * x[i] * TWO

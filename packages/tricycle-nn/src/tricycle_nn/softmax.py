@@ -1,0 +1,180 @@
+"""Softmax: turn scores into probabilities.
+
+    softmax(x)[c] = exp(x[c]) / Σ exp(x[k])             log_softmax = log of that
+
+Adding a number to all scores changes nothing, so the largest is subtracted first: every
+exponential is then at most 1, one of them is 1, and scores of ±10,000 are no trouble.
+
+For y = softmax(x) the gradient is, along the axis,
+
+    softmax:      dx = y · (dy − Σ dy · y)
+    log_softmax:  dx = dy − exp(y) · Σ dy               y = log_softmax(x)
+
+Both need y alone, so y is what is kept.
+
+A score of -inf means "never": probability 0.  Where all scores are -inf there is nothing to
+choose from, and all probabilities are 0 (their logarithms -inf), with gradients that are finite.
+
+This file: the definitions, the operations, their CPU kernels.
+"""
+
+import numpy as np
+
+from tricycle_autograd import exp, log, where
+from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.cpu_math import EXP_MIN, row_maximum
+from tricycle_autograd.cpu_math import exp as fast_exp
+from tricycle_autograd.fused import fused
+from tricycle_autograd.tensor import Tensor, record
+
+
+@fused
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """Positive numbers that sum to one along an axis, in the proportions of exp(x).
+
+    Raises ValueError for an axis that x does not have.
+    """
+    _check_axis("softmax", x, axis)
+    e = exp(x - _largest(x, axis))
+    return e / _or_one(e.sum(axis=axis, keepdims=True))
+
+
+@fused
+def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """The logarithm of softmax(x), without ever computing the logarithm of a tiny number.
+
+    Raises ValueError for an axis that x does not have.
+    """
+    _check_axis("log_softmax", x, axis)
+    shifted = x - _largest(x, axis)
+    return shifted - log(_or_one(exp(shifted).sum(axis=axis, keepdims=True)))
+
+
+def _largest(x, axis):
+    """The largest number along the axis, as a constant; 0 where it is -inf."""
+    largest = x.detach().max(axis=axis, keepdims=True)
+    return where(largest == -np.inf, 0.0, largest)
+
+
+def _or_one(total):
+    """A sum of exponentials, the largest of which is 1; or 1 where all of them are 0."""
+    return where(total == 0, 1.0, total)
+
+
+@softmax.kernels
+def _(x, axis=-1):
+    _check_axis("softmax", x, axis)
+    return _along_rows(x, axis, "softmax", CPU.softmax, CPU.softmax_backward)
+
+
+@log_softmax.kernels
+def _(x, axis=-1):
+    _check_axis("log_softmax", x, axis)
+    return _along_rows(x, axis, "log_softmax", CPU.log_softmax, CPU.log_softmax_backward)
+
+
+def _along_rows(x, axis, name, forward, backward_kernel):
+    """Run kernels that work on rows along any axis, by moving that axis to the end."""
+    x_array = np.moveaxis(kernel_inputs(name, x), axis, -1)
+    shape = x_array.shape
+    n_columns = shape[-1]
+    y = np.empty((x_array.size // max(1, n_columns), n_columns), np.float32)
+    forward(y, contiguous(x_array).reshape(y.shape))
+
+    def backward(dy):
+        dy = contiguous(np.moveaxis(dy, axis, -1)).reshape(y.shape)
+        dx = np.empty_like(y)
+        backward_kernel(dx, dy, y)
+        return (np.moveaxis(dx.reshape(shape), -1, axis),)
+
+    return record(np.moveaxis(y.reshape(shape), -1, axis), (x,), backward)
+
+
+class CPU:
+    """Rows are independent, so threads share them out."""
+
+    @staticmethod
+    @cpu_kernel
+    def softmax(y, x):
+        for n in prange(len(x)):
+            softmax_row(y[n], x[n])
+
+    @staticmethod
+    @cpu_kernel
+    def softmax_backward(dx, dy, y):
+        for n in prange(len(y)):
+            softmax_row_backward(dx[n], dy[n], y[n])
+
+    @staticmethod
+    @cpu_kernel
+    def log_softmax(y, x):
+        for n in prange(len(x)):
+            log_softmax_row(y[n], x[n])
+
+    @staticmethod
+    @cpu_kernel
+    def log_softmax_backward(dx, dy, y):
+        for n in prange(len(y)):
+            log_softmax_row_backward(dx[n], dy[n], y[n])
+
+
+ZERO = np.float32(0)
+ONE = np.float32(1)
+
+
+@cpu_function
+def exp_or_zero(x):
+    """e^x, and exactly 0 for the very negative: the fast exp stops at e^-87."""
+    return ZERO if x < EXP_MIN else fast_exp(x)
+
+
+@cpu_function
+def finite_maximum(x):
+    largest = row_maximum(x)
+    return ZERO if largest == -np.inf else largest
+
+
+@cpu_function
+def softmax_row(y, x):
+    largest = finite_maximum(x)
+    total = ZERO
+    for c in range(x.size):
+        y[c] = exp_or_zero(x[c] - largest)
+        total += y[c]
+    scale = ONE if total == ZERO else ONE / total
+    for c in range(x.size):
+        y[c] *= scale
+
+
+@cpu_function
+def softmax_row_backward(dx, dy, y):
+    total = ZERO
+    for c in range(y.size):
+        total += dy[c] * y[c]
+    for c in range(y.size):
+        dx[c] = y[c] * (dy[c] - total)
+
+
+@cpu_function
+def log_softmax_row(y, x):
+    largest = finite_maximum(x)
+    total = ZERO
+    for c in range(x.size):
+        total += exp_or_zero(x[c] - largest)
+    shift = ZERO if total == ZERO else np.log(total)
+    for c in range(x.size):
+        y[c] = (x[c] - largest) - shift
+
+
+@cpu_function
+def log_softmax_row_backward(dx, dy, y):
+    total = ZERO
+    for c in range(y.size):
+        total += dy[c]
+    for c in range(y.size):
+        dx[c] = dy[c] - exp_or_zero(y[c]) * total
+
+
+def _check_axis(name, x, axis):
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"{name} along axis {axis}, but its input has shape {x.shape}")

@@ -1,0 +1,145 @@
+"""SiLU, and SwiGLU: one half of a layer decides how much of the other half gets through.
+
+    silu(x) = x · σ(x)                      σ(x) = 1 / (1 + exp(-x))
+    swiglu(x, gate) = x · silu(gate)
+
+In a feed-forward layer x and gate are two linear images of one input, and the product is what
+the next linear layer reads: Llama's  down(up(h) · silu(gate(h))).  Here x is `up`.
+
+With s = σ(gate), the slope of silu is s · (1 + gate · (1 − s)), and
+
+    dx = dy · silu(gate)                    d_gate = dy · x · slope
+
+The inputs are kept; s is recomputed.
+
+Sources: Elfwing, Uchibe & Doya, Sigmoid-Weighted Linear Units (2017); Shazeer, GLU Variants
+Improve Transformer (2020).
+
+This file: the definitions, the operations, their CPU kernels.
+"""
+
+import numpy as np
+
+from tricycle_autograd import sigmoid
+from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.cpu_math import sigmoid as fast_sigmoid
+from tricycle_autograd.fused import fused
+from tricycle_autograd.tensor import Tensor, record
+from tricycle_nn.pieces import n_pieces, piece
+
+
+@fused
+def silu(x: Tensor) -> Tensor:
+    """x · σ(x), for each number of x: also called swish."""
+    return x * sigmoid(x)
+
+
+@fused
+def swiglu(x: Tensor, gate: Tensor) -> Tensor:
+    """x · silu(gate), for each number of x and its gate.
+
+    x, gate   two tensors of one shape, which is also the result's
+
+    Raises ValueError for different shapes.
+    """
+    _check_shapes(x, gate)
+    return x * silu(gate)
+
+
+@silu.kernels
+def _(x):
+    x_array = kernel_inputs("silu", x)
+    y = np.empty_like(x_array)
+    CPU.silu(y.reshape(-1), x_array.reshape(-1))
+
+    def backward(dy):
+        dx = np.empty_like(x_array)
+        CPU.silu_backward(dx.reshape(-1), contiguous(dy).reshape(-1), x_array.reshape(-1))
+        return (dx,)
+
+    return record(y, (x,), backward)
+
+
+@swiglu.kernels
+def _(x, gate):
+    _check_shapes(x, gate)
+    x_array, gate_array = kernel_inputs("swiglu", x, gate)
+    y = np.empty_like(x_array)
+    CPU.swiglu(y.reshape(-1), x_array.reshape(-1), gate_array.reshape(-1))
+
+    def backward(dy):
+        dx, d_gate = np.empty_like(x_array), np.empty_like(gate_array)
+        arrays = (dx, d_gate, contiguous(dy), x_array, gate_array)
+        CPU.swiglu_backward(*[array.reshape(-1) for array in arrays])
+        return dx, d_gate
+
+    return record(y, (x, gate), backward)
+
+
+class CPU:
+    """Flat arrays, in pieces."""
+
+    @staticmethod
+    @cpu_kernel
+    def silu(y, x):
+        for k in prange(n_pieces(x.size)):
+            part = piece(k, x.size)
+            silu_piece(y[part], x[part])
+
+    @staticmethod
+    @cpu_kernel
+    def silu_backward(dx, dy, x):
+        for k in prange(n_pieces(x.size)):
+            part = piece(k, x.size)
+            silu_piece_backward(dx[part], dy[part], x[part])
+
+    @staticmethod
+    @cpu_kernel
+    def swiglu(y, x, gate):
+        for k in prange(n_pieces(x.size)):
+            part = piece(k, x.size)
+            swiglu_piece(y[part], x[part], gate[part])
+
+    @staticmethod
+    @cpu_kernel
+    def swiglu_backward(dx, d_gate, dy, x, gate):
+        for k in prange(n_pieces(x.size)):
+            part = piece(k, x.size)
+            swiglu_piece_backward(dx[part], d_gate[part], dy[part], x[part], gate[part])
+
+
+ONE = np.float32(1)
+
+
+@cpu_function
+def silu_piece(y, x):
+    for i in range(x.size):
+        y[i] = x[i] * fast_sigmoid(x[i])
+
+
+@cpu_function
+def silu_piece_backward(dx, dy, x):
+    for i in range(x.size):
+        s = fast_sigmoid(x[i])
+        dx[i] = dy[i] * s * (ONE + x[i] * (ONE - s))
+
+
+@cpu_function
+def swiglu_piece(y, x, gate):
+    for i in range(x.size):
+        y[i] = x[i] * gate[i] * fast_sigmoid(gate[i])
+
+
+@cpu_function
+def swiglu_piece_backward(dx, d_gate, dy, x, gate):
+    for i in range(x.size):
+        s = fast_sigmoid(gate[i])
+        dx[i] = dy[i] * gate[i] * s
+        d_gate[i] = dy[i] * x[i] * s * (ONE + gate[i] * (ONE - s))
+
+
+def _check_shapes(x, gate):
+    if x.shape != gate.shape:
+        raise ValueError(
+            f"swiglu takes an input and a gate of one shape, got {x.shape} and {gate.shape}"
+        )
