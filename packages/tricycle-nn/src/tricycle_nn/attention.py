@@ -225,10 +225,10 @@ class CausalSelfAttention(Module):
             )
         D = width // n_heads
         self.n_heads, self.n_key_value_heads = n_heads, G
-        self.rotary_theta = rotary_theta
+        self.qk_norm, self.rotary_theta = qk_norm, rotary_theta
         self.query_key_value = Linear(width, (n_heads + 2 * G) * D, bias, rng=rng)
-        self.query_norm = RMSNorm(D, eps) if qk_norm else None
-        self.key_norm = RMSNorm(D, eps) if qk_norm else None
+        if qk_norm:
+            self.query_norm, self.key_norm = RMSNorm(D, eps), RMSNorm(D, eps)
         self.projection = Linear(width, width, bias, rng=rng)
         self.dropout = Dropout(dropout, rng=rng)
 
@@ -241,31 +241,32 @@ class CausalSelfAttention(Module):
                 No gradients flow into a cache: use it under no_grad().
         """
         qkv = self.query_key_value(x)  # (B, T, (H + 2G)·D)
-        plain = cache is None and self.query_norm is None and self.rotary_theta is None
-        if plain:
+        if cache is None and not self.qk_norm and self.rotary_theta is None:
             y = packed_attention(qkv, self.n_heads, self.n_key_value_heads)
         else:
-            y = heads_together(self._attend(*self._heads(qkv, cache), cache))
+            q, k, v = split_heads(qkv, self.n_heads, self.n_key_value_heads)
+            q, k = self._prepare(q, k, start=0 if cache is None else cache.length)
+            if cache is not None:
+                k, v = _remember(cache, k, v)
+            y = heads_together(attention(q, k, v))
         return self.dropout(self.projection(y))
 
-    def _heads(self, qkv, cache):
-        """q (B, H, T, D), k and v (B, G, T, D), normalised and turned if this layer does so."""
-        q, k, v = split_heads(qkv, self.n_heads, self.n_key_value_heads)
-        if self.query_norm is not None:
+    def _prepare(self, q, k, start):
+        """Queries and keys, normalised and turned if this layer does so; the first is at `start`."""
+        if self.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.rotary_theta is not None:
-            start = 0 if cache is None else cache.length
             positions = np.arange(start, start + q.shape[2])
-            q, k = (rotary(x, positions, self.rotary_theta) for x in (q, k))
-        return q, k, v
+            q = rotary(q, positions, self.rotary_theta)
+            k = rotary(k, positions, self.rotary_theta)
+        return q, k
 
-    def _attend(self, q, k, v, cache):
-        if cache is None:
-            return attention(q, k, v)
-        if k.requires_grad or v.requires_grad:
-            raise RuntimeError(
-                "a cache keeps arrays, through which no gradient flows; to write text with it, "
-                "run the model under no_grad()"
-            )
-        keys, values = cache.append(k.array, v.array)
-        return attention(q, wrap(keys), wrap(values))
+
+def _remember(cache, k, v):
+    if k.requires_grad or v.requires_grad:
+        raise RuntimeError(
+            "a cache keeps arrays, through which no gradient flows; to write text with it, run "
+            "the model under no_grad()"
+        )
+    keys, values = cache.append(k.array, v.array)
+    return wrap(keys), wrap(values)

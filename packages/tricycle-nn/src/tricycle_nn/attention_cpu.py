@@ -30,12 +30,11 @@ from tricycle_autograd.gemm import multiply
 QUERIES = 64  # in a block: 32 is as fast, 128 and 256 leave the cache or waste work on the future
 ZERO = np.float32(0)
 ONE = np.float32(1)
+VIEW = "float32[:, :, :, :]"  # with any strides
+SUMS = "float32[:, :, ::1]"
 
 
-@cpu_kernel(
-    signature="(float32[:,:,:,:], float32[:,:,:,:], float32[:,:,:,:],"
-    " float32[:,:,:,:], float32[:,:,::1], boolean, float32)"
-)
+@cpu_kernel(signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, boolean, float32)")
 def forward(q, k, v, out, log_sums, causal, scale):
     """out (B, H, T, D), log_sums (B, H, T), from q (B, H, T, D) and k, v (B, G, S, D)."""
     B, H, T, D = q.shape
@@ -55,9 +54,8 @@ def forward(q, k, v, out, log_sums, causal, scale):
 
 
 @cpu_kernel(
-    signature="(float32[:,:,:,:], float32[:,:,:,:], float32[:,:,:,:],"
-    " float32[:,:,:,:], float32[:,:,::1], float32[:,:,:,:],"
-    " float32[:,:,:,:], float32[:,:,:,:], float32[:,:,:,:], boolean, float32)"
+    signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, {VIEW}, {VIEW}, {VIEW}, {VIEW}, "
+    "boolean, float32)"
 )
 def backward(q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
     """dq, dk and dv from what the forward pass was given and made, and dy (B, H, T, D)."""

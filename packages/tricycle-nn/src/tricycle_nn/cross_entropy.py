@@ -104,7 +104,7 @@ def _(logits, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean")
     largest, totals, losses = np.empty((3, len(rows)), np.float32)
     smoothing = np.float32(label_smoothing)
     CPU.forward(rows, row_targets, smoothing, largest, totals, losses)
-    n = max(np.count_nonzero(row_targets >= 0), 1) if reduction == "mean" else 1
+    n = max(int(np.count_nonzero(row_targets >= 0)), 1) if reduction == "mean" else 1
 
     def backward(dy):
         d_losses = np.empty(len(rows), np.float32)

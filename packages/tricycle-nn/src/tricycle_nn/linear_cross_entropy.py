@@ -83,7 +83,7 @@ def _(x, weight, targets, ignore_index=-100, label_smoothing=0.0):
     x_node, weight_node = x.node, weight.node
     keep = is_recording() and not (x_node is None and weight_node is None)
     chunk = N if keep else max(1, min(N, CHUNK // V))
-    share = np.float32(1 / max(np.count_nonzero(targets >= 0), 1))
+    share = np.float32(1 / max(int(np.count_nonzero(targets >= 0)), 1))
     losses = np.empty(N, np.float32)
     block = np.empty((chunk, V), np.float32)
     for start in range(0, N, max(chunk, 1)):
