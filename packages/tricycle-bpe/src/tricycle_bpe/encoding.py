@@ -6,6 +6,9 @@
 remembered in a table whose row is one cache line: the piece itself, its length, and its ids. A
 piece that was seen before costs one look. This is where nearly all the time is won.
 
+Longer pieces, and those of many ids, are remembered too, in a second table whose rows point into an
+arena.
+
 *Memory is slow, but it can be asked early.* Pieces are taken in blocks. A first pass works out the
 rows of all pieces of the block and asks the processor to fetch them; the second pass finds them there.
 
@@ -393,6 +396,42 @@ def remember(row, text, i, length, masks, out, o, count):
     put_eight_bytes(row, 56, last | (np.uint64(count) << np.uint64(32)))
 
 
+@helper
+def find_long(text, i, length, hashed, rows, mask, arena):
+    """Look for a piece in the second table; return where its entry in the arena begins, or 0.
+
+    A row is (hash, begin). An entry is, in words of eight bytes: the length of the piece, the number
+    of its ids, the piece itself, its ids two to a word.
+    """
+    slot = hashed & mask
+    while int64_at(rows, 2 * slot + 1) != 0:
+        begin = int64_at(rows, 2 * slot + 1)
+        if int64_at(rows, 2 * slot) == hashed and int64_at(arena, begin) == length:
+            if equal_bytes(text, i, arena + 8 * (begin + 2), 0, length):
+                return begin
+        slot = (slot + 1) & mask
+    return np.int64(0)
+
+
+@helper
+def remember_long(text, i, length, hashed, rows, mask, arena, begin, out, o, count):
+    """Write an entry into the arena at `begin`, and a row that points to it; return its end."""
+    slot = hashed & mask
+    while int64_at(rows, 2 * slot + 1) != 0:
+        slot = (slot + 1) & mask
+    put_int64(rows, 2 * slot, hashed)
+    put_int64(rows, 2 * slot + 1, begin)
+    put_int64(arena, begin, length)
+    put_int64(arena, begin + 1, count)
+    words = (length + 7) >> 3
+    for k in range(words):
+        put_eight_bytes(arena, 8 * (begin + 2 + k), eight_bytes_at(text, i + 8 * k))
+    ids = begin + 2 + words
+    for k in range((count + 1) >> 1):
+        put_eight_bytes(arena, 8 * (ids + k), eight_bytes_at(out, 4 * o + 8 * k))
+    return ids + ((count + 1) >> 1)
+
+
 @kernel
 def encode_pieces(
     text_array,
@@ -407,7 +446,9 @@ def encode_pieces(
     whole_pieces,
     longest_token,
     remembered_array,
-    n_remembered,
+    long_rows_array,
+    arena_array,
+    used,
     scratch,
     out_array,
     o,
@@ -420,8 +461,9 @@ def encode_pieces(
     whole_pieces      whether a piece that is a token is not merged but taken
     longest_token     in bytes
     remembered        (R, 8) uint64, R a power of two: the pieces seen so far, updated
-    n_remembered      (1,) int64, updated
-    scratch           (2 * SHORT_PIECE,) int64
+    long_rows, arena  (L, 2) int64, L a power of two, and (A,) int64: those that need more room
+    used              (3,) int64: rows in use in either table, words in use in the arena; updated
+    scratch           (2 * SHORT_PIECE + BLOCK,) int64
     out, o            ids are written to out[o], …; there must be room for one id a byte and 8 more
     returns           the new o, or -1 - k if piece k has bytes that the vocabulary has not
     """
@@ -440,45 +482,57 @@ def encode_pieces(
         remembered_array.ctypes.data,
         out_array.ctypes.data,
     )
-    table_mask, pair_mask, row_mask = (
-        len(table_array) - 1,
-        len(pairs_array) - 1,
-        len(remembered_array) - 1,
+    long_rows, arena, piece_ends = (
+        long_rows_array.ctypes.data,
+        arena_array.ctypes.data,
+        ends.ctypes.data,
     )
-    room = 3 * len(remembered_array) // 4 - n_remembered[0]
+    table_mask, pair_mask = len(table_array) - 1, len(pairs_array) - 1
+    row_mask, long_mask = len(remembered_array) - 1, len(long_rows_array) - 1
+    most_rows, most_long_rows = 3 * len(remembered_array) // 4, len(long_rows_array) // 2
     symbols = scratch.ctypes.data
     values = symbols + 8 * SHORT_PIECE
-    rows = np.empty(BLOCK, np.int64)
+    rows = symbols + 16 * SHORT_PIECE
 
     for first in range(0, len(ends), BLOCK):
         last = min(first + BLOCK, len(ends))
         i = start
         for k in range(first, last):
-            length = ends[k] - i
+            end = int64_at(piece_ends, k)
+            length = end - i
             if length <= LONGEST_REMEMBERED:
-                row = row_of_piece(text, i, length, masks) & row_mask
-                rows[k - first] = row
-                prefetch(remembered + ROW_BYTES * row)
-            i = ends[k]
+                slot = row_of_piece(text, i, length, masks) & row_mask
+                put_int64(rows, k - first, slot)
+                prefetch(remembered + ROW_BYTES * slot)
+            i = end
         for k in range(first, last):
-            i, length = start, ends[k] - start
-            start = ends[k]
+            i, start = start, int64_at(piece_ends, k)
+            length = start - i
             row = np.int64(0)
             if length <= LONGEST_REMEMBERED:
-                slot = rows[k - first]
+                slot = int64_at(rows, k - first)
                 row = remembered + ROW_BYTES * slot
-                while int64_at(row, 3) != 0 and not is_key_of(row, text, i, length, masks):
+                while not is_key_of(row, text, i, length, masks) and int64_at(row, 3) != 0:
                     slot = (slot + 1) & row_mask
                     row = remembered + ROW_BYTES * slot
-                if int64_at(row, 3) != 0:
+                count = int32_at(row, 15)
+                if count > 0:
                     put_eight_bytes(out, 4 * o, eight_bytes_at(row, 32))
-                    count = int32_at(row, 15)
                     if count > 2:
                         put_eight_bytes(out, 4 * o + 8, eight_bytes_at(row, 40))
                         put_eight_bytes(out, 4 * o + 16, eight_bytes_at(row, 48))
                         put_eight_bytes(out, 4 * o + 24, eight_bytes_at(row, 56))
                     o += count
                     continue
+            hashed = hash_bytes(text, i, length)
+            found = find_long(text, i, length, hashed, long_rows, long_mask, arena)
+            if found != 0:
+                count = int64_at(arena, found + 1)
+                ids = found + 2 + ((length + 7) >> 3)
+                for j in range((count + 1) >> 1):
+                    put_eight_bytes(out, 4 * o + 8 * j, eight_bytes_at(arena, 8 * (ids + j)))
+                o += count
+                continue
 
             before = o
             token = NO_TOKEN
@@ -500,10 +554,26 @@ def encode_pieces(
                     o += count
                 else:
                     o = merge_long(text, i, length, byte_ids, pairs, pair_mask, out_array, o)
-            if row != 0 and o - before <= MOST_IDS_REMEMBERED and room > 0:
-                remember(row, text, i, length, masks, out, before, o - before)
-                n_remembered[0] += 1
-                room -= 1
+            count = o - before
+            if length <= LONGEST_REMEMBERED and count <= MOST_IDS_REMEMBERED:
+                if used[0] < most_rows:
+                    remember(row, text, i, length, masks, out, before, count)
+                    used[0] += 1
+            elif used[1] < most_long_rows and used[2] + length + 4 < len(arena_array):
+                used[1] += 1
+                used[2] = remember_long(
+                    text,
+                    i,
+                    length,
+                    hashed,
+                    long_rows,
+                    long_mask,
+                    arena,
+                    used[2],
+                    out,
+                    before,
+                    count,
+                )
     return o
 
 
@@ -560,6 +630,7 @@ def decode_ids(ids, spelling_array, starts, out_array):
 
 PIECES_AT_ONCE = 16_384
 FEWEST_ROWS, MOST_ROWS = 1 << 14, 1 << 20  # 1 MB and 64 MB, for each thread that encodes
+LONG_ROWS, ARENA_WORDS = 1 << 17, 1 << 21  # 2 MB and 16 MB, of which only what is used is touched
 
 
 def padded(text: bytes) -> np.ndarray:
@@ -585,20 +656,24 @@ class _Memory(threading.local):
     def __init__(self):
         self.ends = np.empty(PIECES_AT_ONCE, np.int64)
         self.rows = _empty_rows(FEWEST_ROWS)
-        self.n_rows = np.zeros(1, np.int64)
-        self.scratch = np.empty(2 * SHORT_PIECE, np.int64)
+        self.long_rows = np.zeros((LONG_ROWS, 2), np.int64)
+        self.arena = np.empty(ARENA_WORDS, np.int64)
+        self.used = np.array([0, 0, 1])  # the arena begins at 1, so that 0 can mean "nowhere"
+        self.scratch = np.empty(2 * SHORT_PIECE + BLOCK, np.int64)
 
     def make_room(self, masks: np.ndarray) -> None:
-        """Grow the table before it is half full; once it may not grow any more, begin anew."""
-        if 2 * self.n_rows[0] < len(self.rows):
-            return
-        if len(self.rows) < MOST_ROWS:
-            larger = _empty_rows(4 * len(self.rows))
-            move_remembered(self.rows, larger, masks)
-            self.rows = larger
-        else:
-            self.rows[:] = 0
-            self.n_rows[0] = 0
+        """Grow the first table when it is half full; what may not grow any more is begun anew."""
+        if 2 * self.used[0] > len(self.rows):
+            if len(self.rows) < MOST_ROWS:
+                larger = _empty_rows(2 * len(self.rows))
+                move_remembered(self.rows, larger, masks)
+                self.rows = larger
+            else:
+                self.rows[:] = 0
+                self.used[0] = 0
+        if 3 * self.used[1] > LONG_ROWS or 2 * self.used[2] > ARENA_WORDS:
+            self.long_rows[:] = 0
+            self.used[1:] = 0, 1
 
 
 class Encoder:
@@ -670,7 +745,9 @@ class Encoder:
                 ends,
                 *self._tables,
                 memory.rows,
-                memory.n_rows,
+                memory.long_rows,
+                memory.arena,
+                memory.used,
                 memory.scratch,
                 out,
                 o,
