@@ -120,6 +120,17 @@ def test_a_position_survives_json():
     assert_same(take(resumed, 3), take(batches, 3))
 
 
+def test_setting_the_position_goes_there():
+    batches = Batches(np.arange(50), 4, 3, seed=0)
+    take(batches, 2)
+    position, next_ones = batches.position, take(batches, 9)
+    batches.position = position
+    assert_same(take(batches, 9), next_ones)
+    with pytest.raises(ValueError, match=r"position \(0, 99\) lies beyond the"):
+        batches.position = (0, 99)
+    assert_same(take(batches, 1), take(Batches(np.arange(50), 4, 3, seed=0), 12)[-1:])
+
+
 def test_the_position_counts_windows():
     # Phase aside, 21 tokens hold 4 or 5 windows of 4; batches of 3.
     batches = Batches(np.arange(21), 3, 4, seed=0)

@@ -66,7 +66,10 @@ class Batches:
 
     @property
     def position(self) -> tuple[int, int]:
-        """(epoch, index) of the next window: two plain integers, for a checkpoint."""
+        """(epoch, index) of the next window: two plain integers, for a checkpoint.
+
+        May be set, to go on from there; raises ValueError for a place that these tokens lack.
+        """
         return self._epoch, self._index
 
     @position.setter
