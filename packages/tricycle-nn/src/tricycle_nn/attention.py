@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd import repeat, where
+from tricycle_autograd import repeat, split, where
 from tricycle_autograd.cpu import kernel_inputs, rows_contiguous
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
@@ -163,8 +163,8 @@ def split_heads(qkv, n_heads, n_key_value_heads=None):
             f"packed_attention with {H} heads and {G} key-value heads expected shape "
             f"(batch, time, a multiple of {H + 2 * G}), got {qkv.shape}"
         )
-    heads = heads_apart(qkv, H + 2 * G)
-    return heads[:, :H], heads[:, H : H + G], heads[:, H + G :]
+    cut = split if isinstance(qkv, Tensor) else np.split
+    return cut(heads_apart(qkv, H + 2 * G), [H, H + G], axis=1)
 
 
 def _check(q, k, v, causal, scale):
