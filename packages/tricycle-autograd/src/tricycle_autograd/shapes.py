@@ -1,0 +1,399 @@
+"""Shapes: the same numbers, laid out another way.
+
+Operations here compute nothing.  They move numbers, repeat them, or leave room around them,
+so their gradients only move numbers back, by two rules:
+
+- a number that went to one place gets the gradient of that place;
+- a number that went to several places gets the *sum* of their gradients.
+
+The second rule is the whole gradient of broadcasting.  `unbroadcast` is that rule, and every
+operation in the library that lets numpy stretch its inputs uses it to find the way back.
+
+Names and arguments are numpy's.  In order: helpers; reshaping; reordering axes; repeating;
+joining and splitting; dtypes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tricycle_autograd.devices import array_module, check_same_device
+from tricycle_autograd.tensor import Tensor, as_tensor, record, wrap
+
+Axes = int | Sequence[int] | None
+
+
+def normalise_axis(name: str, axis: int, shape: Sequence[int]) -> int:
+    """The axis counted from the front.  AxisError naming the shape if there is no such axis."""
+    if not -len(shape) <= axis < len(shape):
+        raise np.exceptions.AxisError(
+            f"{name}: axis {axis} is out of range for shape {tuple(shape)}, "
+            f"which has {len(shape)} axes"
+        )
+    return axis % len(shape)
+
+
+def normalise_axes(name: str, axes: int | Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Several axes counted from the front; one is as good as a tuple of one.
+
+    Raises AxisError if there is no such axis, ValueError if one is named twice.
+    """
+    given = tuple(axes) if isinstance(axes, Sequence) else (axes,)
+    normal = tuple([normalise_axis(name, axis, shape) for axis in given])
+    if len(set(normal)) < len(normal):
+        raise ValueError(f"{name}: axes {given} name an axis of shape {tuple(shape)} twice")
+    return normal
+
+
+def unbroadcast(grad, shape: tuple[int, ...]):
+    """Sum a gradient back to the shape an array had before it was broadcast.
+
+    Axes that were added in front are summed away; axes that were stretched from length 1 are
+    summed to length 1.
+    """
+    if grad.shape == shape:
+        return grad
+    n_added = grad.ndim - len(shape)
+    stretched = [
+        n_added + i for i, n in enumerate(shape) if n == 1 and grad.shape[n_added + i] != 1
+    ]
+    return grad.sum((*range(n_added), *stretched), keepdims=True).reshape(shape)
+
+
+# ---- Reshaping ----
+
+
+def reshape(x: Any, shape: int | Sequence[int]) -> Tensor:
+    """The same numbers in the same order, in another shape; -1 stands for "what is left".
+
+    >>> reshape(Tensor([[1, 2], [3, 4]]), (1, -1))
+    Tensor([[1, 2, 3, 4]], dtype=int64)
+
+    Raises ValueError if the sizes do not fit.
+    """
+    x = as_tensor(x)
+    before = x.shape
+    try:
+        array = x.array.reshape(shape)
+    except ValueError as error:
+        raise ValueError(
+            f"reshape: {x.size} numbers of shape {before} do not fit shape {shape}"
+        ) from error
+    return record(array, (x,), lambda dy: (dy.reshape(before),))
+
+
+def ravel(x: Any) -> Tensor:
+    """All the numbers in one row."""
+    return reshape(x, -1)
+
+
+def expand_dims(x: Any, axis: int | Sequence[int]) -> Tensor:
+    """Put axes of length 1 where `axis` says, counted in the result."""
+    x = as_tensor(x)
+    n_new = len(axis) if isinstance(axis, Sequence) else 1
+    # What matters is how many axes the result has; their lengths are only for a message.
+    new = normalise_axes("expand_dims", axis, (*x.shape, *[1] * n_new))
+    lengths = iter(x.shape)
+    return reshape(x, [1 if i in new else next(lengths) for i in range(x.ndim + n_new)])
+
+
+def squeeze(x: Any, axis: Axes = None) -> Tensor:
+    """Drop axes of length 1: all of them, or those given.
+
+    Raises ValueError if a given axis has another length.
+    """
+    x = as_tensor(x)
+    if axis is None:
+        return reshape(x, [n for n in x.shape if n != 1])
+    gone = normalise_axes("squeeze", axis, x.shape)
+    for i in gone:
+        if x.shape[i] != 1:
+            raise ValueError(f"squeeze: axis {i} of shape {x.shape} has length {x.shape[i]}, not 1")
+    return reshape(x, [n for i, n in enumerate(x.shape) if i not in gone])
+
+
+# ---- Reordering ----
+
+
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
+    """The axes in another order: axis i of the result is axis `axes[i]` of x.
+
+    Without `axes` the order is reversed.  Raises ValueError unless every axis is named once.
+    """
+    x = as_tensor(x)
+    order = tuple(range(x.ndim))[::-1] if axes is None else axes
+    order = normalise_axes("transpose", order, x.shape)
+    if len(order) != x.ndim:
+        raise ValueError(
+            f"transpose: axes {order} must name each of the {x.ndim} axes of shape {x.shape}"
+        )
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return record(x.array.transpose(order), (x,), lambda dy: (dy.transpose(back),))
+
+
+def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
+    """Exchange two axes."""
+    x = as_tensor(x)
+    first = normalise_axis("swapaxes", axis1, x.shape)
+    second = normalise_axis("swapaxes", axis2, x.shape)
+    return record(x.array.swapaxes(first, second), (x,), lambda dy: (dy.swapaxes(first, second),))
+
+
+def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+    """Move axes to new places; the others keep their order."""
+    x = as_tensor(x)
+    leave = normalise_axes("moveaxis", source, x.shape)
+    arrive = normalise_axes("moveaxis", destination, x.shape)
+    if len(leave) != len(arrive):
+        raise ValueError(
+            f"moveaxis: source {source} and destination {destination} differ in number"
+        )
+    order = [i for i in range(x.ndim) if i not in leave]
+    for to, axis in sorted(zip(arrive, leave)):
+        order.insert(to, axis)
+    return transpose(x, order)
+
+
+def flip(x: Any, axis: Axes = None) -> Tensor:
+    """Reverse the order along every axis, or along those given."""
+    x = as_tensor(x)
+    axes = normalise_axes("flip", range(x.ndim) if axis is None else axis, x.shape)
+    xp = array_module(x.array)
+    return record(xp.flip(x.array, axes), (x,), lambda dy: (xp.flip(dy, axes),))
+
+
+def roll(x: Any, shift: int | Sequence[int], axis: Axes = None) -> Tensor:
+    """Shift along axes; what falls off one end comes back at the other.
+
+    Without `axis` the numbers are shifted as if they were in one row.
+    """
+    x = as_tensor(x)
+    if axis is not None:
+        for one in axis if isinstance(axis, Sequence) else (axis,):
+            normalise_axis("roll", one, x.shape)
+    xp = array_module(x.array)
+    back = tuple([-n for n in shift]) if isinstance(shift, Sequence) else -shift
+    return record(xp.roll(x.array, shift, axis), (x,), lambda dy: (xp.roll(dy, back, axis),))
+
+
+# ---- Repeating, and leaving room ----
+
+
+def broadcast_to(x: Any, shape: int | Sequence[int]) -> Tensor:
+    """Stretch axes of length 1, and put new ones in front, until x has `shape`; no copy is made.
+
+    Raises ValueError if an axis of another length would have to stretch.
+    """
+    x = as_tensor(x)
+    before = x.shape
+    try:
+        array = array_module(x.array).broadcast_to(x.array, shape)
+    except ValueError as error:
+        raise ValueError(
+            f"broadcast_to: shape {before} does not stretch to {shape}; read from the right, "
+            "each axis must be equal or 1"
+        ) from error
+    return record(array, (x,), lambda dy: (unbroadcast(dy, before),))
+
+
+def tile(x: Any, reps: int | Sequence[int]) -> Tensor:
+    """Lay copies of the whole of x side by side, `reps` of them along each axis.
+
+    With fewer counts than axes they are for the last axes; with more, x gets new first axes.
+    """
+    x = as_tensor(x)
+    before = x.shape
+    counts = tuple(reps) if isinstance(reps, Sequence) else (reps,)
+    ndim = max(len(counts), x.ndim)
+    counts = (1,) * (ndim - len(counts)) + counts
+    lengths = (1,) * (ndim - x.ndim) + before
+    # Each axis of the result is a grid: which copy, then where in the copy.
+    grid = [n for pair in zip(counts, lengths) for n in pair]
+    copies = tuple(range(0, 2 * ndim, 2))
+
+    def backward(dy):
+        return (dy.reshape(grid).sum(copies).reshape(before),)
+
+    return record(array_module(x.array).tile(x.array, counts), (x,), backward)
+
+
+def repeat(x: Any, repeats: Any, axis: int | None = None) -> Tensor:
+    """Repeat each entry along an axis: `repeats` times, or its own number of times.
+
+    repeats  an integer, or one for each entry along the axis
+    axis     without it, x is taken as one row
+
+    >>> repeat(Tensor([5, 7]), [1, 2])
+    Tensor([5, 7, 7], dtype=int64)
+    """
+    x = as_tensor(x)
+    if axis is None:
+        x, axis = ravel(x), 0
+    axis = normalise_axis("repeat", axis, x.shape)
+    xp = array_module(x.array)
+    before, n = x.shape, x.shape[axis]
+    counts = np.asarray(repeats.array if isinstance(repeats, Tensor) else repeats)
+    if counts.dtype.kind not in "iu" or counts.min(initial=0) < 0:
+        raise ValueError(f"repeat: repeats must be integers from 0 up, got {repeats}")
+    if counts.size != 1:
+        if counts.shape != (n,):
+            raise ValueError(
+                f"repeat: axis {axis} of shape {before} needs {n} counts, got {counts.size}"
+            )
+        from tricycle_autograd.indexing import take
+
+        return take(x, xp.asarray(np.repeat(np.arange(n), counts)), axis)
+    count = int(counts.reshape(()))
+
+    def backward(dy):
+        return (dy.reshape(*before[: axis + 1], count, *before[axis + 1 :]).sum(axis + 1),)
+
+    return record(xp.repeat(x.array, count, axis), (x,), backward)
+
+
+def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float = 0) -> Tensor:
+    """Put a border of one constant around x.
+
+    pad_width  how many entries to add: a number for every side, a pair (before, after) for
+               every axis, or one such pair for each axis
+
+    Raises ValueError for numpy's other modes.
+    """
+    x = as_tensor(x)
+    if mode != "constant":
+        raise ValueError(f"pad: mode {mode!r} is not supported, only 'constant' is")
+    try:
+        widths = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))
+    except ValueError as error:
+        raise ValueError(
+            f"pad: pad_width {pad_width} does not give a pair (before, after) for each of the "
+            f"{x.ndim} axes of shape {x.shape}"
+        ) from error
+    widths = [(int(before), int(after)) for before, after in widths]
+    if min([n for pair in widths for n in pair], default=0) < 0:
+        raise ValueError(f"pad: pad_width must not be negative, got {pad_width}")
+    inside = tuple([slice(before, before + n) for (before, _), n in zip(widths, x.shape)])
+    array = array_module(x.array).pad(x.array, widths, constant_values=constant_values)
+    return record(array, (x,), lambda dy: (dy[inside],))
+
+
+# ---- Joining and splitting ----
+
+
+def concatenate(tensors: Sequence[Any], axis: int | None = 0) -> Tensor:
+    """Join tensors along an axis they all have; without one (None), as rows, end to end.
+
+    Raises ValueError if there are none, or if they differ in another axis.
+    """
+    tensors = _several("concatenate", tensors)
+    if axis is None:
+        tensors, axis = [ravel(x) for x in tensors], 0
+    shape = tensors[0].shape
+    axis = normalise_axis("concatenate", axis, shape)
+    for x in tensors:
+        if x.shape[:axis] + x.shape[axis + 1 :] != shape[:axis] + shape[axis + 1 :]:
+            shapes = ", ".join([str(x.shape) for x in tensors])
+            raise ValueError(f"concatenate: shapes {shapes} differ outside axis {axis}")
+    dtypes = [x.dtype for x in tensors]
+    ends = np.cumsum([x.shape[axis] for x in tensors])[:-1].tolist()
+    xp = array_module(tensors[0].array)
+
+    def backward(dy):
+        pieces = xp.split(dy, ends, axis)
+        return tuple([dx.astype(dtype, copy=False) for dx, dtype in zip(pieces, dtypes)])
+
+    return record(xp.concatenate([x.array for x in tensors], axis), tensors, backward)
+
+
+def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
+    """Join tensors of one shape along a new axis."""
+    tensors = _several("stack", tensors)
+    for x in tensors:
+        if x.shape != tensors[0].shape:
+            shapes = ", ".join([str(x.shape) for x in tensors])
+            raise ValueError(f"stack: shapes {shapes} are not all the same")
+    axis = normalise_axis("stack", axis, (len(tensors), *tensors[0].shape))
+    dtypes = [x.dtype for x in tensors]
+    xp = array_module(tensors[0].array)
+
+    def backward(dy):
+        pieces = xp.moveaxis(dy, axis, 0)
+        return tuple([dx.astype(dtype, copy=False) for dx, dtype in zip(pieces, dtypes)])
+
+    return record(xp.stack([x.array for x in tensors], axis), tensors, backward)
+
+
+def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
+    """Cut x along an axis: into so many equal pieces, or before each of the given indices.
+
+    Raises ValueError if the axis does not divide into equal pieces.
+    """
+    x = as_tensor(x)
+    axis = normalise_axis("split", axis, x.shape)
+    n, sections = x.shape[axis], indices_or_sections
+    if isinstance(sections, int):
+        if sections <= 0 or n % sections:
+            raise ValueError(
+                f"split: axis {axis} of shape {x.shape} does not divide into {sections} "
+                "equal pieces"
+            )
+        cuts = [i * (n // sections) for i in range(1, sections)]
+    else:
+        cuts = [int(i) for i in sections]
+    places = [
+        (slice(None),) * axis + (slice(start, stop),)
+        for start, stop in zip([None, *cuts], [*cuts, None])
+    ]
+    return _cut(x, places)
+
+
+def _cut(x, places):
+    """The parts of x at some places that do not overlap, each a tensor.
+
+    A part alone would answer with zeros everywhere but in its own place, and summing those
+    answers would cost a whole array for each part.  So the parts write into one array, which
+    the first of them hands to the node they share; that node is older than all of them, so
+    the tape does not read it before the last has written.
+    """
+    array = x.array
+    whole = record(array, (x,), lambda dx: (dx,))
+    shared = []
+
+    def part(place):
+        def backward(dy):
+            if shared:
+                shared[0][place] = dy
+                return (None,)
+            shared.append(array_module(array).zeros_like(array))
+            shared[0][place] = dy
+            return (shared[0],)
+
+        return record(array[place], (whole,), backward)
+
+    return [part(place) for place in places]
+
+
+def _several(name, tensors):
+    if isinstance(tensors, Tensor) or not isinstance(tensors, Sequence) or not len(tensors):
+        raise ValueError(f"{name}: needs a list of at least one tensor, got {tensors!r}")
+    tensors = [as_tensor(x) for x in tensors]
+    check_same_device(name, *tensors)
+    return tensors
+
+
+# ---- Dtypes ----
+
+
+def astype(x: Any, dtype: Any) -> Tensor:
+    """The same numbers as another dtype.
+
+    Between floating point dtypes the gradient is converted back on its way; integers and
+    booleans have no gradient, so a conversion to them leaves the tape.
+    """
+    x = as_tensor(x)
+    before = x.dtype
+    array = x.array.astype(dtype, copy=False)
+    if array.dtype.kind != "f":
+        return wrap(array)
+    return record(array, (x,), lambda dy: (dy.astype(before, copy=False),))
