@@ -164,7 +164,7 @@ def verify(folder: Path) -> None:
 
 
 def _save_arrays(path, arrays):
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
     path.chmod(0o644)
     with path.open("rb") as file:
         os.fsync(file.fileno())
