@@ -50,7 +50,7 @@ def _(ids, weight):
 
     def backward(dy):
         destination, add, d_weight = gradient_destination(weight_node, table)
-        CPU.scatter(destination, flat, contiguous(dy).reshape(len(flat), -1), add)
+        CPU.scatter(destination, flat, contiguous(dy).reshape(len(flat), table.shape[1]), add)
         return (d_weight,)
 
     return record(y, (weight,), backward)

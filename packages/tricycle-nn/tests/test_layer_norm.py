@@ -1,0 +1,111 @@
+"""Layer normalisation: mean zero, variance one."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tricycle_autograd import Tensor, definitions_only
+from tricycle_autograd.testing import check_fused, draw
+from tricycle_nn import LayerNorm, Parameter, layer_norm
+
+
+def normalised(x, weight=None, bias=None, eps=0.0):
+    x = np.asarray(x, np.float32)
+    weight = np.ones(x.shape[-1], np.float32) if weight is None else weight
+    return layer_norm(Tensor(x), Tensor(weight), bias, eps).array
+
+
+def test_one_vector_by_hand():
+    # mean 3, variance ((-2)² + 0² + 2²) / 3 = 8/3, so 1 becomes -2 / √(8/3) = -1.2247
+    np.testing.assert_allclose(normalised([1, 3, 5]), [-1.2247449, 0, 1.2247449], rtol=1e-6)
+    weight, bias = [2.0, 1.0, 10.0], Tensor([0.5, 0.5, 0.5])
+    expected = [-1.9494897, 0.5, 12.747449]
+    np.testing.assert_allclose(normalised([1, 3, 5], weight, bias), expected, rtol=1e-6)
+
+
+def test_eps_is_added_to_the_variance():
+    # variance 1, and 1 / √(1 + 3) = 1/2
+    np.testing.assert_allclose(normalised([1, 3], eps=3.0), [-0.5, 0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 5), (3, 4), (2, 3, 19), (70, 3)])
+def test_kernels_agree_with_the_definition(shape):
+    # The channels are spread out: vectors that are nearly constant have slopes too steep to measure.
+    x = draw(*shape) + np.arange(shape[-1])
+    weight, bias = draw(shape[-1]), draw(shape[-1], seed=1)
+    check_fused(layer_norm, x, weight, bias)
+    check_fused(layer_norm, x, weight, eps=0.1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(2, 100), st.floats(-100, 100), st.floats(0.1, 100))
+def test_results_have_mean_zero_and_variance_one_wherever_the_inputs_lie(n, c, shift, scale):
+    y = normalised(draw(n, c) * scale + shift + np.arange(c) * scale)
+    assert abs(y.mean(axis=-1)).max() < 1e-3
+    assert abs(y.var(axis=-1) - 1).max() < 1e-3
+
+
+def test_a_large_mean_costs_no_digits():
+    x = draw(4, 256)
+    np.testing.assert_allclose(normalised(x + 10_000), normalised(x), atol=2e-3)
+
+
+def test_a_constant_vector_becomes_the_bias_with_a_finite_gradient():
+    x = Tensor(np.full((2, 8), 5, np.float32), requires_grad=True)
+    weight, bias = Parameter(np.ones(8, np.float32)), Parameter(np.arange(8, dtype=np.float32))
+    y = layer_norm(x, weight, bias)
+    assert (y.array == np.arange(8)).all()
+    y.backward(draw(2, 8))
+    assert np.isfinite(x.grad).all()
+
+
+def test_the_gradient_of_the_input_can_neither_shift_nor_stretch_it():
+    x = Tensor(draw(6, 33).astype(np.float32), requires_grad=True)
+    layer_norm(x, Tensor(draw(33).astype(np.float32)), eps=0.0).backward(draw(6, 33, seed=1))
+    assert abs(x.grad.sum(axis=-1)).max() < 1e-4
+    assert abs((x.grad * x.array).sum(axis=-1)).max() < 1e-4
+
+
+def test_many_rows_sum_into_the_parameters_own_buffers():
+    layer = LayerNorm(16)
+    x, dy = draw(2000, 16).astype(np.float32), draw(2000, 16, seed=1).astype(np.float32)
+    for parameter in layer.parameters():
+        parameter.node.buffer = np.full(16, np.nan, np.float32)
+    n = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    for times in (1, 2):
+        layer(Tensor(x)).backward(dy)
+        assert layer.weight.grad is layer.weight.node.buffer
+        np.testing.assert_allclose(layer.weight.grad, times * (dy * n).sum(0), 1e-3, 1e-3)
+        np.testing.assert_allclose(layer.bias.grad, times * dy.sum(0), 1e-3, 1e-3)
+
+
+def test_nan_stays_in_its_own_row():
+    y = normalised([[1, np.nan, 2], [1, 3, 5]])
+    assert np.isnan(y).tolist() == [[True] * 3, [False] * 3]
+
+
+def test_a_layer_starts_as_plain_normalisation():
+    layer = LayerNorm(5, eps=1e-6)
+    x = draw(3, 5).astype(np.float32)
+    assert np.array_equal(layer(Tensor(x)).array, normalised(x, eps=1e-6))
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
+
+
+def test_shapes_that_do_not_fit_are_explained():
+    x, three, four = Tensor(np.zeros((2, 3))), Tensor(np.zeros(3)), Tensor(np.zeros(4))
+    for call in (layer_norm, layer_norm.definition):
+        with pytest.raises(ValueError) as error:
+            call(x, four)
+        assert str(error.value) == (
+            "layer_norm of inputs of shape (2, 3) needs a weight of shape (3,), got (4,)"
+        )
+        with pytest.raises(ValueError, match=r"needs a bias of shape \(3,\), got \(4,\)"):
+            call(x, three, four)
+        with pytest.raises(ValueError, match="along the last axis, got a single number"):
+            call(Tensor(1.0), three)
+
+
+def test_the_definition_runs_in_float64():
+    with definitions_only():
+        assert layer_norm(Tensor(draw(2, 3)), Tensor(draw(3))).dtype == np.float64

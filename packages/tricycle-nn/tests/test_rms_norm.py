@@ -1,0 +1,85 @@
+"""RMS normalisation: a root-mean-square of one."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tricycle_autograd import Tensor, definitions_only
+from tricycle_autograd.testing import check_fused, draw
+from tricycle_nn import RMSNorm, rms_norm
+
+
+def normalised(x, eps=0.0):
+    x = np.asarray(x, np.float32)
+    return rms_norm(Tensor(x), Tensor(np.ones(x.shape[-1], np.float32)), eps).array
+
+
+def test_one_vector_by_hand():
+    # mean(3², 4²) = 12.5, and √12.5 = 3.5355
+    np.testing.assert_allclose(normalised([3, 4]), [0.84852814, 1.1313708], rtol=1e-6)
+    y = rms_norm(Tensor([3.0, 4.0]), Tensor([10.0, 0.0]), 0.0)
+    np.testing.assert_allclose(y.array, [8.4852814, 0], rtol=1e-6)
+
+
+def test_eps_is_added_to_the_mean_of_the_squares():
+    # mean(1², 1²) = 1, and 1 / √(1 + 3) = 1/2
+    np.testing.assert_allclose(normalised([1, 1], eps=3.0), [0.5, 0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 5), (3, 2), (2, 3, 19), (70, 3)])
+def test_kernels_agree_with_the_definition(shape):
+    check_fused(rms_norm, draw(*shape) + 0.5, draw(shape[-1]))
+    check_fused(rms_norm, draw(*shape), draw(shape[-1]), eps=0.1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 100), st.floats(0.01, 1000))
+def test_results_have_a_root_mean_square_of_one_whatever_the_size_of_the_inputs(n, c, scale):
+    y = normalised(draw(n, c) * scale)
+    assert abs((y * y).mean(axis=-1) - 1).max() < 1e-4
+
+
+def test_a_vector_of_zeros_stays_zero_with_a_finite_gradient():
+    x = Tensor(np.zeros((1, 8), np.float32), requires_grad=True)
+    y = rms_norm(x, Tensor(np.ones(8, np.float32)))
+    assert not y.array.any()
+    y.backward(np.ones((1, 8), np.float32))
+    assert np.isfinite(x.grad).all()
+
+
+def test_many_rows_sum_into_the_weights_own_buffer():
+    layer = RMSNorm(16)
+    x, dy = draw(2000, 16).astype(np.float32), draw(2000, 16, seed=1).astype(np.float32)
+    layer.weight.node.buffer = np.full(16, np.nan, np.float32)
+    once = (dy * x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5)).sum(0)
+    for times in (1, 2):
+        layer(Tensor(x)).backward(dy)
+        assert layer.weight.grad is layer.weight.node.buffer
+        np.testing.assert_allclose(layer.weight.grad, times * once, 1e-3, 1e-3)
+
+
+def test_nan_stays_in_its_own_row():
+    y = normalised([[1, np.nan, 2], [1, 3, 5]])
+    assert np.isnan(y).tolist() == [[True] * 3, [False] * 3]
+
+
+def test_a_layer_starts_as_plain_normalisation():
+    x = draw(3, 5).astype(np.float32)
+    assert np.array_equal(RMSNorm(5, eps=1e-6)(Tensor(x)).array, normalised(x, eps=1e-6))
+
+
+def test_shapes_that_do_not_fit_are_explained():
+    for call in (rms_norm, rms_norm.definition):
+        with pytest.raises(ValueError) as error:
+            call(Tensor(np.zeros((2, 3))), Tensor(np.zeros(4)))
+        assert str(error.value) == (
+            "rms_norm of inputs of shape (2, 3) needs a weight of shape (3,), got (4,)"
+        )
+        with pytest.raises(ValueError, match="along the last axis, got a single number"):
+            call(Tensor(1.0), Tensor(np.zeros(1)))
+
+
+def test_the_definition_runs_in_float64():
+    with definitions_only():
+        assert rms_norm(Tensor(draw(2, 3)), Tensor(draw(3))).dtype == np.float64

@@ -1,0 +1,127 @@
+"""Softmax and its logarithm."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tricycle_autograd import Tensor
+from tricycle_autograd.testing import check_fused, draw
+from tricycle_nn import log_softmax, softmax
+
+INF = np.inf
+BOTH = pytest.mark.parametrize("operation", [softmax, log_softmax])
+
+
+def of(operation, x, axis=-1):
+    return operation(Tensor(np.asarray(x, np.float32)), axis).array
+
+
+def test_odds_of_one_to_three_by_hand():
+    x = [0.0, np.log(3)]
+    np.testing.assert_allclose(of(softmax, x), [0.25, 0.75], rtol=1e-6)
+    np.testing.assert_allclose(of(log_softmax, x), np.log([0.25, 0.75]), rtol=1e-6)
+
+
+def test_equal_scores_give_equal_probabilities():
+    assert of(softmax, [5.0] * 4).tolist() == [0.25] * 4
+    np.testing.assert_allclose(of(log_softmax, [5.0] * 4), [-np.log(4)] * 4, rtol=1e-6)
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(7,), (1, 5), (3, 1), (2, 3, 19), (70, 3)])
+def test_kernels_agree_with_the_definition(shape, operation):
+    check_fused(operation, 2 * draw(*shape))
+
+
+@BOTH
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
+def test_kernels_agree_with_the_definition_along_any_axis(axis, operation):
+    check_fused(operation, 2 * draw(3, 4, 5), axis=axis)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 20), st.integers(1, 70), st.floats(-1e4, 1e4), st.floats(0.0, 1e4))
+def test_probabilities_sum_to_one_wherever_the_scores_lie(n, c, shift, scale):
+    x = draw(n, c) * scale + shift
+    y = of(softmax, x)
+    assert (y >= 0).all()
+    assert abs(y.sum(axis=-1) - 1).max() < 1e-5
+    log_y = of(log_softmax, x)
+    assert np.isfinite(log_y).all()
+    np.testing.assert_allclose(np.exp(log_y), y, rtol=1e-3, atol=1e-6)
+
+
+@BOTH
+def test_adding_a_number_to_all_scores_changes_nothing(operation):
+    x = draw(5, 9).astype(np.float32)
+    np.testing.assert_allclose(of(operation, x + 64), of(operation, x), atol=1e-5)
+
+
+@BOTH
+def test_gradients_along_the_axis_sum_to_zero(operation):
+    x = Tensor(draw(5, 9).astype(np.float32), requires_grad=True)
+    operation(x).backward(draw(5, 9, seed=1))
+    assert abs(x.grad.sum(axis=-1)).max() < 1e-5
+
+
+def test_scores_of_ten_thousand_are_no_trouble():
+    assert of(softmax, [1e4, -1e4, 0]).tolist() == [1, 0, 0]
+    assert of(log_softmax, [1e4, -1e4, 0]).tolist() == [0, -2e4, -1e4]
+
+
+def both_ways(operation, x, dy):
+    """(value, gradient) by the kernels, then by the definition."""
+    for call in (operation, operation.definition):
+        tensor = Tensor(np.asarray(x, np.float32), requires_grad=True)
+        with np.errstate(invalid="ignore"):  # numpy would warn of the NaNs that some tests make
+            y = call(tensor)
+            y.backward(dy)
+        yield y.array, tensor.grad
+
+
+def test_minus_infinity_means_never():
+    for y, dx in both_ways(softmax, [-INF, 0.0, 0.0], [1.0, 2.0, 4.0]):
+        assert y.tolist() == [0, 0.5, 0.5]
+        assert dx.tolist() == [0, -0.5, 0.5]
+    for y, dx in both_ways(log_softmax, [-INF, 0.0, 0.0], [0.0, 2.0, 4.0]):
+        np.testing.assert_allclose(y, [-INF, -np.log(2), -np.log(2)], rtol=1e-6)
+        np.testing.assert_allclose(dx, [0, -1, 1], atol=1e-6)
+
+
+def test_nothing_to_choose_from_gives_zeros_and_finite_gradients():
+    nothing = [-INF, -INF, -INF]
+    for y, dx in both_ways(softmax, nothing, [1.0, 2.0, 4.0]):
+        assert y.tolist() == [0, 0, 0]
+        assert dx.tolist() == [0, 0, 0]
+    for y, dx in both_ways(log_softmax, nothing, [1.0, 2.0, 4.0]):
+        assert y.tolist() == nothing
+        assert np.isfinite(dx).all()
+
+
+@BOTH
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_nan_and_infinity_spoil_their_row_and_no_other(place, operation):
+    for bad in (np.nan, INF):
+        x = np.zeros((2, 3), np.float32)
+        x[0, place] = bad
+        for y, _ in both_ways(operation, x, np.ones((2, 3), np.float32)):
+            assert np.isnan(y[0, place])
+            assert np.isfinite(y[1]).all()
+
+
+@BOTH
+def test_no_rows_are_no_trouble(operation):
+    assert of(operation, np.zeros((0, 3))).shape == (0, 3)
+
+
+@BOTH
+def test_an_axis_that_is_not_there_is_refused(operation):
+    for call in (operation, operation.definition):
+        with pytest.raises(ValueError) as error:
+            call(Tensor(np.zeros((2, 3))), axis=2)
+        assert str(error.value) == (
+            f"{operation.__name__} along axis 2, but its input has shape (2, 3)"
+        )
+    with pytest.raises(ValueError, match=r"along axis -1, but its input has shape \(\)"):
+        operation(Tensor(1.0))

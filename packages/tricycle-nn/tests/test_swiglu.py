@@ -1,0 +1,63 @@
+"""SiLU and SwiGLU."""
+
+import numpy as np
+import pytest
+
+from tricycle_autograd import Tensor, definitions_only
+from tricycle_autograd.testing import check_fused, draw
+from tricycle_nn import silu, swiglu
+
+
+def test_silu_of_three_numbers_by_hand():
+    # σ(1) = 0.731059 and σ(-1) = 0.268941
+    y = silu(Tensor([-1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(y.array, [-0.268941, 0, 0.731059], atol=1e-6)
+
+
+def test_swiglu_is_x_times_silu_of_the_gate():
+    y = swiglu(Tensor([10.0, 10.0, 10.0]), Tensor([-1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(y.array, [-2.68941, 0, 7.31059], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 7), (2, 3, 4)])
+def test_kernels_agree_with_the_definitions(shape):
+    check_fused(silu, 3 * draw(*shape))
+    check_fused(swiglu, draw(*shape), 3 * draw(*shape, seed=1))
+
+
+def test_more_than_one_piece_agrees_with_the_definitions():
+    x, gate = draw(40_001), np.linspace(-30, 30, 40_001)
+    for operation, arrays in ((silu, [gate]), (swiglu, [x, gate])):
+        double = [Tensor(a, requires_grad=True) for a in arrays]
+        single = [Tensor(a.astype(np.float32), requires_grad=True) for a in arrays]
+        with definitions_only():
+            expected = operation(*double)
+        actual = operation(*single)
+        np.testing.assert_allclose(actual.array, expected.array, rtol=1e-5, atol=1e-6)
+        expected.sum().backward()
+        actual.sum().backward()
+        for a, b in zip(single, double):
+            np.testing.assert_allclose(a.grad, b.grad, rtol=1e-5, atol=3e-6)
+
+
+def test_large_gates_open_or_shut():
+    gate = Tensor([-1e4, 1e4], requires_grad=True)
+    y = swiglu(Tensor([3.0, 3.0]), gate)
+    np.testing.assert_allclose(y.array, [0, 3e4], atol=1e-20)
+    y.backward([1.0, 1.0])
+    np.testing.assert_allclose(gate.grad, [0, 3], atol=1e-20)
+
+
+def test_nan_goes_through():
+    assert np.isnan(silu(Tensor([np.nan, 1.0])).array).tolist() == [True, False]
+    y = swiglu(Tensor([np.nan, 1.0, 1.0]), Tensor([1.0, np.nan, 1.0]))
+    assert np.isnan(y.array).tolist() == [True, True, False]
+
+
+def test_an_input_and_a_gate_of_different_shapes_are_refused():
+    for call in (swiglu, swiglu.definition):
+        with pytest.raises(ValueError) as error:
+            call(Tensor(np.zeros((2, 3))), Tensor(np.zeros(3)))
+        assert str(error.value) == (
+            "swiglu takes an input and a gate of one shape, got (2, 3) and (3,)"
+        )
