@@ -6,7 +6,7 @@ be differentiated.  Every operation ends in `record`, which makes both at once.
 Tensors are values: nothing writes into one.  There are no in-place operations and no views
 whose changes would show elsewhere, so what a backward saved is what it will find.
 
-The operators and numpy's methods (`x + y`, `x.sum(axis=0)`) are attached in methods.py.
+The operators and numpy's methods (`x + y`, `x.sum(axis=0)`) are listed in methods.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +16,10 @@ import numpy as np
 
 from tricycle_autograd import tape
 from tricycle_autograd.devices import EmulatedArray, array_module, device_of, move
+from tricycle_autograd.methods import NumpyMethods
 
 
-class Tensor:
+class Tensor(NumpyMethods):
     """An array plus, if it can be differentiated, its place on the tape.
 
     array          a numpy or cupy array (its memory is shared, not copied), a number, or
@@ -192,6 +193,11 @@ def as_array(value: Any):
     if array.dtype.kind not in "fiub":
         raise TypeError(f"a tensor holds numbers, got an array of dtype {array.dtype}")
     return array
+
+
+def as_tensor(value: Any) -> Tensor:
+    """`value` itself if it is a tensor, else a tensor made of it."""
+    return value if isinstance(value, Tensor) else Tensor(value)
 
 
 def wrap(array) -> Tensor:

@@ -1,0 +1,443 @@
+"""Operations on each number by itself, with numpy's names, broadcasting and dtypes.
+
+Each function is two lines: the value, and its derivative times `dy`, the gradient that arrives
+at the result.  That is the chain rule, and this file is a table of derivatives.
+
+Broadcasting.  When shapes differ, numpy repeats the smaller array: (3, 1) + (4,) is (3, 4), and
+each number of the (4,) is used three times.  A number used three times receives three gradients,
+and they add up.  So the gradient of "repeat" is "sum over the repeats": `unbroadcast`.
+
+dtypes are numpy's.  Python numbers are weak, they take the tensor's dtype (float32 tensor * 2.0
+is float32); arrays and numpy scalars are not.  A gradient has its own input's dtype.
+
+What is kept for the backward pass is what the derivative mentions: x for log, the result for
+exp, nothing for addition; and of two inputs only what the gradients that are wanted need.
+
+In order: arithmetic, comparisons and logic, functions of one number, choices, helpers.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tricycle_autograd.devices import array_module, check_same_device
+from tricycle_autograd.shapes import unbroadcast
+from tricycle_autograd.tensor import Tensor, as_tensor, record, wrap
+
+# ---- arithmetic ----
+
+
+def add(a: Any, b: Any) -> Tensor:
+    """a + b."""
+    a, b, x, y = _operands(a, b)
+    out = _combine("add", operator.add, x, y)
+    return _record_two(out, a, b, _same, _same)
+
+
+def subtract(a: Any, b: Any) -> Tensor:
+    """a - b."""
+    a, b, x, y = _operands(a, b)
+    out = _combine("subtract", operator.sub, x, y)
+    return _record_two(out, a, b, _same, operator.neg)
+
+
+def multiply(a: Any, b: Any) -> Tensor:
+    """a · b, number by number."""
+    a, b, x, y = _operands(a, b)
+    out = _combine("multiply", operator.mul, x, y)
+    return _record_two(out, a, b, lambda dy: dy * y, lambda dy: dy * x)
+
+
+def divide(a: Any, b: Any) -> Tensor:
+    """a / b."""
+    a, b, x, y = _operands(a, b)
+    out = _combine("divide", operator.truediv, x, y)
+    return _record_two(out, a, b, lambda dy: dy / y, lambda dy: -dy * out / y)
+
+
+def power(a: Any, b: Any) -> Tensor:
+    """a to the power b; NaN for a negative a with a fractional b, as in numpy.
+
+    d(a^b)/da = b·a^(b-1), and d(a^b)/db = a^b·log a.
+    """
+    a, b, x, y = _operands(a, b)
+    out = _combine("power", operator.pow, x, y)
+    return _record_two(
+        out, a, b, lambda dy: dy * _slope_of_base(x, y), lambda dy: dy * _slope_of_exponent(x, out)
+    )
+
+
+def negative(a: Any) -> Tensor:
+    """-a."""
+    a = as_tensor(a)
+    return record(-a.array, (a,), lambda dy: (-dy,))
+
+
+# ---- comparisons and logic: tensors of booleans, without gradients ----
+
+
+def equal(a: Any, b: Any) -> Tensor:
+    """Whether a == b, number by number."""
+    return _without_gradient("equal", operator.eq, a, b)
+
+
+def not_equal(a: Any, b: Any) -> Tensor:
+    """Whether a != b, number by number."""
+    return _without_gradient("not_equal", operator.ne, a, b)
+
+
+def less(a: Any, b: Any) -> Tensor:
+    """Whether a < b, number by number."""
+    return _without_gradient("less", operator.lt, a, b)
+
+
+def less_equal(a: Any, b: Any) -> Tensor:
+    """Whether a <= b, number by number."""
+    return _without_gradient("less_equal", operator.le, a, b)
+
+
+def greater(a: Any, b: Any) -> Tensor:
+    """Whether a > b, number by number."""
+    return _without_gradient("greater", operator.gt, a, b)
+
+
+def greater_equal(a: Any, b: Any) -> Tensor:
+    """Whether a >= b, number by number."""
+    return _without_gradient("greater_equal", operator.ge, a, b)
+
+
+def bitwise_and(a: Any, b: Any) -> Tensor:
+    """a & b of booleans (both true) or integers (bit by bit)."""
+    return _without_gradient("bitwise_and", operator.and_, a, b)
+
+
+def bitwise_or(a: Any, b: Any) -> Tensor:
+    """a | b of booleans (either true) or integers (bit by bit)."""
+    return _without_gradient("bitwise_or", operator.or_, a, b)
+
+
+def invert(a: Any) -> Tensor:
+    """~a of booleans (not) or integers (every bit)."""
+    return wrap(~as_tensor(a).array)
+
+
+# ---- functions of one number ----
+
+
+def exp(a: Any) -> Tensor:
+    """e^a."""
+    a, xp = _tensor_and_module(a)
+    out = xp.exp(a.array)
+    return record(out, (a,), lambda dy: (dy * out,))
+
+
+def expm1(a: Any) -> Tensor:
+    """e^a - 1, exact for small a too."""
+    a, xp = _tensor_and_module(a)
+    out = xp.expm1(a.array)
+    return record(out, (a,), lambda dy: (dy * (out + 1),))
+
+
+def log(a: Any) -> Tensor:
+    """The natural logarithm: -inf at 0, NaN below."""
+    a, xp = _tensor_and_module(a)
+    x = a.array
+    return record(xp.log(x), (a,), lambda dy: (dy / x,))
+
+
+def log1p(a: Any) -> Tensor:
+    """log(1 + a), exact for small a too."""
+    a, xp = _tensor_and_module(a)
+    x = a.array
+    return record(xp.log1p(x), (a,), lambda dy: (dy / (1 + x),))
+
+
+def sqrt(a: Any) -> Tensor:
+    """The square root; its slope at 0 is infinite."""
+    a, xp = _tensor_and_module(a)
+    out = xp.sqrt(a.array)
+    return record(out, (a,), lambda dy: (dy / (2 * out),))
+
+
+def sin(a: Any) -> Tensor:
+    """The sine of an angle in radians."""
+    a, xp = _tensor_and_module(a)
+    x = a.array
+    return record(xp.sin(x), (a,), lambda dy: (dy * xp.cos(x),))
+
+
+def cos(a: Any) -> Tensor:
+    """The cosine of an angle in radians."""
+    a, xp = _tensor_and_module(a)
+    x = a.array
+    return record(xp.cos(x), (a,), lambda dy: (-dy * xp.sin(x),))
+
+
+def tanh(a: Any) -> Tensor:
+    """(e^a - e^-a) / (e^a + e^-a), between -1 and 1."""
+    a, xp = _tensor_and_module(a)
+    out = xp.tanh(a.array)
+    return record(out, (a,), lambda dy: (dy * (1 - out * out),))
+
+
+def sigmoid(a: Any) -> Tensor:
+    """1 / (1 + e^-a), between 0 and 1.
+
+    Computed from e^-|a|, which cannot overflow.
+    """
+    a, xp = _tensor_and_module(a)
+    x = a.array
+    small = xp.exp(-xp.abs(x))
+    out = xp.where(x < 0, small, 1) / (1 + small)
+    return record(out, (a,), lambda dy: (dy * out * (1 - out),))
+
+
+def erf(a: Any) -> Tensor:
+    """The error function, 2/√π times the integral of e^(-t²) from 0 to a.
+
+    It is how much of a normal distribution lies within a·√2 standard deviations of its mean.
+    """
+    a, xp = _tensor_and_module(a)
+    x = a.array
+    return record(_erf(xp, x), (a,), lambda dy: (dy * TWO_OVER_ROOT_PI * xp.exp(-x * x),))
+
+
+def abs(a: Any) -> Tensor:
+    """The size of a number without its sign; the slope at 0 is taken as 0."""
+    a, xp = _tensor_and_module(a)
+    x = a.array
+    return record(xp.abs(x), (a,), lambda dy: (dy * xp.sign(x),))
+
+
+def sign(a: Any) -> Tensor:
+    """-1, 0 or 1; flat almost everywhere, so its gradient is 0."""
+    a, xp = _tensor_and_module(a)
+    return record(xp.sign(a.array), (a,), lambda dy: (xp.zeros_like(dy),))
+
+
+# ---- choices ----
+
+
+def clip(a: Any, a_min: Any = None, a_max: Any = None) -> Tensor:
+    """a, moved to the nearest bound where it is outside [a_min, a_max]; None is no bound.
+
+    The gradient passes where a is inside, bounds included, and is 0 outside.  The bounds are
+    numbers or arrays.  Raises TypeError for bounds that want gradients.
+    """
+    a, xp = _tensor_and_module(a)
+    low, high = _bound(a_min), _bound(a_max)
+    x = a.array
+    out = xp.clip(x, low, high)
+
+    def backward(dy):
+        inside = True
+        if low is not None:
+            inside = x >= low
+        if high is not None:
+            inside = inside & (x <= high)
+        return (unbroadcast(xp.where(inside, dy, 0), x.shape),)
+
+    return record(out, (a,), backward)
+
+
+def maximum(a: Any, b: Any) -> Tensor:
+    """The larger of a and b; where they are equal, each gets half the gradient."""
+    return _choose("maximum", a, b, operator.gt)
+
+
+def minimum(a: Any, b: Any) -> Tensor:
+    """The smaller of a and b; where they are equal, each gets half the gradient."""
+    return _choose("minimum", a, b, operator.lt)
+
+
+def where(condition: Any, a: Any, b: Any) -> Tensor:
+    """a where the condition holds, b elsewhere; the condition has no gradient."""
+    condition = as_tensor(condition)
+    a, b, x, y = _operands(a, b)
+    check_same_device("where", condition, *[t for t in (a, b) if not _is_number(t.array)])
+    chosen = condition.array
+    xp = array_module(chosen)
+    try:
+        out = xp.where(chosen, x, y)
+    except ValueError as error:
+        shapes = ", ".join(str(np.shape(array)) for array in (chosen, x, y))
+        raise ValueError(f"where: shapes {shapes} do not fit together") from error
+    return _record_two(
+        out, a, b, lambda dy: xp.where(chosen, dy, 0), lambda dy: xp.where(chosen, 0, dy)
+    )
+
+
+# ---- helpers ----
+
+
+def _tensor_and_module(value):
+    tensor = as_tensor(value)
+    return tensor, array_module(tensor.array)
+
+
+def _operands(a, b):
+    """Both operands as tensors, and their arrays.
+
+    Python numbers and numpy scalars stay what they are inside a tensor without a past, so that
+    numpy applies its own rules to them and they fit any device.
+    """
+    if not isinstance(a, Tensor):
+        a = _constant(a) if isinstance(b, Tensor) else Tensor(a)
+    if not isinstance(b, Tensor):
+        b = _constant(b)
+    return a, b, a.array, b.array
+
+
+def _constant(value):
+    if not _is_number(value):
+        return Tensor(value)
+    constant = wrap(None)
+    constant.array = value
+    return constant
+
+
+def _is_number(value):
+    return isinstance(value, (int, float, np.generic))
+
+
+def _combine(name, operation, x, y):
+    """operation(x, y), with an error that names the operation where the two do not fit."""
+    if type(x) is not type(y) and not _is_number(x) and not _is_number(y):
+        check_same_device(name, wrap(x), wrap(y))
+    try:
+        return operation(x, y)
+    except ValueError as error:
+        try:
+            np.broadcast_shapes(np.shape(x), np.shape(y))
+        except ValueError:
+            raise ValueError(
+                f"{name}: shapes {np.shape(x)} and {np.shape(y)} do not fit together; counted "
+                "from the last, each pair of lengths must be equal or one of them 1"
+            ) from None
+        raise error
+
+
+def _without_gradient(name, operation, a, b):
+    a, b, x, y = _operands(a, b)
+    return wrap(_combine(name, operation, x, y))
+
+
+def _same(dy):
+    return dy
+
+
+def _record_two(out, a, b, gradient_of_a: Callable, gradient_of_b: Callable):
+    """Record an operation on two inputs, undoing what broadcasting did to each.
+
+    A gradient that is not wanted is forgotten here, and with it what it would have needed.
+    """
+    if a.node is None:
+        if b.node is None:
+            return wrap(out)
+        shape_b, dtype_b = b.array.shape, b.array.dtype
+        return record(out, (a, b), lambda dy: (None, _fit(gradient_of_b(dy), shape_b, dtype_b)))
+    shape_a, dtype_a = a.array.shape, a.array.dtype
+    if b.node is None:
+        return record(out, (a, b), lambda dy: (_fit(gradient_of_a(dy), shape_a, dtype_a), None))
+    shape_b, dtype_b = b.array.shape, b.array.dtype
+    return record(
+        out,
+        (a, b),
+        lambda dy: (
+            _fit(gradient_of_a(dy), shape_a, dtype_a),
+            _fit(gradient_of_b(dy), shape_b, dtype_b),
+        ),
+    )
+
+
+def _fit(grad, shape, dtype):
+    """A gradient in its input's shape and dtype."""
+    if grad.shape != shape:
+        grad = unbroadcast(grad, shape)
+    return grad if grad.dtype == dtype else grad.astype(dtype)
+
+
+def _slope_of_base(x, y):
+    """b·a^(b-1), which is 0 for b = 0 whatever a is (0·0^-1 would be NaN)."""
+    if not isinstance(y, np.generic) and _is_number(y):
+        return 0 * x if y == 0 else y * x ** (y - 1)
+    xp = array_module(x)
+    return xp.where(y == 0, 0, y * x ** (xp.where(y == 0, 1, y) - 1))
+
+
+def _slope_of_exponent(x, out):
+    """a^b·log a, and 0 for a = 0, where a^b stays 0 when b moves a little."""
+    xp = array_module(out)
+    return out * xp.log(xp.where(x == 0, 1, x))
+
+
+def _choose(name, a, b, wins):
+    a, b, x, y = _operands(a, b)
+    xp = array_module(y if _is_number(x) else x)
+    out = _combine(name, getattr(xp, name), x, y)
+    return _record_two(
+        out,
+        a,
+        b,
+        lambda dy: _share(xp, dy, wins(x, y), x == y),
+        lambda dy: _share(xp, dy, wins(y, x), x == y),
+    )
+
+
+def _share(xp, dy, won, tied):
+    """The gradient where won, half of it where tied, else 0."""
+    return xp.where(won, dy, xp.where(tied, dy * 0.5, 0))
+
+
+def _bound(value):
+    """A bound of clip as an array, a number or None."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.requires_grad:
+        raise TypeError(
+            "clip has no gradient for its bounds; use maximum(a, low) and minimum(a, high)"
+        )
+    return value.array
+
+
+# W. J. Cody, "Rational Chebyshev approximations for the error function", Mathematics of
+# Computation 23 (1969): quotients of polynomials, highest power first.
+TWO_OVER_ROOT_PI = 1.1283791670955126
+# erf(x) / x in x², for |x| <= 0.46875
+INNER_TOP = (
+    1.85777706184603153e-1, 3.16112374387056560e0, 1.13864154151050156e2,
+    3.77485237685302021e2, 3.20937758913846947e3,
+)  # fmt: skip
+INNER_BOTTOM = (
+    1.0, 2.36012909523441209e1, 2.44024637934444173e2,
+    1.28261652607737228e3, 2.84423683343917062e3,
+)  # fmt: skip
+# (1 - erf(x)) · e^(x²) in x, for 0.46875 <= x; above 6, erf is 1 to the last bit
+OUTER_TOP = (
+    2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594e0,
+    6.61191906371416295e1, 2.98635138197400131e2, 8.81952221241769090e2,
+    1.71204761263407058e3, 2.05107837782607147e3, 1.23033935479799725e3,
+)  # fmt: skip
+OUTER_BOTTOM = (
+    1.0, 1.57449261107098347e1, 1.17693950891312499e2,
+    5.37181101862009858e2, 1.62138957456669019e3, 3.29079923573345963e3,
+    4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3,
+)  # fmt: skip
+
+
+def _erf(xp, x):
+    x = x if x.dtype.kind == "f" else x.astype(np.float64)
+    near = xp.clip(x, -0.46875, 0.46875)
+    inner = near * _polynomial(INNER_TOP, near * near) / _polynomial(INNER_BOTTOM, near * near)
+    far = xp.minimum(xp.abs(x), 6)
+    tail = xp.exp(-far * far) * _polynomial(OUTER_TOP, far) / _polynomial(OUTER_BOTTOM, far)
+    return xp.where(xp.abs(x) <= 0.46875, inner, xp.sign(x) * (1 - tail))
+
+
+def _polynomial(coefficients, x):
+    value = 0.0
+    for coefficient in coefficients:
+        value = value * x + coefficient
+    return value
