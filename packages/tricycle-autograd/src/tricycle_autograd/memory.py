@@ -72,6 +72,11 @@ class Arena:
         ):
             if tensor.array is not value:
                 _check_leaf(tensor)
+                if tensor.shape != value.shape:
+                    raise ValueError(
+                        f"a parameter of shape {value.shape} was given an array of shape "
+                        f"{tensor.shape}; make a new optimiser for parameters of another shape"
+                    )
                 value[...] = tensor.array
                 tensor.array = value
             node = tensor.node
@@ -95,6 +100,11 @@ class Arena:
 
 
 def _check_leaf(tensor):
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"an optimiser looks after Parameters, got a {type(tensor).__name__}; "
+            "pass model.parameters()"
+        )
     if tensor.node is None or tensor.node.backward is not None:
         raise TypeError(
             "an optimiser looks after leaves: Parameters, or Tensors made with "
@@ -102,5 +112,6 @@ def _check_leaf(tensor):
         )
     if tensor.dtype != np.float32 or type(tensor.array) is not np.ndarray:
         raise TypeError(
-            f"optimisers keep float32 parameters on the cpu, got {tensor.dtype} on {tensor.device}"
+            f"optimisers keep float32 parameters on the cpu, got {tensor.dtype} on "
+            f'{tensor.device}; bring the model there with model.to("cpu", "float32")'
         )

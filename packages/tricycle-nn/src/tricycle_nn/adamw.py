@@ -9,6 +9,7 @@ agree from batch to batch, and little where they are noise.
     w  ←  w − lr · decay · w − lr · m̂ / (√v̂ + ε)
 
 m̂ and v̂ are m and v divided by 1 − βᵗ: both start at zero and would lean towards it at first.
+t counts the optimiser's steps.
 The decay is taken from the weight itself, not through the gradient: that is the W.
 
 Sources: Kingma & Ba, Adam (2014); Loshchilov & Hutter, Decoupled Weight Decay (2017).
@@ -17,7 +18,7 @@ Sources: Kingma & Ba, Adam (2014); Loshchilov & Hutter, Decoupled Weight Decay (
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
-from tricycle_nn.optimiser import Optimiser, Parameters, check_setting
+from tricycle_nn.optimiser import Optimiser, Parameters, check_share
 
 CHUNK = 65536  # numbers a thread takes at a time: 256 kB of each of four arrays
 
@@ -28,10 +29,10 @@ class AdamW(Optimiser):
     parameters     Parameters, or groups {"parameters": …, "weight_decay": …}
     learning_rate  the size of a step, about, for every number
     betas          how much of the old means each step keeps: of gradients, of their squares
-    eps            keeps the division finite
+    eps            keeps the division finite, so it is above 0
     weight_decay   how much of itself, times the learning rate, a weight loses each step
 
-    Raises ValueError for settings out of range or a parameter given twice.
+    Errors as for Optimiser.
     """
 
     moment_names = ("first_moment", "second_moment")
@@ -44,11 +45,10 @@ class AdamW(Optimiser):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ):
-        check_setting("learning_rate", learning_rate, 0.0)
-        check_setting("beta1", betas[0], 0.0, 1.0)
-        check_setting("beta2", betas[1], 0.0, 1.0)
-        check_setting("eps", eps, 0.0)
-        check_setting("weight_decay", weight_decay, 0.0)
+        check_share("beta1", betas[0])
+        check_share("beta2", betas[1])
+        if not eps > 0:
+            raise ValueError(f"eps must be above 0, got {eps}")
         super().__init__(parameters, learning_rate, weight_decay=weight_decay)
         self.betas = betas
         self.eps = eps
@@ -63,7 +63,7 @@ class AdamW(Optimiser):
             # 1 − β in float64 first: float32's nearest number to 0.999 is off by 1e-5 of 0.001.
             np.float32(1 - beta1),
             np.float32(1 - beta2),
-            np.float32(1 - self.learning_rate * settings["weight_decay"]),
+            np.float32(self.learning_rate * settings["weight_decay"]),
             # lr / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ): the corrections for the start at zero.
             np.float32(self.learning_rate / (1 - beta1**self.steps_taken)),
             np.float32(1 / np.sqrt(1 - beta2**self.steps_taken)),
@@ -82,27 +82,27 @@ def adamw_update(w, g, m, v, step, learning_rate, beta1, beta2, eps, weight_deca
     v += (1 - beta2) * (g * g - v)
     m_hat = m / (1 - beta1**step)
     v_hat = v / (1 - beta2**step)
-    w *= 1 - learning_rate * weight_decay
-    w -= learning_rate * m_hat / (np.sqrt(v_hat) + eps)
+    w -= learning_rate * weight_decay * w + learning_rate * m_hat / (np.sqrt(v_hat) + eps)
 
 
 @cpu_kernel
-def adamw_kernel(w, g, m, v, grad_scale, new1, new2, keep, rate, correction, eps):
+def adamw_kernel(w, g, m, v, grad_scale, new1, new2, shrink, rate, correction, eps):
     """`adamw_update` in one pass over memory.  w, g, m, v (N,).
 
-    new1, new2 = 1 − β₁, 1 − β₂;  keep = 1 − lr · decay
+    new1, new2 = 1 − β₁, 1 − β₂;  shrink = lr · decay
     """
     for chunk in prange((w.size + CHUNK - 1) // CHUNK):
         i, j = chunk * CHUNK, min(w.size, (chunk + 1) * CHUNK)
         adamw_chunk(
-            w[i:j], g[i:j], m[i:j], v[i:j], grad_scale, new1, new2, keep, rate, correction, eps
+            w[i:j], g[i:j], m[i:j], v[i:j], grad_scale, new1, new2, shrink, rate, correction, eps
         )
 
 
 @cpu_function
-def adamw_chunk(w, g, m, v, grad_scale, new1, new2, keep, rate, correction, eps):
+def adamw_chunk(w, g, m, v, grad_scale, new1, new2, shrink, rate, correction, eps):
     for i in range(w.size):
         gradient = g[i] * grad_scale
         m[i] += new1 * (gradient - m[i])
         v[i] += new2 * (gradient * gradient - v[i])
-        w[i] = w[i] * keep - rate * m[i] / (np.sqrt(v[i]) * correction + eps)
+        # One subtraction, not w · (1 − shrink) first: a small decay would be rounded away there.
+        w[i] -= shrink * w[i] + rate * m[i] / (np.sqrt(v[i]) * correction + eps)

@@ -15,6 +15,7 @@ import numpy as np
 
 from tricycle_autograd.memory import Arena, aligned_zeros
 from tricycle_autograd.tensor import Tensor
+from tricycle_nn.module import Module
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -38,16 +39,20 @@ class Optimiser:
 
     learning_rate  set it before each step to follow a schedule
     steps_taken    counts the steps so far
+
+    Raises TypeError for what is no float32 parameter on the cpu, ValueError for settings out
+    of range, for a parameter given twice, and for none at all.
     """
 
     moment_names: tuple[str, ...] = ()
 
     def __init__(self, parameters: Parameters, learning_rate: float, **defaults: float):
+        check_not_negative("learning_rate", learning_rate)
         self.learning_rate = learning_rate
         self.steps_taken = 0
         self.groups = [
-            Group(group.pop("parameters"), {**defaults, **group}, self.moment_names)
-            for group in _as_groups(parameters, defaults)
+            Group(tensors, settings, self.moment_names)
+            for tensors, settings in _as_groups(parameters, defaults)
         ]
         everyone = [id(p) for group in self.groups for p in group.arena.tensors]
         if not everyone:
@@ -85,7 +90,7 @@ class Optimiser:
                 tensor.node.grad = None
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """All that is needed to go on exactly: steps taken, learning rate, moments.
+        """A copy of all that is needed to go on exactly: steps taken, learning rate, moments.
 
         Moments are named by the parameter's place in the order it was given, and its group:
         "0.12.first_moment" has the shape of parameter 12 of group 0.
@@ -95,24 +100,23 @@ class Optimiser:
             "learning_rate": np.array(self.learning_rate, np.float64),
         }
         for name, window in self._moment_windows():
-            state[name] = window
+            state[name] = window.copy()
         return state
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Take over what `state_dict` returned.  ValueError lists every name that does not fit."""
         windows = dict(self._moment_windows())
-        expected = {"steps_taken": (), "learning_rate": ()}
-        expected |= {name: window.shape for name, window in windows.items()}
-        missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected)
-        misshapen = [
-            f"{name} is {np.shape(state[name])}, expected {shape}"
-            for name, shape in expected.items()
-            if name in state and np.shape(state[name]) != shape
-        ]
-        if missing or unknown or misshapen:
+        shapes: dict[str, tuple[int, ...]] = {"steps_taken": (), "learning_rate": ()}
+        shapes |= {name: window.shape for name, window in windows.items()}
+        problems = [f"missing {name}" for name in shapes if name not in state]
+        problems += [f"unknown {name}" for name in state if name not in shapes]
+        for name, shape in shapes.items():
+            if name in state and np.shape(state[name]) != shape:
+                problems.append(f"{name} is {np.shape(state[name])}, not {shape}")
+        if problems:
             raise ValueError(
-                f"this state does not fit the {type(self).__name__}: "
-                f"missing {missing or 'nothing'}, unknown {unknown or 'nothing'}, misshapen {misshapen or 'nothing'}"
+                f"this state does not fit the {type(self).__name__}, which needs the parameters "
+                f"and groups it was saved with: {'; '.join(problems)}"
             )
         self.steps_taken = int(state["steps_taken"])
         self.learning_rate = float(state["learning_rate"])
@@ -141,22 +145,38 @@ def default_groups(model, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def _as_groups(parameters, defaults):
-    """The argument `parameters`, whichever of its two forms it has, as a list of new dicts."""
+    """(parameters, settings) of each group, from whichever of its two forms `parameters` has."""
+    if isinstance(parameters, (Tensor, Module, dict)):
+        raise TypeError(
+            f"an optimiser takes a list of parameters, or of groups, got one "
+            f"{type(parameters).__name__}; pass model.parameters(), or put it in a list"
+        )
     given = list(parameters)
-    if not given or not isinstance(given[0], dict):
+    if not any(isinstance(entry, dict) for entry in given):
         given = [{"parameters": given}]
-    groups = []
-    for group in given:
-        if not isinstance(group, dict) or "parameters" not in group:
-            raise TypeError('groups are dicts such as {"parameters": [...], "weight_decay": 0.1}')
-        unknown = sorted(group.keys() - defaults.keys() - {"parameters"})
-        if unknown:
-            raise TypeError(f"unknown settings in a group: {unknown}; known: {sorted(defaults)}")
-        groups.append(dict(group))
-    return groups
+    return [_as_group(group, defaults) for group in given]
 
 
-def check_setting(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raise ValueError unless low <= value <= high."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be between {low} and {high}, got {value}")
+def _as_group(group, defaults):
+    if not isinstance(group, dict) or "parameters" not in group:
+        raise TypeError('groups are dicts such as {"parameters": [...], "weight_decay": 0.1}')
+    settings = {**defaults, **group}
+    tensors = settings.pop("parameters")
+    unknown = sorted(settings.keys() - defaults.keys())
+    if unknown:
+        raise TypeError(f"unknown settings in a group: {unknown}; known: {sorted(defaults)}")
+    for name, value in settings.items():
+        check_not_negative(name, value)
+    return tensors, settings
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise ValueError unless 0 <= value: for rates and strengths."""
+    if not value >= 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless 0 <= value < 1: for how much of something old is kept."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {value}")

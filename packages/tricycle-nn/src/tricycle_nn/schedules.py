@@ -4,7 +4,7 @@
 
 There is no hidden counter, so resuming a run needs nothing from here.  All of them warm up in
 a straight line and reach their peak at step `warmup`; all stand exactly at their floor at the
-last step, `steps - 1`, and after it.
+last step, `steps - 1`, and after it (also where that is step `warmup`).
 
 Sources: Loshchilov & Hutter, SGDR (2016) for the cosine; Hu et al., MiniCPM (2024) for
 warm-up, stable, decay.
@@ -68,7 +68,7 @@ class WarmupStableDecay:
     decay        steps of the way down
 
     The level part can be prolonged without having planned for it.  Raises ValueError unless
-    0 <= floor <= peak, 0 <= warmup, 1 <= decay and warmup + decay <= steps.
+    0 <= floor <= peak, 0 <= warmup, 1 <= decay and warmup + decay < steps.
     """
 
     peak: float
@@ -79,10 +79,10 @@ class WarmupStableDecay:
 
     def __post_init__(self):
         _check(self.peak, self.floor, self.warmup, self.steps)
-        if not 1 <= self.decay <= self.steps - self.warmup:
+        if self.decay < 1 or self.warmup + self.decay >= self.steps:
             raise ValueError(
-                f"decay must be between 1 and steps - warmup = {self.steps - self.warmup}, "
-                f"got {self.decay}"
+                f"a schedule needs 1 <= decay and warmup + decay < steps, got decay {self.decay}, "
+                f"warmup {self.warmup}, steps {self.steps}"
             )
 
     def __call__(self, step: int) -> float:

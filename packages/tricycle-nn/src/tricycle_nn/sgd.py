@@ -12,7 +12,7 @@ and momentum" (2013), in the form that PyTorch uses.
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
-from tricycle_nn.optimiser import Optimiser, Parameters, check_setting
+from tricycle_nn.optimiser import Optimiser, Parameters, check_share
 
 CHUNK = 65536  # numbers a thread takes at a time
 
@@ -22,11 +22,11 @@ class SGD(Optimiser):
 
     parameters     Parameters, or groups {"parameters": …, "weight_decay": …}
     learning_rate  how far to go along the gradient
-    momentum       how much of the last step's velocity is kept, 0 to 1
+    momentum       how much of the last step's velocity is kept, below 1
     nesterov       look ahead along the velocity (needs momentum)
     weight_decay   how much of the weight is added to its gradient
 
-    Raises ValueError for settings out of range or a parameter given twice.
+    Errors as for Optimiser; ValueError for nesterov without momentum.
     """
 
     moment_names = ("velocity",)
@@ -39,9 +39,7 @@ class SGD(Optimiser):
         nesterov: bool = False,
         weight_decay: float = 0.0,
     ):
-        check_setting("learning_rate", learning_rate, 0.0)
-        check_setting("momentum", momentum, 0.0, 1.0)
-        check_setting("weight_decay", weight_decay, 0.0)
+        check_share("momentum", momentum)
         if nesterov and momentum == 0:
             raise ValueError("nesterov looks ahead along the momentum: give a momentum above 0")
         super().__init__(parameters, learning_rate, weight_decay=weight_decay)

@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tricycle_autograd import Tensor, no_grad
+from tricycle_autograd.memory import ALIGNMENT, Arena, aligned_zeros
+
+SHAPES = st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), min_size=1, max_size=6)
+
+
+def leaf(*shape, value=1.0):
+    return Tensor(np.full(shape, value, np.float32), requires_grad=True)
+
+
+# ---- By hand ----
+
+
+def test_windows_start_every_sixteen_floats():
+    a, b = leaf(3, value=1.0), leaf(4, 5, value=2.0)
+    arena = Arena([a, b])
+    assert arena.starts == [0, 16, 48]  # 3 floats take one line of 16, 20 floats take two
+    expected = [1.0] * 3 + [0.0] * 13 + [2.0] * 20 + [0.0] * 12
+    assert arena.values.tolist() == expected
+
+
+def test_a_change_of_the_flat_array_is_a_change_of_the_tensors():
+    a, b = leaf(3), leaf(2, 2)
+    arena = Arena([a, b])
+    arena.values *= 5
+    assert a.tolist() == [5.0, 5.0, 5.0]
+    assert b.tolist() == [[5.0, 5.0], [5.0, 5.0]]
+
+
+def test_a_gradient_is_found_in_the_flat_array():
+    a, b = leaf(3), leaf(2)
+    arena = Arena([a, b])
+    ((a * 3.0).sum() + (b * 4.0).sum()).backward()
+    assert arena.gradients[:3].tolist() == [3.0, 3.0, 3.0]
+    assert arena.gradients[16:18].tolist() == [4.0, 4.0]
+    assert np.shares_memory(a.grad, arena.gradients)
+
+
+def test_the_first_gradient_overwrites_and_the_second_adds():
+    a = leaf(2)
+    arena = Arena([a])
+    arena.gradients[:] = 99.0  # left over from an earlier step
+    (a * 3.0).sum().backward()
+    assert a.grad.tolist() == [3.0, 3.0]
+    (a * 4.0).sum().backward()
+    assert a.grad.tolist() == [7.0, 7.0]
+
+
+def test_runs_leave_out_the_tensors_without_a_gradient():
+    a, b, c = leaf(3), leaf(17), leaf(2)
+    arena = Arena([a, b, c])
+    assert arena.runs_with_gradient() == []
+    a.grad = np.ones(3, np.float32)
+    c.grad = np.ones(2, np.float32)
+    assert arena.runs_with_gradient() == [(0, 16), (48, 64)]
+    b.grad = np.ones(17, np.float32)
+    assert arena.runs_with_gradient() == [(0, 64)]
+
+
+# ---- Coming home ----
+
+
+def test_adopting_keeps_the_numbers_and_the_gradient_a_tensor_had():
+    a = leaf(3)
+    (a * 2.0).sum().backward()
+    arena = Arena([a])
+    assert a.tolist() == [1.0, 1.0, 1.0]
+    assert a.grad.tolist() == [2.0, 2.0, 2.0]
+    assert np.shares_memory(a.array, arena.values)
+    assert np.shares_memory(a.grad, arena.gradients)
+
+
+def test_a_tensor_with_a_new_array_is_brought_back():
+    a = leaf(3)
+    arena = Arena([a])
+    a.array = np.array([7.0, 8.0, 9.0], np.float32)
+    arena.adopt()
+    assert a.array is arena.value_windows[0]
+    assert arena.values[:3].tolist() == [7.0, 8.0, 9.0]
+
+
+def test_a_tensor_goes_back_and_forth_between_two_arenas():
+    a = leaf(2)
+    first, second = Arena([a]), Arena([a])
+    assert a.array is second.value_windows[0]
+    (a * 3.0).sum().backward()
+    second.values[:2] = 5.0
+    first.adopt()
+    assert a.array is first.value_windows[0]
+    assert a.tolist() == [5.0, 5.0]
+    assert np.shares_memory(a.grad, first.gradients)
+    assert a.grad.tolist() == [3.0, 3.0]
+
+
+def test_an_array_that_was_given_is_left_behind_unchanged():
+    array = np.ones(3, np.float32)
+    arena = Arena([Tensor(array, requires_grad=True)])
+    arena.values[:] = 5.0
+    assert array.tolist() == [1.0, 1.0, 1.0]
+
+
+# ---- Properties ----
+
+
+@given(shapes=SHAPES)
+def test_every_window_is_aligned_apart_and_of_its_tensors_shape(shapes):
+    tensors = [leaf(*shape, value=i + 1.0) for i, shape in enumerate(shapes)]
+    arena = Arena(tensors)
+    owners = np.zeros(arena.values.size, int)
+    for tensor, start in zip(tensors, arena.starts, strict=False):
+        owners[start : start + tensor.size] += 1
+    assert owners.max(initial=0) <= 1
+    for i, (window, shape) in enumerate(zip(arena.value_windows, shapes, strict=True)):
+        assert window.shape == shape
+        assert (window == i + 1.0).all()
+        assert window.size == 0 or window.ctypes.data % ALIGNMENT == 0
+    assert arena.values.sum() == sum((i + 1.0) * t.size for i, t in enumerate(tensors))
+
+
+@given(shapes=SHAPES)
+def test_the_padding_stays_zero_through_a_backward_pass(shapes):
+    tensors = [leaf(*shape) for shape in shapes]
+    arena = Arena(tensors)
+    sum((tensor.sum() for tensor in tensors), Tensor(0.0)).backward()
+    assert arena.gradients.sum() == sum(tensor.size for tensor in tensors)
+
+
+@given(size=st.integers(0, 300), dtype=st.sampled_from([np.float32, np.float64, np.uint8]))
+def test_aligned_zeros_are_zeros_on_a_cache_line(size, dtype):
+    array = aligned_zeros(size, dtype)
+    assert array.shape == (size,) and array.dtype == dtype
+    assert not array.any()
+    assert size == 0 or array.ctypes.data % 64 == 0
+
+
+# ---- Errors ----
+
+
+def test_a_tensor_listed_twice_is_refused():
+    a = leaf(2)
+    with pytest.raises(ValueError, match="a parameter is listed twice; give each one to"):
+        Arena([a, a])
+
+
+def test_the_result_of_an_operation_is_refused():
+    with pytest.raises(TypeError, match="looks after leaves: Parameters, or Tensors made with"):
+        Arena([leaf(2) * 2.0])
+    with no_grad(), pytest.raises(TypeError, match="looks after leaves"):
+        Arena([Tensor([1.0])])
+
+
+def test_what_is_no_tensor_is_refused():
+    with pytest.raises(TypeError, match=r"Parameters, got a tuple; pass model\.parameters\(\)"):
+        Arena([("weight", leaf(2))])
+
+
+def test_another_dtype_is_refused_with_the_way_out():
+    wide = Tensor(np.ones(2), requires_grad=True)
+    with pytest.raises(TypeError, match=r'got float64 on cpu; .* model\.to\("cpu", "float32"\)'):
+        Arena([wide])
+
+
+def test_a_tensor_that_became_float64_is_refused_when_it_should_come_home():
+    a = leaf(2)
+    arena = Arena([a])
+    a.array = a.array.astype(np.float64)
+    with pytest.raises(TypeError, match="got float64 on cpu"):
+        arena.adopt()
+
+
+def test_a_tensor_that_changed_its_shape_is_refused():
+    a = leaf(3)
+    arena = Arena([a])
+    a.array = np.ones(1, np.float32)  # would be repeated three times if nobody looked
+    with pytest.raises(ValueError, match=r"shape \(3,\) was given an array of shape \(1,\)"):
+        arena.adopt()

@@ -1,0 +1,363 @@
+"""What every optimiser shares; each test runs with both."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tricycle_autograd import Tensor
+from tricycle_nn import SGD, AdamW, Linear, Parameter, default_groups
+from tricycle_nn.optimiser import Optimiser
+
+BOTH = pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda p, **more: SGD(p, 0.1, momentum=0.9, **more), id="SGD"),
+        pytest.param(lambda p, **more: AdamW(p, 0.1, **more), id="AdamW"),
+    ],
+)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def parameter(*shape, seed=0):
+    return Parameter(draw(*shape, seed=seed))
+
+
+def give_gradients(parameters, seed):
+    for i, p in enumerate(parameters):
+        p.grad = draw(*p.shape, seed=1000 * seed + i)
+
+
+# ---- By hand ----
+
+
+def test_one_step_of_plain_descent_by_hand():
+    weight = Parameter(np.array([1.0, 2.0], np.float32))
+    (weight * weight).sum().backward()  # gradient 2w
+    SGD([weight], learning_rate=0.25).step()
+    assert weight.tolist() == [0.5, 1.0]
+
+
+def test_a_loop_of_backward_step_zero_grad_finds_the_bottom_of_a_bowl():
+    weight = Parameter(np.array([5.0, -3.0], np.float32))
+    optimiser = SGD([weight], learning_rate=0.25)
+    for _ in range(40):
+        ((weight - 1.0) ** 2).sum().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    np.testing.assert_allclose(weight.array, [1.0, 1.0], atol=1e-6)
+
+
+# ---- Who moves ----
+
+
+@BOTH
+def test_a_parameter_without_a_gradient_stays(make):
+    moves, stays, moves_too = parameter(3), parameter(20, seed=1), parameter(2, 2)
+    before = stays.numpy().copy()
+    optimiser = make([moves, stays, moves_too], weight_decay=0.5)
+    for seed in range(3):
+        give_gradients([moves, moves_too], seed)
+        optimiser.step()
+    assert stays.numpy().tobytes() == before.tobytes()
+    assert (moves.numpy() != draw(3)).all() and (moves_too.numpy() != draw(2, 2)).all()
+
+
+@BOTH
+def test_a_gradient_of_zeros_is_a_gradient(make):
+    # Unlike None: weight decay applies.
+    weight = Parameter(np.ones(3, np.float32))
+    optimiser = make([weight], weight_decay=0.5)
+    weight.grad = np.zeros(3, np.float32)
+    optimiser.step()
+    np.testing.assert_allclose(weight.array, 0.95, rtol=1e-6)
+
+
+@BOTH
+def test_a_step_without_gradients_after_zero_grad_moves_nothing(make):
+    weight = parameter(4)
+    optimiser = make([weight], weight_decay=0.5)
+    give_gradients([weight], 0)
+    optimiser.step()
+    optimiser.zero_grad()
+    before = weight.numpy().copy()
+    optimiser.step()
+    assert weight.grad is None
+    assert weight.numpy().tobytes() == before.tobytes()
+
+
+@BOTH
+def test_grad_scale_multiplies_every_gradient(make):
+    scaled, plain = parameter(5, 3), parameter(5, 3)
+    by_scale, by_hand = make([scaled]), make([plain])
+    for seed in range(4):
+        give_gradients([scaled], seed)
+        plain.grad = scaled.grad * np.float32(0.25)  # a power of two: no rounding
+        by_scale.step(grad_scale=0.25)
+        by_hand.step()
+    assert scaled.numpy().tobytes() == plain.numpy().tobytes()
+
+
+@BOTH
+def test_a_learning_rate_of_zero_moves_nothing(make):
+    weight = parameter(4)
+    optimiser = make([weight])
+    optimiser.learning_rate = 0.0
+    give_gradients([weight], 0)
+    optimiser.step()
+    assert weight.tolist() == draw(4).tolist()
+
+
+# ---- Groups ----
+
+
+@BOTH
+def test_groups_have_their_own_decay(make):
+    decays, keeps = Parameter(np.ones(3, np.float32)), Parameter(np.ones(3, np.float32))
+    groups = [
+        {"parameters": [decays], "weight_decay": 0.5},
+        {"parameters": [keeps], "weight_decay": 0.0},
+    ]
+    optimiser = make(groups)
+    decays.grad = keeps.grad = np.zeros(3, np.float32)
+    optimiser.step()
+    np.testing.assert_allclose(decays.array, 0.95, rtol=1e-6)
+    assert keeps.tolist() == [1.0, 1.0, 1.0]
+
+
+@BOTH
+def test_a_group_without_settings_takes_the_optimisers(make):
+    weight = Parameter(np.ones(3, np.float32))
+    optimiser = make([{"parameters": [weight]}], weight_decay=0.5)
+    assert optimiser.groups[0].settings == {"weight_decay": 0.5}
+
+
+@BOTH
+def test_the_callers_groups_are_left_as_they_were(make):
+    groups = [{"parameters": [parameter(3)], "weight_decay": 0.5}]
+    make(groups)
+    assert list(groups[0]) == ["parameters", "weight_decay"]
+
+
+@BOTH
+def test_cutting_parameters_into_groups_changes_no_bit(make):
+    together = [parameter(5, seed=i) for i in range(3)]
+    apart = [parameter(5, seed=i) for i in range(3)]
+    one, three = make(together), make([{"parameters": [p]} for p in apart])
+    for seed in range(3):
+        give_gradients(together, seed)
+        give_gradients(apart, seed)
+        one.step()
+        three.step()
+    for a, b in zip(together, apart, strict=True):
+        assert a.numpy().tobytes() == b.numpy().tobytes()
+
+
+def test_default_groups_decay_matrices_only():
+    layer = Linear(3, 2, rng=np.random.default_rng(0))
+    matrices, vectors = default_groups(layer, weight_decay=0.1)
+    assert matrices == {"parameters": [layer.weight], "weight_decay": 0.1}
+    assert vectors == {"parameters": [layer.bias], "weight_decay": 0.0}
+
+
+def test_default_groups_leave_out_a_group_of_nothing():
+    layer = Linear(3, 2, bias=False, rng=np.random.default_rng(0))
+    assert [group["weight_decay"] for group in default_groups(layer, 0.1)] == [0.1]
+
+
+# ---- Where parameters live ----
+
+
+@BOTH
+def test_a_model_that_lost_its_arrays_is_brought_home_with_its_numbers(make):
+    layer = Linear(3, 2, rng=np.random.default_rng(0))
+    optimiser = make(layer.parameters())
+    layer.to("cpu", np.float64).to("cpu", np.float32)  # new arrays, the old ones stay behind
+    replaced = draw(3, 2, seed=9)
+    layer.weight.array = replaced.copy()
+    give_gradients(layer.parameters(), 0)
+    optimiser.step()
+    assert layer.weight.array is optimiser.groups[0].arena.value_windows[0]
+    assert 0 < np.abs(layer.weight.array - replaced).max() < 0.5
+
+
+@BOTH
+def test_load_state_dict_of_the_model_is_seen_by_the_optimiser(make):
+    layer = Linear(3, 2, rng=np.random.default_rng(0))
+    optimiser = make(layer.parameters())
+    layer.load_state_dict({"weight": np.zeros((3, 2)), "bias": np.zeros(2)})
+    assert not optimiser.groups[0].arena.values.any()
+
+
+@BOTH
+def test_two_optimisers_on_one_parameter_take_turns(make):
+    shared = parameter(6)
+    first, second = make([shared]), make([shared])
+    alone = parameter(6)
+    a, b = make([alone]), make([alone])
+    for seed in range(4):
+        give_gradients([shared], seed)
+        first.step()
+        second.step()  # the same gradient, from the weights that the first left
+        # The same by hand, each optimiser given its gradient anew.
+        give_gradients([alone], seed)
+        a.step()
+        give_gradients([alone], seed)
+        b.step()
+    assert shared.numpy().tobytes() == alone.numpy().tobytes()
+
+
+@BOTH
+def test_parameters_of_every_rank_and_none_at_all_are_moved(make):
+    parameters = [parameter(), parameter(0, 3), parameter(1), parameter(2, 3, 4, 5)]
+    optimiser = make(parameters)
+    give_gradients(parameters, 0)
+    optimiser.step()
+    for p in parameters:
+        assert (p.numpy() != draw(*p.shape)).all()
+
+
+# ---- Going on ----
+
+
+@BOTH
+@given(before=st.integers(0, 5), after=st.integers(1, 5))
+def test_a_loaded_state_goes_on_bit_for_bit(make, before, after):
+    shapes = [(3, 5), (7,), ()]
+    straight = [parameter(*shape) for shape in shapes]
+    optimiser = make(straight, weight_decay=0.1)
+    for seed in range(before):
+        give_gradients(straight, seed)
+        optimiser.learning_rate = 0.1 / (seed + 1)
+        optimiser.step()
+    state = optimiser.state_dict()
+    resumed = [Parameter(p.numpy().copy()) for p in straight]
+    another = make(resumed, weight_decay=0.1)
+    another.load_state_dict(state)
+    assert another.learning_rate == optimiser.learning_rate
+    assert another.steps_taken == before
+    for seed in range(before, before + after):
+        for parameters, each in ((straight, optimiser), (resumed, another)):
+            give_gradients(parameters, seed)
+            each.step()
+    for a, b in zip(straight, resumed, strict=True):
+        assert a.numpy().tobytes() == b.numpy().tobytes()
+
+
+def test_a_state_has_a_name_for_every_moment():
+    state = AdamW([{"parameters": [parameter(2, 3)]}, {"parameters": [parameter(4)]}]).state_dict()
+    assert {name: array.shape for name, array in state.items()} == {
+        "steps_taken": (),
+        "learning_rate": (),
+        "0.0.first_moment": (2, 3),
+        "0.0.second_moment": (2, 3),
+        "1.0.first_moment": (4,),
+        "1.0.second_moment": (4,),
+    }
+
+
+@BOTH
+def test_a_state_is_a_copy_that_later_steps_do_not_change(make):
+    weight = parameter(3)
+    optimiser = make([weight])
+    state = optimiser.state_dict()
+    give_gradients([weight], 0)
+    optimiser.step()
+    assert all(not array.any() for name, array in state.items() if name != "learning_rate")
+
+
+# ---- Errors ----
+
+
+@BOTH
+def test_no_parameters_are_refused(make):
+    with pytest.raises(ValueError, match="needs at least one parameter, got none"):
+        make([])
+    with pytest.raises(ValueError, match="needs at least one parameter, got none"):
+        make([{"parameters": []}])
+
+
+@BOTH
+def test_a_model_in_place_of_its_parameters_is_refused(make):
+    layer = Linear(3, 2, rng=np.random.default_rng(0))
+    with pytest.raises(TypeError, match=r"got one Linear; pass model\.parameters\(\)"):
+        make(layer)
+    with pytest.raises(TypeError, match="got one Parameter; .*put it in a list"):
+        make(layer.weight)
+    with pytest.raises(TypeError, match="got one dict; .*put it in a list"):
+        make({"parameters": [layer.weight]})
+    with pytest.raises(TypeError, match=r"got a tuple; pass model\.parameters\(\)"):
+        make(layer.named_parameters())
+
+
+@BOTH
+def test_a_parameter_given_twice_is_refused(make):
+    weight = parameter(3)
+    with pytest.raises(ValueError, match="a parameter is listed twice"):
+        make([weight, weight])
+    with pytest.raises(ValueError, match="a parameter is in two groups; put each one in one"):
+        make([{"parameters": [weight]}, {"parameters": [weight]}])
+
+
+@BOTH
+def test_a_group_that_is_none_is_refused(make):
+    with pytest.raises(TypeError, match='groups are dicts such as {"parameters"'):
+        make([{"weights": [parameter(3)]}])
+    with pytest.raises(TypeError, match='groups are dicts such as {"parameters"'):
+        make([parameter(3), {"parameters": [parameter(3)]}])
+
+
+@BOTH
+def test_settings_that_an_optimiser_does_not_know_are_refused(make):
+    with pytest.raises(TypeError, match=r"unknown settings .*\['decay'\]; known: .*weight_decay"):
+        make([{"parameters": [parameter(3)], "decay": 0.1}])
+
+
+@BOTH
+def test_a_negative_decay_is_refused_in_a_group_too(make):
+    with pytest.raises(ValueError, match="weight_decay must be at least 0, got -0.1"):
+        make([parameter(3)], weight_decay=-0.1)
+    with pytest.raises(ValueError, match="weight_decay must be at least 0, got -0.1"):
+        make([{"parameters": [parameter(3)], "weight_decay": -0.1}])
+
+
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+@pytest.mark.parametrize("rate", [-0.1, float("nan")])
+def test_a_learning_rate_that_is_negative_or_no_number_is_refused(kind, rate):
+    with pytest.raises(ValueError, match=f"learning_rate must be at least 0, got {rate}"):
+        kind([parameter(3)], learning_rate=rate)
+
+
+@BOTH
+def test_other_tensors_are_refused(make):
+    with pytest.raises(TypeError, match="an optimiser looks after leaves"):
+        make([Tensor([1.0])])
+    with pytest.raises(TypeError, match="float32 parameters on the cpu, got float64"):
+        make([Parameter(np.ones(3))])
+
+
+@BOTH
+def test_a_state_that_does_not_fit_is_refused_with_every_name(make):
+    optimiser = make([parameter(3), parameter(4)])
+    state = optimiser.state_dict()
+    moment = optimiser.moment_names[0]
+    del state[f"0.0.{moment}"]
+    state[f"0.1.{moment}"] = np.zeros(5, np.float32)
+    state["0.2.speed"] = np.zeros(3, np.float32)
+    message = rf"missing 0.0.{moment}; unknown 0.2.speed; 0.1.{moment} is \(5,\), not \(4,\)"
+    with pytest.raises(ValueError, match=message):
+        optimiser.load_state_dict(state)
+    assert optimiser.steps_taken == 0
+
+
+def test_an_optimiser_that_does_not_say_how_to_move_is_told():
+    class Stands(Optimiser):
+        pass
+
+    weight = parameter(3)
+    weight.grad = np.ones(3, np.float32)
+    with pytest.raises(NotImplementedError, match=r"Stands has no update\(\)"):
+        Stands([weight], learning_rate=0.1).step()
