@@ -5,6 +5,7 @@ Everything public is listed here.  The names are numpy's where numpy has one, `s
 """
 
 from tricycle_autograd.config import show_config
+from tricycle_autograd.einsum import einsum
 from tricycle_autograd.elementwise import (
     abs,
     add,
@@ -100,6 +101,7 @@ __all__ = [
     "definitions_only",
     "diagonal",
     "divide",
+    "einsum",
     "equal",
     "erf",
     "exp",

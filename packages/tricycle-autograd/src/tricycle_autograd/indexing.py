@@ -120,6 +120,9 @@ def scatter_add(destination, places, rows) -> None:
     destination  (N, C)    rows  (M, C)    places  (M,) integers from 0 to N - 1; M > 0
     """
     xp = array_module(destination)
+    if destination.shape[1] == 1:
+        xp.add.at(destination[:, 0], places, rows[:, 0])  # fast for single numbers only
+        return
     order = xp.argsort(places, kind="stable")
     places = places[order]
     starts = xp.flatnonzero(xp.concatenate([places[:1] >= 0, places[1:] != places[:-1]]))

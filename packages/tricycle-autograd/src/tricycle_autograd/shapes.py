@@ -264,13 +264,13 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
     if mode != "constant":
         raise ValueError(f"pad: mode {mode!r} is not supported, only 'constant' is")
     try:
-        widths = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))
+        pairs = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))
     except ValueError as error:
         raise ValueError(
             f"pad: pad_width {pad_width} does not give a pair (before, after) for each of the "
             f"{x.ndim} axes of shape {x.shape}"
         ) from error
-    widths = [(int(before), int(after)) for before, after in widths]
+    widths = [(int(before), int(after)) for before, after in pairs]
     if min([n for pair in widths for n in pair], default=0) < 0:
         raise ValueError(f"pad: pad_width must not be negative, got {pad_width}")
     inside = tuple([slice(before, before + n) for (before, _), n in zip(widths, x.shape)])
@@ -358,7 +358,7 @@ def _cut(x, places):
     """
     array = x.array
     whole = record(array, (x,), lambda dx: (dx,))
-    shared = []
+    shared: list[Any] = []
 
     def part(place):
         def backward(dy):
