@@ -16,6 +16,11 @@ class EmulatedArray(np.ndarray):
     """A numpy array that claims to be on "cuda", so that GPU code paths run in tests
     on machines that have no GPU."""
 
+    def __array_function__(self, function, types, arguments, options):
+        # np.where and a few others would return plain arrays, back on the "cpu".
+        result = super().__array_function__(function, types, arguments, options)
+        return result.view(EmulatedArray) if type(result) is np.ndarray else result
+
 
 def device_of(array) -> str:
     """Where an array lives: "cpu" or "cuda"."""

@@ -26,34 +26,33 @@ from tricycle_autograd.devices import array_module, check_same_device
 from tricycle_autograd.shapes import unbroadcast
 from tricycle_autograd.tensor import Tensor, as_tensor, record, wrap
 
+# What numpy treats as a number without a home.
+NUMBER = (int, float, np.generic)
+
 # ---- arithmetic ----
 
 
 def add(a: Any, b: Any) -> Tensor:
     """a + b."""
-    a, b, x, y = _operands(a, b)
-    out = _combine("add", operator.add, x, y)
+    a, b, _, _, out = _apply("add", operator.add, a, b)
     return _record_two(out, a, b, _same, _same)
 
 
 def subtract(a: Any, b: Any) -> Tensor:
     """a - b."""
-    a, b, x, y = _operands(a, b)
-    out = _combine("subtract", operator.sub, x, y)
+    a, b, _, _, out = _apply("subtract", operator.sub, a, b)
     return _record_two(out, a, b, _same, operator.neg)
 
 
 def multiply(a: Any, b: Any) -> Tensor:
     """a · b, number by number."""
-    a, b, x, y = _operands(a, b)
-    out = _combine("multiply", operator.mul, x, y)
+    a, b, x, y, out = _apply("multiply", operator.mul, a, b)
     return _record_two(out, a, b, lambda dy: dy * y, lambda dy: dy * x)
 
 
 def divide(a: Any, b: Any) -> Tensor:
     """a / b."""
-    a, b, x, y = _operands(a, b)
-    out = _combine("divide", operator.truediv, x, y)
+    a, b, _, y, out = _apply("divide", operator.truediv, a, b)
     return _record_two(out, a, b, lambda dy: dy / y, lambda dy: -dy * out / y)
 
 
@@ -62,8 +61,7 @@ def power(a: Any, b: Any) -> Tensor:
 
     d(a^b)/da = b·a^(b-1), and d(a^b)/db = a^b·log a.
     """
-    a, b, x, y = _operands(a, b)
-    out = _combine("power", operator.pow, x, y)
+    a, b, x, y, out = _apply("power", operator.pow, a, b)
     return _record_two(
         out, a, b, lambda dy: dy * _slope_of_base(x, y), lambda dy: dy * _slope_of_exponent(x, out)
     )
@@ -80,42 +78,42 @@ def negative(a: Any) -> Tensor:
 
 def equal(a: Any, b: Any) -> Tensor:
     """Whether a == b, number by number."""
-    return _without_gradient("equal", operator.eq, a, b)
+    return wrap(_apply("equal", operator.eq, a, b)[-1])
 
 
 def not_equal(a: Any, b: Any) -> Tensor:
     """Whether a != b, number by number."""
-    return _without_gradient("not_equal", operator.ne, a, b)
+    return wrap(_apply("not_equal", operator.ne, a, b)[-1])
 
 
 def less(a: Any, b: Any) -> Tensor:
     """Whether a < b, number by number."""
-    return _without_gradient("less", operator.lt, a, b)
+    return wrap(_apply("less", operator.lt, a, b)[-1])
 
 
 def less_equal(a: Any, b: Any) -> Tensor:
     """Whether a <= b, number by number."""
-    return _without_gradient("less_equal", operator.le, a, b)
+    return wrap(_apply("less_equal", operator.le, a, b)[-1])
 
 
 def greater(a: Any, b: Any) -> Tensor:
     """Whether a > b, number by number."""
-    return _without_gradient("greater", operator.gt, a, b)
+    return wrap(_apply("greater", operator.gt, a, b)[-1])
 
 
 def greater_equal(a: Any, b: Any) -> Tensor:
     """Whether a >= b, number by number."""
-    return _without_gradient("greater_equal", operator.ge, a, b)
+    return wrap(_apply("greater_equal", operator.ge, a, b)[-1])
 
 
 def bitwise_and(a: Any, b: Any) -> Tensor:
     """a & b of booleans (both true) or integers (bit by bit)."""
-    return _without_gradient("bitwise_and", operator.and_, a, b)
+    return wrap(_apply("bitwise_and", operator.and_, a, b)[-1])
 
 
 def bitwise_or(a: Any, b: Any) -> Tensor:
     """a | b of booleans (either true) or integers (bit by bit)."""
-    return _without_gradient("bitwise_or", operator.or_, a, b)
+    return wrap(_apply("bitwise_or", operator.or_, a, b)[-1])
 
 
 def invert(a: Any) -> Tensor:
@@ -244,26 +242,26 @@ def clip(a: Any, a_min: Any = None, a_max: Any = None) -> Tensor:
 
 def maximum(a: Any, b: Any) -> Tensor:
     """The larger of a and b; where they are equal, each gets half the gradient."""
-    return _choose("maximum", a, b, operator.gt)
+    return _choose("maximum", np.maximum, operator.gt, a, b)
 
 
 def minimum(a: Any, b: Any) -> Tensor:
     """The smaller of a and b; where they are equal, each gets half the gradient."""
-    return _choose("minimum", a, b, operator.lt)
+    return _choose("minimum", np.minimum, operator.lt, a, b)
 
 
 def where(condition: Any, a: Any, b: Any) -> Tensor:
     """a where the condition holds, b elsewhere; the condition has no gradient."""
     condition = as_tensor(condition)
-    a, b, x, y = _operands(a, b)
-    check_same_device("where", condition, *[t for t in (a, b) if not _is_number(t.array)])
     chosen = condition.array
     xp = array_module(chosen)
+    a, b = _operands("where", a, b)
+    _check_devices("where", condition, a, b)
     try:
-        out = xp.where(chosen, x, y)
-    except ValueError as error:
-        shapes = ", ".join(str(np.shape(array)) for array in (chosen, x, y))
-        raise ValueError(f"where: shapes {shapes} do not fit together") from error
+        out = xp.where(chosen, a.array, b.array)
+    except ValueError:
+        _check_shapes("where", chosen, a.array, b.array)
+        raise
     return _record_two(
         out, a, b, lambda dy: xp.where(chosen, dy, 0), lambda dy: xp.where(chosen, 0, dy)
     )
@@ -277,76 +275,78 @@ def _tensor_and_module(value):
     return tensor, array_module(tensor.array)
 
 
-def _operands(a, b):
-    """Both operands as tensors, and their arrays.
+def _apply(name, operation, a, b):
+    """Two operands as tensors, their arrays, and operation(array, array)."""
+    a, b = _operands(name, a, b)
+    x, y = a.array, b.array
+    try:
+        return a, b, x, y, operation(x, y)
+    except ValueError:
+        _check_shapes(name, x, y)
+        raise
 
-    Python numbers and numpy scalars stay what they are inside a tensor without a past, so that
-    numpy applies its own rules to them and they fit any device.
-    """
+
+def _operands(name, a, b):
+    """Both operands as tensors, at least one of them with an array, and both on one device."""
     if not isinstance(a, Tensor):
         a = _constant(a) if isinstance(b, Tensor) else Tensor(a)
     if not isinstance(b, Tensor):
         b = _constant(b)
-    return a, b, a.array, b.array
+    if type(a.array) is not type(b.array):
+        _check_devices(name, a, b)
+    return a, b
 
 
 def _constant(value):
-    if not _is_number(value):
+    """An operand that is not a tensor as one without a past.
+
+    Numbers stay what they are in it, so that numpy's own rules decide about the dtype, and so
+    that they fit any device.
+    """
+    if not isinstance(value, NUMBER):
         return Tensor(value)
     constant = wrap(None)
     constant.array = value
     return constant
 
 
-def _is_number(value):
-    return isinstance(value, (int, float, np.generic))
+def _check_devices(name, *operands):
+    arrays = [tensor for tensor in operands if not isinstance(tensor.array, NUMBER)]
+    if len(arrays) > 1:
+        check_same_device(name, *arrays)
 
 
-def _combine(name, operation, x, y):
-    """operation(x, y), with an error that names the operation where the two do not fit."""
-    if type(x) is not type(y) and not _is_number(x) and not _is_number(y):
-        check_same_device(name, wrap(x), wrap(y))
+def _check_shapes(name, *arrays):
+    """Raise ValueError naming the operation where shapes do not broadcast."""
+    shapes = [np.shape(array) for array in arrays]
     try:
-        return operation(x, y)
-    except ValueError as error:
-        try:
-            np.broadcast_shapes(np.shape(x), np.shape(y))
-        except ValueError:
-            raise ValueError(
-                f"{name}: shapes {np.shape(x)} and {np.shape(y)} do not fit together; counted "
-                "from the last, each pair of lengths must be equal or one of them 1"
-            ) from None
-        raise error
-
-
-def _without_gradient(name, operation, a, b):
-    a, b, x, y = _operands(a, b)
-    return wrap(_combine(name, operation, x, y))
-
-
-def _same(dy):
-    return dy
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ValueError(
+            f"{name}: shapes {' and '.join(map(str, shapes))} do not fit together; counted from "
+            "the last, lengths must be equal or 1"
+        ) from None
 
 
 def _record_two(out, a, b, gradient_of_a: Callable, gradient_of_b: Callable):
     """Record an operation on two inputs, undoing what broadcasting did to each.
 
-    A gradient that is not wanted is forgotten here, and with it what it would have needed.
+    A gradient that is not wanted is let go here, and with it the arrays it would have needed.
     """
     if a.node is None:
         if b.node is None:
             return wrap(out)
-        shape_b, dtype_b = b.array.shape, b.array.dtype
-        return record(out, (a, b), lambda dy: (None, _fit(gradient_of_b(dy), shape_b, dtype_b)))
-    shape_a, dtype_a = a.array.shape, a.array.dtype
+        shape, dtype = b.array.shape, b.array.dtype
+        return record(out, (a, b), lambda dy: (None, _fit(gradient_of_b(dy), shape, dtype)))
+    shape, dtype = a.array.shape, a.array.dtype
     if b.node is None:
-        return record(out, (a, b), lambda dy: (_fit(gradient_of_a(dy), shape_a, dtype_a), None))
+        return record(out, (a, b), lambda dy: (_fit(gradient_of_a(dy), shape, dtype), None))
     shape_b, dtype_b = b.array.shape, b.array.dtype
     return record(
         out,
         (a, b),
         lambda dy: (
-            _fit(gradient_of_a(dy), shape_a, dtype_a),
+            _fit(gradient_of_a(dy), shape, dtype),
             _fit(gradient_of_b(dy), shape_b, dtype_b),
         ),
     )
@@ -359,11 +359,15 @@ def _fit(grad, shape, dtype):
     return grad if grad.dtype == dtype else grad.astype(dtype)
 
 
+def _same(dy):
+    return dy
+
+
 def _slope_of_base(x, y):
     """b·a^(b-1), which is 0 for b = 0 whatever a is (0·0^-1 would be NaN)."""
-    if not isinstance(y, np.generic) and _is_number(y):
-        return 0 * x if y == 0 else y * x ** (y - 1)
-    xp = array_module(x)
+    if isinstance(y, NUMBER):
+        return y * x ** (y - 1) if y != 0 else 0 * x
+    xp = array_module(y)
     return xp.where(y == 0, 0, y * x ** (xp.where(y == 0, 1, y) - 1))
 
 
@@ -373,22 +377,17 @@ def _slope_of_exponent(x, out):
     return out * xp.log(xp.where(x == 0, 1, x))
 
 
-def _choose(name, a, b, wins):
-    a, b, x, y = _operands(a, b)
-    xp = array_module(y if _is_number(x) else x)
-    out = _combine(name, getattr(xp, name), x, y)
+def _choose(name, choice, wins, a, b):
+    """maximum or minimum: the gradient goes to the winner, half of it to each where tied."""
+    a, b, x, y, out = _apply(name, choice, a, b)
+    xp = array_module(out)
+
+    def share(dy, won):
+        return xp.where(won, dy, xp.where(x == y, 0.5 * dy, 0))
+
     return _record_two(
-        out,
-        a,
-        b,
-        lambda dy: _share(xp, dy, wins(x, y), x == y),
-        lambda dy: _share(xp, dy, wins(y, x), x == y),
+        out, a, b, lambda dy: share(dy, wins(x, y)), lambda dy: share(dy, wins(y, x))
     )
-
-
-def _share(xp, dy, won, tied):
-    """The gradient where won, half of it where tied, else 0."""
-    return xp.where(won, dy, xp.where(tied, dy * 0.5, 0))
 
 
 def _bound(value):

@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
+import numpy as np
+
 _next_number = count().__next__
 _recording = True
 
@@ -55,7 +57,9 @@ class Node:
     def add(self, grad):
         """Add one more contribution to a leaf's gradient."""
         if self.buffer is None:
-            self.grad = grad if self.grad is None else self.grad + grad
+            total = grad if self.grad is None else self.grad + grad
+            # numpy turns results with no axes into scalars; a leaf's gradient is an array.
+            self.grad = np.asarray(total) if isinstance(total, np.generic) else total
         elif self.grad is None:
             self.buffer[...] = grad
             self.grad = self.buffer
