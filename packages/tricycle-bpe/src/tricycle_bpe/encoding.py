@@ -91,10 +91,16 @@ def hash_bytes(text, i, length):
 
 @helper
 def equal_bytes(text, i, other, j, length):
-    for k in range(length):
-        if byte_at(text, i + k) != byte_at(other, j + k):
+    """Compare `length` bytes, eight at a time."""
+    end = i + length
+    while i + 8 <= end:
+        if eight_bytes_at(text, i) != eight_bytes_at(other, j):
             return False
-    return True
+        i += 8
+        j += 8
+    differ = eight_bytes_at(text, i) ^ eight_bytes_at(other, j)
+    rest = (np.uint64(1) << np.uint64(8 * (end - i))) - np.uint64(1)
+    return (differ & rest) == np.uint64(0)
 
 
 @helper
@@ -695,7 +701,7 @@ class Encoder:
         self.starts = np.zeros(len(tokens) + 1, np.int64)
         np.cumsum([len(token) for token in tokens], out=self.starts[1:])
         self.spelling = padded(b"".join(tokens))
-        ids = np.array(ordinary, np.int64)
+        self.ordinary = ids = np.array(ordinary, np.int64)
         table = np.full(_room_for(len(ids)), NO_TOKEN, np.int32)
         fill_token_table(ids, self.spelling, self.starts, table)
         if merges is None:
@@ -758,6 +764,18 @@ class Encoder:
             start = int(ends[-1])
             memory.make_room(self.masks)
         return out[:o]
+
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The last merge of each token, in the order of ids, for a vocabulary without a list."""
+        ids = np.sort(self.ordinary[np.diff(self.starts)[self.ordinary] > 1])
+        found = halves(self.spelling, self.starts, self.byte_ids, self.pairs, ids)
+        text = self.spelling.tobytes()
+        starts = self.starts.tolist()
+
+        def token(i):
+            return text[starts[i] : starts[i + 1]]
+
+        return [(token(left), token(right)) for left, right in found.tolist() if left >= 0]
 
     def _refuse(self, text: bytes, start: int, ends: np.ndarray, k: int) -> None:
         piece = text[ends[k - 1] if k else start : ends[k]].decode("utf-8", "replace")

@@ -1,28 +1,86 @@
-"""Other people's files: Hugging Face's tokenizer.json.
+"""Other people's files: Hugging Face's tokenizer.json, tiktoken's ranks, GPT-2's two files.
 
-A file is checked before it is believed: whatever is wrong with it, the answer is a ValueError that
-names the file and what was expected.
+All hold the same thing, a vocabulary and its merges, written in different ways:
+
+    tokenizer.json            everything in one JSON document; tokens in byte characters (Ġthe)
+    name.tiktoken             a line for each token: base64 and a rank, which is also its id
+    vocab.bpe, encoder.json   the merges, one a line; the id of every token; in byte characters
+
+A file is checked before it is believed. Whatever is wrong with it, the answer is a ValueError that
+names the file and says what was expected; a kind of tokeniser that would give other ids here than
+where it comes from is refused rather than nearly read.
 """
 
 import base64
 import binascii
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .byte_characters import CHARACTER_OF, from_characters, to_characters
-from .splitting import PATTERNS
+from .splitting import PATTERNS, known_pattern
+
+Vocab = dict[bytes, int]
+MergeList = list[tuple[bytes, bytes]]
+
+LONGEST_RANKED_TOKEN = 1024  # bytes; the ways to cut a token in two are all tried
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that whoever looks sees all of it or the old one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _field(path: Path, parent: Any, name: str, kind: type) -> Any:
+    value = parent.get(name) if isinstance(parent, dict) else None
+    if type(value) is not kind:
+        raise ValueError(f"{path}: expected a {kind.__name__} in {name!r}, found {value!r:.80}")
+    return value
+
+
+def _read_merge(path: Path, merge: Any) -> tuple[str, str]:
+    halves = merge.split(" ") if isinstance(merge, str) else merge
+    if not isinstance(halves, list) or len(halves) != 2 or not all(
+        isinstance(half, str) and half for half in halves
+    ):
+        raise ValueError(f"{path}: expected a merge of two tokens, found {merge!r:.80}")
+    return halves[0], halves[1]
+
+
+def _from_characters(path: Path, ids: dict[str, int], merges: list[tuple[str, str]], special) -> (
+    tuple[Vocab, MergeList]
+):
+    """Turn tokens in byte characters into bytes, leaving out those that are only special."""
+    in_use = {*CHARACTER_OF.values(), *(half for pair in merges for half in pair)}
+    in_use.update(left + right for left, right in merges)
+    spelled = {token: from_characters(token) for token in in_use | (ids.keys() - special)}
+    wrong = next((token for token, spelling in spelled.items() if not spelling), None)
+    if wrong is not None:
+        raise ValueError(f"{path}: token {wrong!r:.80} is not written in byte-level characters")
+    vocab = {}
+    for token, i in ids.items():
+        if type(i) is not int:
+            raise ValueError(f"{path}: token {token!r:.80} has the id {i!r:.80}")
+        if token in spelled:
+            vocab[spelled[token]] = i
+    return vocab, [(spelled[left], spelled[right]) for left, right in merges]
 
 
 # ---- Hugging Face's tokenizer.json ----
@@ -30,8 +88,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def write_huggingface(
     path: Path,
-    vocab: dict[bytes, int],
-    merges: list[tuple[bytes, bytes]],
+    vocab: Vocab,
+    merges: MergeList,
     special_tokens: dict[str, int],
     pattern: str,
     whole_pieces: bool,
@@ -49,23 +107,17 @@ def write_huggingface(
         }
         whole = {**byte_level, "use_regex": False}
         pre_tokenizer = {"type": "Sequence", "pretokenizers": [split, whole]}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added_tokens = [
+        {"id": i, "content": token, **flags, "special": True}
+        for token, i in sorted(special_tokens.items(), key=lambda item: item[1])
+    ]
     ids = {to_characters(token): i for token, i in vocab.items()} | special_tokens
     document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {
-                "id": i,
-                "content": token,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
-            for token, i in sorted(special_tokens.items(), key=lambda item: item[1])
-        ],
+        "added_tokens": added_tokens,
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer,
         "post_processor": None,
@@ -86,87 +138,149 @@ def write_huggingface(
     write_atomically(path, json.dumps(document, ensure_ascii=False, indent=1).encode())
 
 
+# What these say must be empty or false, or the ids here would not be the ids there.
+MODEL_MUST_NOT_HAVE = (
+    "dropout",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "byte_fallback",
+)
+ADDED_TOKEN_MUST_NOT_HAVE = ("single_word", "lstrip", "rstrip")
+
+
 def read_huggingface(path: Path) -> dict[str, Any]:
     """Read a byte-level BPE tokenizer.json; return the arguments that make a Tokeniser of it.
 
-    raises ValueError for other kinds of tokeniser and for broken files
+    A post-processor, which puts special tokens around a text, is not followed.
+
+    raises  ValueError for other kinds of tokeniser and for broken files
     """
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    document = _read_json(path)
     model = _field(path, document, "model", dict)
     if model.get("type", "BPE") != "BPE":
-        raise ValueError(f"{path} holds a {model['type']} model; only byte-level BPE can be read")
-    special_tokens = {}
-    for added in _field(path, document, "added_tokens", list):
-        special_tokens[_field(path, added, "content", str)] = _field(path, added, "id", int)
-    merges = []
-    in_use = set(CHARACTER_OF.values())
-    for merge in _field(path, model, "merges", list):
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        merges.append((from_characters(left), from_characters(right)))
-        in_use.update((left, right, left + right))
-    vocab = {}
-    for characters, i in _field(path, model, "vocab", dict).items():
-        # The file lists special tokens among the others; only a few are ordinary tokens as well.
-        if characters in special_tokens and characters not in in_use:
-            continue
-        token = from_characters(characters)
-        if token is None:
+        raise ValueError(
+            f"{path} holds a {model['type']!r:.40} model; only byte-level BPE can be read"
+        )
+    for name in MODEL_MUST_NOT_HAVE:
+        if model.get(name):
             raise ValueError(
-                f"{path}: token {characters!r} is not written in byte-level characters"
+                f"{path}: the model has {name} {model[name]!r:.40}; byte-level BPE has none"
             )
-        vocab[token] = i
+    if document.get("normalizer") is not None:
+        raise ValueError(
+            f"{path}: its normalizer changes texts before they are encoded, which is not done here"
+        )
+    special_tokens = {}
+    for added in document.get("added_tokens") or []:
+        content = _field(path, added, "content", str)
+        for name in ADDED_TOKEN_MUST_NOT_HAVE:
+            if added.get(name):
+                raise ValueError(f"{path}: added token {content!r:.40} has {name}, not done here")
+        special_tokens[content] = _field(path, added, "id", int)
+    merges = [_read_merge(path, merge) for merge in _field(path, model, "merges", list)]
+    ids = _field(path, model, "vocab", dict)
+    vocab, merge_list = _from_characters(path, ids, merges, special_tokens.keys())
     return {
         "vocab": vocab,
-        "merges": merges,
+        "merges": merge_list,
         "special_tokens": special_tokens,
-        "pattern": _pattern_of(path, document.get("pre_tokenizer")),
+        "pattern": _read_pattern(path, document.get("pre_tokenizer")),
         "whole_pieces": bool(model.get("ignore_merges", False)),
     }
 
 
-def _field(path: Path, parent: Any, name: str, kind: type) -> Any:
-    value = parent.get(name) if isinstance(parent, dict) else None
-    if not isinstance(value, kind):
-        raise ValueError(f"{path}: expected a {kind.__name__} in {name!r}, found {value!r:.80}")
-    return value
-
-
-def _pattern_of(path: Path, pre_tokenizer: Any) -> str:
+def _read_pattern(path: Path, pre_tokenizer: Any) -> str:
     """Find the split pattern in a pre-tokeniser: ByteLevel, or Split and then ByteLevel."""
     steps = [pre_tokenizer]
     if isinstance(pre_tokenizer, dict) and pre_tokenizer.get("type") == "Sequence":
         steps = _field(path, pre_tokenizer, "pretokenizers", list)
     kinds = [step.get("type") if isinstance(step, dict) else None for step in steps]
-    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
-        return "gpt2"
-    if kinds == ["Split", "ByteLevel"]:
-        text = _field(path, _field(path, steps[0], "pattern", dict), "Regex", str)
-        return next((name for name, known in PATTERNS.items() if known == text), text)
+    if kinds and kinds[-1] == "ByteLevel":
+        if steps[-1].get("add_prefix_space", True):
+            raise ValueError(
+                f"{path}: its pre-tokeniser puts a blank before each text (add_prefix_space), "
+                "which is not done here"
+            )
+        uses_gpt2 = steps[-1].get("use_regex", True)
+        if kinds == ["ByteLevel"] and uses_gpt2:
+            return "gpt2"
+        if kinds == ["Split", "ByteLevel"] and not uses_gpt2:
+            expression = _field(path, _field(path, steps[0], "pattern", dict), "Regex", str)
+            if steps[0].get("behavior") == "Isolated" and not steps[0].get("invert"):
+                return known_pattern(expression)
     raise ValueError(
-        f"{path}: pre-tokeniser {kinds} is not byte-level BPE; expected ByteLevel, or Split and ByteLevel"
+        f"{path}: its pre-tokeniser {kinds!r:.80} is none that can be followed here; expected "
+        "ByteLevel, or Split (isolated, by Regex) and ByteLevel"
     )
 
 
 # ---- tiktoken's rank files ----
 
 
-def read_tiktoken(path: Path) -> dict[bytes, int]:
+def read_tiktoken(path: Path) -> Vocab:
     """Read the rank of every token from lines of base64 and a number.
 
-    raises ValueError
+    raises  ValueError
     """
-    ranks = {}
+    ranks: Vocab = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         if not line:
             continue
         try:
-            token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
+            encoded, rank = line.split()
+            token = base64.b64decode(encoded, validate=True)
+            ranks[token] = int(rank)
         except (ValueError, binascii.Error):
             raise ValueError(
-                f"{path}, line {number}: expected a token in base64 and its rank, found {line!r:.60}"
+                f"{path}, line {number}: expected a token in base64 and its rank, "
+                f"found {line!r:.60}"
             ) from None
+        if len(token) > LONGEST_RANKED_TOKEN:
+            raise ValueError(f"{path}, line {number}: a token of {len(token)} bytes is too long")
     return ranks
+
+
+def write_tiktoken(path: Path, vocab: Vocab) -> None:
+    """Write the id of every token as its rank."""
+    in_order = sorted(vocab.items(), key=lambda item: item[1])
+    lines = (base64.b64encode(token) + b" %d\n" % i for token, i in in_order)
+    write_atomically(path, b"".join(lines))
+
+
+# ---- GPT-2's vocab.bpe and encoder.json ----
+
+
+def read_gpt2(vocab_bpe: Path, encoder_json: Path) -> tuple[Vocab, MergeList, dict[str, int]]:
+    """Read the merges and ids of GPT-2's files; a token that no merge makes is a special one.
+
+    raises  ValueError
+    """
+    try:
+        lines = vocab_bpe.read_text("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{vocab_bpe} is not text: {error}") from error
+    if lines[0].startswith("#version"):
+        del lines[0]
+    merges = [_read_merge(vocab_bpe, line) for line in lines if line]
+    ids = _read_json(encoder_json)
+    if not isinstance(ids, dict):
+        raise ValueError(f"{encoder_json}: expected the id of each token, found {ids!r:.80}")
+    made = {*CHARACTER_OF.values(), *(left + right for left, right in merges)}
+    special_tokens = {token: i for token, i in ids.items() if token not in made}
+    vocab, merge_list = _from_characters(encoder_json, ids, merges, special_tokens.keys())
+    return vocab, merge_list, special_tokens
+
+
+def write_gpt2(
+    vocab_bpe: Path,
+    encoder_json: Path,
+    vocab: Vocab,
+    merges: Iterable[tuple[bytes, bytes]],
+    special_tokens: dict[str, int],
+) -> None:
+    """Write the merges to one file and the ids, special tokens among them, to the other."""
+    lines = [f"{to_characters(left)} {to_characters(right)}\n" for left, right in merges]
+    write_atomically(vocab_bpe, "".join(["#version: 0.2\n", *lines]).encode())
+    ids = {to_characters(token): i for token, i in vocab.items()} | special_tokens
+    ids = dict(sorted(ids.items(), key=lambda item: item[1]))
+    write_atomically(encoder_json, json.dumps(ids).encode())

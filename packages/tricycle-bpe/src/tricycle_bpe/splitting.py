@@ -10,7 +10,9 @@ The patterns named here have a kernel each in `scanning.py`. Any other regular e
 the `regex` package, with its own idea of Unicode.
 """
 
+import re
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import numpy as np
 import regex
@@ -39,6 +41,24 @@ PATTERNS = {
     # Every character a piece: for tokenisers that know whole characters only
     "characters": r"[\s\S]",
 }
+
+
+# The same patterns as others write them.
+OTHER_SPELLINGS = {
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s": "gpt2",
+    (
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+        r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+    ): "cl100k",
+}
+
+
+def known_pattern(expression: str) -> str:
+    """Give the name of a regular expression that has one, else the expression itself."""
+    named = {known: name for name, known in PATTERNS.items()} | OTHER_SPELLINGS
+    return named.get(expression, expression)
 
 
 def compile_pattern(pattern: str) -> regex.Pattern:
@@ -107,3 +127,31 @@ def _split_by_expression(
     ends = np.append(np.flatnonzero(begins_character), n)[characters]
     for k in range(0, len(ends), len(room)):
         yield ends[k : k + len(room)]
+
+
+# ---- long texts in parts ----
+
+# Every named pattern splits behind a single newline between a visible ASCII character and an ASCII
+# letter, and splits both parts then as it would have split the whole. (Not behind any newline: in
+# "a \\n" at the end of a text gpt2 takes both blanks as one piece, before a letter as two.)
+SAFE_CUT = re.compile(rb"[!-~]\n(?=[A-Za-z])")
+
+
+def read_in_parts(file: BinaryIO, pattern: str, part_bytes: int) -> Iterator[bytes]:
+    """Read a file of UTF-8 text in parts that can be split, and encoded, one by one.
+
+    A part has about `part_bytes` bytes, more where there is no safe place to cut. A pattern that has no
+    name here may look at anything, so its text is one part.
+    """
+    if pattern not in PATTERNS:
+        yield file.read()
+        return
+    kept = b""
+    while block := file.read(part_bytes):
+        kept += block
+        cuts = [match.end() for match in SAFE_CUT.finditer(kept, max(0, len(kept) - part_bytes))]
+        if cuts:
+            yield kept[: cuts[-1]]
+            kept = kept[cuts[-1] :]
+    if kept:
+        yield kept

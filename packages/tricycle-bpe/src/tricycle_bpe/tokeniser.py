@@ -8,29 +8,38 @@ Order of the file: making one, encoding, decoding, files.
 """
 
 import hashlib
-from collections import Counter
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
+from os.path import commonprefix
 from pathlib import Path
 
 import numpy as np
-import regex
 
 from . import formats
-from .splitting import compile_pattern, piece_ends, splitter
+from .progress import Progress
+from .shards import PART_BYTES, text_files
+from .splitting import compile_pattern, read_in_parts, splitter
+
+
+LARGEST_ID = 1 << 22
 
 
 class Tokeniser:
     """A byte pair encoding: text to ids and back.
 
-    Make one with `Tokeniser.train`, `Tokeniser.load` or `Tokeniser.characters`.
+    Make one with `Tokeniser.train`, `.named`, `.load`, `.characters` or one of the `.from_…` methods.
 
-    vocab           the id of each token, by its bytes; special tokens are not in it
-    merges          pairs of tokens, in the order in which they were learned; oldest first when encoding
+    vocab           the id of each token, by its bytes; tokens that are only special are not in it
+    merges          pairs of tokens, in the order in which they were learned; oldest first when
+                    encoding. None means that any two tokens which together spell a token merge, the
+                    one with the lowest id first: tiktoken's rule
     special_tokens  the id of each special token, by its text
     pattern         how text is split: a name in `splitting.PATTERNS`, or a regular expression
     whole_pieces    whether a piece that is a token is taken whole, without merging
+    name            what it is called in the index of a shard folder
+    raises          ValueError if these do not fit together
     """
 
     def __init__(
@@ -40,44 +49,73 @@ class Tokeniser:
         special_tokens: dict[str, int] | None = None,
         pattern: str = "gpt2",
         whole_pieces: bool = False,
+        name: str = "",
     ):
         self.vocab = dict(vocab)
-        self._merges = merges
         self.special_tokens = dict(special_tokens or {})
         self.pattern = pattern
         self.whole_pieces = whole_pieces
-        compile_pattern(pattern)  # a broken one is an error now, not at the first text
+        self.name = name
+        self._merges = merges
         self._token_of = {i: token for token, i in self.vocab.items()}
-        for text, i in self.special_tokens.items():
-            self._token_of[i] = text.encode()
+        self._token_of |= {i: text.encode() for text, i in self.special_tokens.items()}
+        self._check()
+
+    def _check(self) -> None:
+        compile_pattern(self.pattern)  # a broken one is an error now, not at the first text
+        if not self._token_of:
+            raise ValueError("a vocabulary of no tokens at all can encode nothing")
+        for i, token in self._token_of.items():
+            if type(i) is not int or not 0 <= i < LARGEST_ID:
+                raise ValueError(f"token {token!r:.60} has the id {i!r:.60}; ids go from 0 to 2^22")
+            if not token:
+                raise ValueError(f"the token with id {i} is empty")
+        for what, ids in ("tokens", self.vocab), ("special tokens", self.special_tokens):
+            if len(set(ids.values())) != len(ids):
+                raise ValueError(f"two {what} have the same id")
+        for left, right in self._merges or []:
+            if not (left in self.vocab and right in self.vocab and left + right in self.vocab):
+                raise ValueError(f"a merge joins {left!r:.60} and {right!r:.60}, not all tokens")
 
     @cached_property
     def _encoder(self):
         from .encoding import Encoder
 
         tokens = [self._token_of.get(i, b"") for i in range(self.n_vocab)]
-        merges = self._merges and [
-            (self.vocab[left], self.vocab[right], self.vocab[left + right])
-            for left, right in self._merges
-        ]
+        merges = self._merges
+        if merges is not None:
+            ids = self.vocab
+            merges = [(ids[left], ids[right], ids[left + right]) for left, right in merges]
         return Encoder(tokens, list(self.vocab.values()), merges, self.whole_pieces)
 
     @cached_property
     def _split(self):
         return splitter(self.pattern)
 
-    @property
+    @cached_property
     def merges(self) -> list[tuple[bytes, bytes]]:
-        """Pairs of tokens, in the order in which they were learned; oldest first when encoding."""
+        """Pairs of tokens, in the order in which they were learned.
+
+        A rank file does not list them. Then each token's last merge is found by encoding its bytes
+        with the older tokens only.
+        """
+        if self._merges is None:
+            return self._encoder.merges()
         return self._merges
 
-    @property
+    @cached_property
     def n_vocab(self) -> int:
         """The number of ids: one more than the largest."""
-        return max(self._token_of, default=-1) + 1
+        return max(self._token_of) + 1
 
     def __repr__(self) -> str:
-        return f"<Tokeniser of {self.n_vocab:,} tokens, pattern {self.pattern!r:.40}>"
+        name = f" {self.name}" if self.name else ""
+        return f"<Tokeniser{name} of {self.n_vocab:,} tokens, pattern {self.pattern!r:.40}>"
+
+    def __reduce__(self):
+        # What was compiled or remembered stays in this process; another makes its own.
+        fields = (self.vocab, self._merges, self.special_tokens)
+        return (Tokeniser, (*fields, self.pattern, self.whole_pieces, self.name))
 
     # ---- making one ----
 
@@ -115,20 +153,30 @@ class Tokeniser:
                 f"vocab_size {vocab_size} is too small: 256 bytes and {least - 256} special tokens "
                 f"need {least}"
             )
-        from . import training
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        from . import counting, training
 
-        words: Counter[str] = Counter()
-        split_pattern = compile_pattern(pattern)
-        for text in _texts(texts):
-            text = _to_bytes(text).decode()
-            ends = piece_ends(text, split_pattern)
-            words.update(text[i:j] for i, j in zip([0, *ends], ends))
-        letters = {word.encode(): n for word, n in words.items()}
-        arrays = training.words_as_arrays(letters)
+        split = splitter(pattern)
+        with Progress("reading", None, "B") as progress:
+            counter = counting.count_all(_texts(texts, pattern, progress), split, workers)
         vocab, merges, special_ids = training.train_on_words(
-            *arrays, vocab_size, special_tokens, min_frequency, ties
+            *counter.pieces(), vocab_size, special_tokens, min_frequency, ties
         )
         return cls(vocab, merges, special_ids, pattern)
+
+    @classmethod
+    def named(cls, name: str) -> "Tokeniser":
+        """Fetch a tokeniser known by name, once: gpt2, r50k_base, p50k_base, cl100k_base, o200k_base …
+
+        raises  ValueError for an unknown name, OSError with advice if it cannot be downloaded
+        """
+        from .named import fetch
+
+        path, pattern, special_tokens = fetch(name)
+        tokeniser = cls.from_tiktoken(path, pattern, special_tokens)
+        tokeniser.name = name
+        return tokeniser
 
     @classmethod
     def characters(cls, text: str) -> "Tokeniser":
@@ -156,35 +204,14 @@ class Tokeniser:
                             with () what looks like one is ordinary text
         raises              ValueError if the text contains a disallowed special token
         """
-        allowed = set(self.special_tokens) if allowed_special == "all" else set(allowed_special)
-        allowed &= set(self.special_tokens)
-        if disallowed_special == "all":
-            disallowed = set(self.special_tokens) - allowed
-        else:
-            disallowed = set(disallowed_special)
-        if disallowed and (match := _any_of(disallowed).search(text)):
-            token = match.group()
-            raise ValueError(
-                f"the text contains the special token {token!r}, which could trick a model. To encode it "
-                f"as a special token pass allowed_special={{{token!r}}}; to encode it as ordinary text "
-                "pass disallowed_special=()"
-            )
+        allowed = self._allowed(text, allowed_special, disallowed_special)
         if not allowed:
             return self.encode_ordinary(text)
-        ids: list[int] = []
-        end = 0
-        for match in _any_of(allowed).finditer(text):
-            ids += self.encode_ordinary(text[end : match.start()])
-            ids.append(self.special_tokens[match.group()])
-            end = match.end()
-        return ids + self.encode_ordinary(text[end:])
+        return self._encode_with_special(text, allowed).tolist()
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Turn text into ids, special tokens being text like any other."""
-        return self._encode(text).tolist()
-
-    def _encode(self, text: str) -> np.ndarray:
-        return self._encoder.encode(_to_bytes(text), self._split)
+        return self.encode_utf8(_to_bytes(text)).tolist()
 
     def encode_to_numpy(
         self,
@@ -193,7 +220,67 @@ class Tokeniser:
         disallowed_special: Collection[str] | str = "all",
     ) -> np.ndarray:
         """Turn text into an array of ids (N,) uint32; the arguments are those of `encode`."""
-        return np.array(self.encode(text, allowed_special, disallowed_special), np.uint32)
+        allowed = self._allowed(text, allowed_special, disallowed_special)
+        if not allowed:
+            return self.encode_utf8(_to_bytes(text))
+        return self._encode_with_special(text, allowed)
+
+    def _allowed(
+        self, text: str, allowed_special: Collection[str] | str, disallowed_special
+    ) -> frozenset[str]:
+        """Refuse a text with disallowed special tokens; return the tokens that are allowed."""
+        known = self.special_tokens.keys()
+        allowed = frozenset(known if allowed_special == "all" else known & set(allowed_special))
+        disallowed = known - allowed if disallowed_special == "all" else disallowed_special
+        if disallowed and (match := _find_any(text, frozenset(disallowed))):
+            raise ValueError(
+                f"the text contains the special token {match.group()!r}, which could trick a model. "
+                f"To encode it as a special token pass allowed_special={{{match.group()!r}}}; to "
+                "encode it as ordinary text pass disallowed_special=()"
+            )
+        return allowed
+
+    def _encode_with_special(self, text: str, allowed: frozenset[str]) -> np.ndarray:
+        parts = []
+        end = 0
+        for match in _any_of(allowed).finditer(text):
+            parts.append(self.encode_utf8(_to_bytes(text[end : match.start()])))
+            parts.append(np.array([self.special_tokens[match.group()]], np.uint32))
+            end = match.end()
+        parts.append(self.encode_utf8(_to_bytes(text[end:])))
+        return np.concatenate(parts)
+
+    def encode_utf8(self, data: bytes) -> np.ndarray:
+        """Turn valid UTF-8 into an array of ids (N,) uint32, knowing nothing of special tokens."""
+        return self._encoder.encode(data, self._split)
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Turn any bytes into ids.
+
+        From the first byte on that is not UTF-8, all is one piece, together with the last piece
+        before it: a text that was cut off within a character looks like that.
+        """
+        try:
+            data.decode()
+            return self.encode_utf8(data).tolist()
+        except UnicodeDecodeError as error:
+            valid = data[: error.start]
+        pieces = self._pieces(valid)
+        # Blanks before the bad bytes might have been split otherwise, had the text gone on.
+        if pieces and not pieces[-1].strip(b" \n\t"):
+            while len(pieces) > 1 and not pieces[-2].strip(b" \n\t"):
+                pieces[-2:] = [pieces[-2] + pieces[-1]]
+        stable = len(valid) - len(pieces[-1]) if pieces else 0
+        ends = np.cumsum([len(piece) for piece in pieces[:-1]] + [len(data) - stable])
+        return self._encoder.encode(data, lambda _text, _n, _room: iter([ends])).tolist()
+
+    def _pieces(self, data: bytes) -> list[bytes]:
+        """Split valid UTF-8 into the pieces that are encoded one by one."""
+        from .encoding import PIECES_AT_ONCE, padded
+
+        room = np.empty(PIECES_AT_ONCE, np.int64)
+        ends = [end for some in self._split(padded(data), len(data), room) for end in some.tolist()]
+        return [data[i:j] for i, j in zip([0, *ends], ends)]
 
     def encode_batch(
         self,
@@ -202,25 +289,62 @@ class Tokeniser:
         allowed_special: Collection[str] | str = frozenset(),
         disallowed_special: Collection[str] | str = "all",
     ) -> list[list[int]]:
-        """Turn several texts into ids, on `workers` threads."""
+        """Turn several texts into ids, on `workers` threads; the rest as for `encode`."""
+        if isinstance(texts, str):
+            raise ValueError("texts is one string; pass a list of strings, or use encode")
+
+        def encode(text: str) -> list[int]:
+            return self.encode(text, allowed_special, disallowed_special)
+
+        if workers == 1:
+            return [encode(text) for text in texts]
         with ThreadPoolExecutor(workers) as pool:
-            return list(
-                pool.map(lambda text: self.encode(text, allowed_special, disallowed_special), texts)
-            )
+            return list(pool.map(encode, texts))
+
+    def encode_file(
+        self,
+        path: str | Path,
+        out: str | Path,
+        dtype: str = "auto",
+        workers: int = 1,
+        shard_tokens: int = 100_000_000,
+        document_separator: str | None = None,
+    ) -> Path:
+        """Encode a text file, or all .txt files of a folder, to a folder of shards (see shards.py).
+
+        dtype               "uint16", "uint32", or "auto" for the smaller one that holds every id
+        workers             threads
+        shard_tokens        ids in each file of the folder
+        document_separator  a special token: where the text has it a document ends, and each
+                            document gets its id at the end. Without one, each file is a document
+        returns             the folder, which is complete as soon as it exists
+        raises              FileNotFoundError, FileExistsError, ValueError
+        """
+        from .shards import encode_files
+
+        return encode_files(
+            self, Path(path), Path(out), dtype, workers, shard_tokens, document_separator
+        )
 
     def count(self, text: str) -> int:
         """Count the ids of a text, special tokens being text like any other."""
-        return len(self.encode_ordinary(text))
+        return len(self.encode_utf8(_to_bytes(text)))
 
     # ---- decoding ----
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Turn ids back into bytes.
+        """Turn ids, or an array of them, back into bytes.
 
         raises  ValueError if an id is not in the vocabulary
         """
+        if isinstance(ids, np.ndarray):
+            if ids.ndim != 1 or ids.dtype.kind not in "iu":
+                raise ValueError(
+                    f"expected a row of integers, got an array of {ids.dtype} of shape {ids.shape}"
+                )
+            return self._encoder.decode(np.ascontiguousarray(ids))
         try:
-            return b"".join([self._token_of[int(i)] for i in ids])
+            return b"".join(map(self._token_of.__getitem__, ids))
         except KeyError as error:
             raise ValueError(
                 f"id {error.args[0]} is not in this vocabulary of {self.n_vocab} tokens"
@@ -233,6 +357,22 @@ class Tokeniser:
     def decode_batch(self, batch: Iterable[Iterable[int]], errors: str = "replace") -> list[str]:
         """Turn several lists of ids back into texts."""
         return [self.decode(ids, errors) for ids in batch]
+
+    def decode_with_offsets(self, ids: Sequence[int]) -> tuple[str, list[int]]:
+        """Turn ids back into text, and say at which character each of them begins.
+
+        An id that begins within a character is said to begin where that character does.
+
+        raises  ValueError if the bytes are not UTF-8
+        """
+        offsets = []
+        n_characters = 0
+        for i in ids:
+            token = self.decode_bytes([i])
+            continues = 0x80 <= token[0] < 0xC0
+            offsets.append(max(0, n_characters - continues))
+            n_characters += sum(not 0x80 <= byte < 0xC0 for byte in token)
+        return self.decode(ids, errors="strict"), offsets
 
     # ---- files ----
 
@@ -279,6 +419,29 @@ class Tokeniser:
         ranks = formats.read_tiktoken(Path(path))
         return cls(ranks, None, special_tokens, pattern, whole_pieces=True)
 
+    def to_tiktoken(self, path: str | Path) -> None:
+        """Write a .tiktoken file; the pattern and special tokens are not in it.
+
+        tiktoken joins any two tokens that spell a token. A tokeniser that joins listed pairs only may
+        for rare texts give other ids than tiktoken does with this file.
+        """
+        formats.write_tiktoken(Path(path), self.vocab)
+
+    @classmethod
+    def from_gpt2(cls, vocab_bpe: str | Path, encoder_json: str | Path) -> "Tokeniser":
+        """Read GPT-2's two files: the merges, and the id of each token.
+
+        raises  ValueError
+        """
+        vocab, merges, special = formats.read_gpt2(Path(vocab_bpe), Path(encoder_json))
+        return cls(vocab, merges, special, "gpt2")
+
+    def to_gpt2(self, vocab_bpe: str | Path, encoder_json: str | Path) -> None:
+        """Write GPT-2's two files; the pattern is not in them."""
+        formats.write_gpt2(
+            Path(vocab_bpe), Path(encoder_json), self.vocab, self.merges, self.special_tokens
+        )
+
     @classmethod
     def from_huggingface(cls, path: str | Path) -> "Tokeniser":
         """Read Hugging Face's tokenizer.json, if it is byte-level BPE.
@@ -308,18 +471,33 @@ def _to_bytes(text: str) -> bytes:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
-def _any_of(tokens: Collection[str]) -> regex.Pattern:
+@lru_cache(maxsize=64)
+def _any_of(tokens: frozenset[str]) -> re.Pattern:
     """Match any of these texts, the longest where several begin at one place."""
-    return regex.compile("|".join(regex.escape(t) for t in sorted(tokens, key=len, reverse=True)))
+    return re.compile("|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True)))
 
 
-def _texts(texts: Iterable[str | Path] | Path) -> Iterator[str]:
-    """Go through strings, files and folders of .txt files."""
+def _find_any(text: str, tokens: frozenset[str]) -> re.Match | None:
+    """Find any of these in a text. That they all begin alike, say with <|, is much faster to rule out."""
+    if commonprefix(list(tokens)) not in text:
+        return None
+    return _any_of(tokens).search(text)
+
+
+def _texts(texts: Iterable[str | Path], pattern: str, progress: Progress) -> Iterator[bytes]:
+    """Go through strings, files and folders of .txt files, as UTF-8, long files in parts."""
     for item in [texts] if isinstance(texts, Path) else texts:
-        if isinstance(item, Path):
-            for path in sorted(item.rglob("*.txt")) if item.is_dir() else [item]:
-                yield path.read_bytes().decode("utf-8", "replace")
-        elif isinstance(item, str):
-            yield item
+        if isinstance(item, str):
+            yield _to_bytes(item)
+        elif isinstance(item, Path):
+            for path in text_files(item):
+                with open(path, "rb") as file:
+                    for part in read_in_parts(file, pattern, PART_BYTES):
+                        try:
+                            part.decode()
+                        except UnicodeDecodeError as error:
+                            raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+                        yield part
+                        progress.update(len(part))
         else:
             raise ValueError(f"texts must hold strings or paths, found a {type(item).__name__}")
