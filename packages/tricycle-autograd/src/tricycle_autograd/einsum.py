@@ -28,6 +28,9 @@ loops of "ij,jk,kl->il" do I·J·K·L multiplications, two matrix products do I�
 
        left (batch, rows, summed) @ right (batch, summed, columns) = (batch, rows, columns)
 
+   where a group without letters has length 1: "i,j->ij" is a column times a row, and
+   "i,i->i" a stack of products of single numbers.
+
 Every step is an operation that has a gradient (transpose, reshape, matmul, ...), so einsum needs
 none of its own, and the backward pass reuses what was contracted on the way.
 
@@ -44,7 +47,6 @@ from typing import Any
 from numpy import result_type
 
 from tricycle_autograd.devices import check_same_device
-from tricycle_autograd.elementwise import multiply
 from tricycle_autograd.indexing import diagonal
 from tricycle_autograd.matmul import matmul
 from tricycle_autograd.reductions import sum as sum_over
@@ -140,20 +142,13 @@ def contract(
     summed = tuple([label for label in x_labels if label in y_labels and label not in kept])
     rows = tuple([label for label in x_labels if label not in y_labels])
     columns = tuple([label for label in y_labels if label not in x_labels])
-    lengths = [prod([sizes[label] for label in group]) for group in (rows, summed, columns)]
-    n_rows, n_summed, n_columns = lengths
+    n_rows, n_summed, n_columns = (
+        prod([sizes[label] for label in group]) for group in (rows, summed, columns)
+    )
     stack = [sizes[label] for label in batch]
-
-    if not summed and not (rows and columns):
-        # Nothing to sum, and no table to make: numbers meet one by one, and some stretch.
-        x = reshape(rearrange(x, x_labels, batch + rows), [*stack, n_rows])
-        y = reshape(rearrange(y, y_labels, batch + columns), [*stack, n_columns])
-        product = multiply(x, y)
-    else:
-        x = reshape(rearrange(x, x_labels, batch + rows + summed), [*stack, n_rows, n_summed])
-        y = reshape(rearrange(y, y_labels, batch + summed + columns), [*stack, n_summed, n_columns])
-        product = matmul(x, y)
-
+    x = reshape(rearrange(x, x_labels, batch + rows + summed), [*stack, n_rows, n_summed])
+    y = reshape(rearrange(y, y_labels, batch + summed + columns), [*stack, n_summed, n_columns])
+    product = matmul(x, y)  # (batch, rows, columns)
     labels = batch + rows + columns
     return reshape(product, [sizes[label] for label in labels]), labels
 
