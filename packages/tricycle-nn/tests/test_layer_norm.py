@@ -31,7 +31,7 @@ def test_eps_is_added_to_the_variance():
 
 @pytest.mark.parametrize("shape", [(7,), (1, 5), (3, 4), (2, 3, 19), (70, 3)])
 def test_kernels_agree_with_the_definition(shape):
-    # The channels are spread out: vectors that are nearly constant have slopes too steep to measure.
+    # The channels are spread out: nearly constant vectors have slopes too steep to measure.
     x = draw(*shape) + np.arange(shape[-1])
     weight, bias = draw(shape[-1]), draw(shape[-1], seed=1)
     check_fused(layer_norm, x, weight, bias)

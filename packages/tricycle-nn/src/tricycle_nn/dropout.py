@@ -95,33 +95,31 @@ class CPU:
     def drop(y, x, seed, step, stream, threshold, scale):
         """y = x · scale where the random word is at least the threshold, else 0."""
         for k in prange(n_pieces(x.size)):
+            words = np.empty(GROUP, np.uint32)
             for start in range(k * PIECE, min(x.size, (k + 1) * PIECE), GROUP):
-                end = min(x.size, start + GROUP)
-                drop_group(y[start:end], x[start:end], start, seed, step, stream, threshold, scale)
+                group = slice(start, min(x.size, start + GROUP))
+                draw_words(words, start // (GROUP // LANES), seed, step, stream)
+                drop_group(y[group], x[group], words, threshold, scale)
 
 
 @cpu_function
-def drop_group(y, x, start, seed, step, stream, threshold, scale):
-    if x.size == GROUP:
-        drop_full_group(y, x, start, seed, step, stream, threshold, scale)
-    else:
-        padded = np.zeros(GROUP, np.float32)
-        padded[: x.size] = x
-        drop_full_group(padded, padded, start, seed, step, stream, threshold, scale)
-        y[:] = padded[: x.size]
-
-
-@cpu_function
-def drop_full_group(y, x, start, seed, step, stream, threshold, scale):
+def draw_words(words, first_block, seed, step, stream):
+    """words (GROUP,): the random words for one group."""
     k0, k1 = low_word(seed), high_word(seed)
-    first = np.uint64(start // (GROUP // LANES))
     for lane in range(LANES):
-        block = first + np.uint64(lane)
+        block = np.uint64(first_block + lane)
         w0, w1, w2, w3 = philox_block(low_word(block), high_word(block), step, stream, k0, k1)
-        y[lane] = x[lane] * scale if w0 >= threshold else ZERO
-        y[lane + LANES] = x[lane + LANES] * scale if w1 >= threshold else ZERO
-        y[lane + 2 * LANES] = x[lane + 2 * LANES] * scale if w2 >= threshold else ZERO
-        y[lane + 3 * LANES] = x[lane + 3 * LANES] * scale if w3 >= threshold else ZERO
+        words[lane] = w0
+        words[lane + LANES] = w1
+        words[lane + 2 * LANES] = w2
+        words[lane + 3 * LANES] = w3
+
+
+@cpu_function
+def drop_group(y, x, words, threshold, scale):
+    # Not in the loop of draw_words: with x and y in it too, that would not vectorise (10x slower).
+    for i in range(x.size):
+        y[i] = x[i] * scale if words[i] >= threshold else ZERO
 
 
 ZERO = np.float32(0)

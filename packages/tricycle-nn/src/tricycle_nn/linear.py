@@ -24,6 +24,7 @@ from tricycle_autograd.tape import gradient_destination
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.initialisers import normal
 from tricycle_nn.module import Module, Parameter
+from tricycle_nn.pieces import row_chunks
 
 
 @fused
@@ -77,22 +78,13 @@ def column_sum(x: np.ndarray) -> np.ndarray:
     return partial.sum(axis=0)
 
 
-def row_chunks(n_rows: int) -> int:
-    """How many pieces sums over rows are cut into: by shape, so that threads change no bit.
-
-    Every row adds to the same sum.  So that threads never share one, each chunk of rows has a
-    sum of its own, and these are added in order at the end.
-    """
-    return max(1, min(64, n_rows // 16))
-
-
 class CPU:
     @staticmethod
     @cpu_kernel
     def fill_rows(y, bias):
         """Every row of y (N, C) becomes the bias (C,), for a product to add to."""
         for n in prange(len(y)):
-            y[n] = bias
+            fill_row(y[n], bias)
 
     @staticmethod
     @cpu_kernel
@@ -101,6 +93,12 @@ class CPU:
         N, chunks = len(x), len(partial)
         for k in prange(chunks):
             sum_rows(partial[k], x[N * k // chunks : N * (k + 1) // chunks])
+
+
+@cpu_function
+def fill_row(y, bias):
+    for c in range(len(bias)):
+        y[c] = bias[c]
 
 
 @cpu_function

@@ -1,6 +1,7 @@
-"""Cutting elementwise work into pieces that threads share out.
+"""Cutting work into pieces that threads share out.
 
-How many pieces there are depends on the size alone, never on the number of threads.
+How many pieces there are depends on the sizes alone, never on the number of threads: that is
+why any number of threads gives the same bits.
 """
 
 from tricycle_autograd.cpu import cpu_function
@@ -18,3 +19,12 @@ def n_pieces(size):
 def piece(k, size):
     """The k-th of them, as a slice."""
     return slice(k * PIECE, min(size, (k + 1) * PIECE))
+
+
+def row_chunks(n_rows: int) -> int:
+    """How many pieces a sum over rows is cut into.
+
+    Every row adds to the same sum.  So that threads never share one, each chunk of rows has a
+    sum of its own, and these are added in order at the end.
+    """
+    return max(1, min(64, n_rows // 16))

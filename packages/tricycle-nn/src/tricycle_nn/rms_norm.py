@@ -23,8 +23,8 @@ import numpy as np
 from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
-from tricycle_nn.linear import row_chunks
 from tricycle_nn.module import Module, Parameter
+from tricycle_nn.pieces import row_chunks
 
 
 @fused
