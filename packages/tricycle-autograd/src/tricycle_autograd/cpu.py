@@ -2,7 +2,9 @@
 
     @cpu_function                  a helper that kernels call, one thread
     @cpu_kernel                    called from Python; its prange loops share out the cores
+    @cpu_routine("void(int64)")    a long helper, compiled once and called at its address
     @made_by_numba                 something only numba can make (an intrinsic), made on demand
+    needs_numba(module, name)      the same, from a module that imports numba at its top
 
 Decorating costs nothing.  numba itself, most of a second to import, is imported when the
 first kernel is called; then a kernel's own name and the names it mentions are looked up, and
@@ -18,6 +20,8 @@ parallel code at once.  (They do not survive a fork either: start processes with
 """
 
 import hashlib
+import importlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -71,6 +75,17 @@ class Compiled:
     def _make_dispatcher(self):
         import numba
 
+        dispatcher = numba.njit(self._function_for_numba(), **FLAGS, **self.options)
+        self._enable_caching(dispatcher)
+        if self.signature is not None:
+            dispatcher.compile(self.signature)
+            dispatcher.disable_compile()
+        return dispatcher
+
+    def _function_for_numba(self):
+        """The function, with numba's own objects in place of those that stand for them."""
+        import numba
+
         _announce_compilation()
         mentioned = self._mentioned()
         namespace = dict(self.function.__globals__)
@@ -81,7 +96,11 @@ class Compiled:
         )
         function.__qualname__ = self.function.__qualname__
         function.__module__ = self.function.__module__
-        dispatcher = numba.njit(function, **FLAGS, **self.options)
+        return function
+
+    def _enable_caching(self, dispatcher):
+        import numba
+
         # numba reads the cache folder from its settings when caching is switched on; putting
         # the setting back leaves other people's kernels where they were.
         before = numba.config.CACHE_DIR
@@ -90,10 +109,6 @@ class Compiled:
             dispatcher.enable_caching()
         finally:
             numba.config.CACHE_DIR = before
-        if self.signature is not None:
-            dispatcher.compile(self.signature)
-            dispatcher.disable_compile()
-        return dispatcher
 
     def _mentioned(self):
         """The helpers (and prange) that the function's body mentions by name."""
@@ -119,11 +134,37 @@ class Compiled:
         return self._files
 
 
+class Routine(Compiled):
+    """A function compiled to one copy of machine code, which kernels call through its name.
+
+    numba copies an ordinary helper into every kernel that calls it, and compiles it again there.
+    A routine is compiled by itself, once, for C's calling convention, and its address is
+    registered under a symbol, as if it came from a C library: its callers stay small.
+    """
+
+    def _make_dispatcher(self):
+        import numba
+        from llvmlite import binding
+        from numba.core.ccallback import CFunc
+        from numba.core.sigutils import normalize_signature
+
+        arguments, result = normalize_signature(self.signature)
+        self._compiled = CFunc(
+            self._function_for_numba(), (arguments, result), locals={}, options=FLAGS
+        )
+        self._enable_caching(self._compiled)
+        self._compiled.compile()
+        symbol = f"tricycle_{self.__name__}"
+        binding.add_symbol(symbol, self._compiled.address)
+        return numba.types.ExternalFunction(symbol, result(*arguments))
+
+
 class MadeByNumba:
     """Stands for an object that numba makes, an intrinsic say, until a kernel needs it."""
 
-    def __init__(self, make: Callable):
+    def __init__(self, make: Callable, file: str):
         self.make = make
+        self.file = file
         self._made = None
 
     @property
@@ -135,7 +176,7 @@ class MadeByNumba:
 
     def files(self) -> set[str]:
         """The source file whose text this object depends on."""
-        return {self.make.__code__.co_filename}
+        return {self.file}
 
 
 def cpu_kernel(function: Callable | None = None, *, signature: str | None = None):
@@ -155,9 +196,23 @@ def cpu_function(function: Callable) -> Compiled:
     return Compiled(function)
 
 
+def cpu_routine(signature: str) -> Callable[[Callable], Routine]:
+    """A long function for kernels to call, of numbers only; one thread.  See Routine.
+
+    signature   the numba types of its result and its arguments, "void(int64, float32)"
+    """
+    return lambda function: Routine(function, signature)
+
+
 def made_by_numba(make: Callable) -> MadeByNumba:
     """Mark a function that imports numba and returns something for kernels to use."""
-    return MadeByNumba(make)
+    return MadeByNumba(make, make.__code__.co_filename)
+
+
+def needs_numba(module: str, name: str) -> MadeByNumba:
+    """Something for kernels to use, from a module that cannot be imported without numba."""
+    file = importlib.util.find_spec(module).origin
+    return MadeByNumba(lambda: getattr(importlib.import_module(module), name), file)
 
 
 def contiguous(array):
@@ -208,7 +263,9 @@ def cache_folder(files: set[str]) -> Path:
     """The folder for machine code made from these source files by this numba."""
     import numba
 
-    digest = hashlib.sha256(f"numba {numba.__version__} python {sys.version}".encode())
+    lanes = os.environ.get("TRICYCLE_VECTOR_LANES")  # see gemm_tile.py
+    made_by = f"numba {numba.__version__} python {sys.version} lanes {lanes}"
+    digest = hashlib.sha256(made_by.encode())
     for file in sorted(files, key=os.path.basename):
         digest.update(Path(file).read_bytes())
     folder = cache_root() / digest.hexdigest()[:16]
