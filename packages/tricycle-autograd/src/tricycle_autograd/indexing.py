@@ -214,13 +214,13 @@ def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
 
     def backward(dy):
         dx = array_module(array).zeros_like(array)
-        put_diagonal(dx, dy, offset, axis1, axis2)
+        _put_diagonal(dx, dy, offset, axis1, axis2)
         return (dx,)
 
     return record(array.diagonal(offset, axis1, axis2), (x,), backward)
 
 
-def put_diagonal(array, values, offset, axis1, axis2) -> None:
+def _put_diagonal(array, values, offset, axis1, axis2):
     """Write values into the diagonal that `diagonal` reads."""
     xp = array_module(array)
     matrices = xp.moveaxis(array, (axis1, axis2), (-2, -1))

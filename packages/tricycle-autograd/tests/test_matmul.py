@@ -1,0 +1,166 @@
+"""Matrix products, and two things made of them."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tricycle_autograd as ours
+from tricycle_autograd import Tensor
+from tricycle_autograd.devices import EmulatedArray
+from tricycle_autograd.testing import check_gradients, draw
+
+lengths = st.integers(0, 3)
+fronts = st.lists(st.integers(0, 3), max_size=3).map(tuple)
+
+
+def test_a_product_and_its_gradients_by_hand():
+    x = Tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    y = Tensor([[5.0, 6.0], [7.0, 8.0]], requires_grad=True)
+    z = x @ y
+    assert z.tolist() == [[1 * 5 + 2 * 7, 1 * 6 + 2 * 8], [3 * 5 + 4 * 7, 3 * 6 + 4 * 8]]
+    z.backward([[1.0, 0.0], [0.0, 10.0]])
+    assert x.grad.tolist() == [[5, 7], [60, 80]]  # dz @ yᵀ
+    assert y.grad.tolist() == [[1, 30], [2, 40]]  # xᵀ @ dz
+
+
+def test_two_vectors_by_hand():
+    x, y = Tensor([1.0, 2.0], requires_grad=True), Tensor([10.0, 20.0], requires_grad=True)
+    z = ours.matmul(x, y)
+    assert z.shape == ()
+    assert z.item() == 50
+    z.backward()
+    assert x.grad.tolist() == [10, 20]
+    assert y.grad.tolist() == [1, 2]
+
+
+def test_outer_and_trace_by_hand():
+    x = Tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    assert ours.trace(x).item() == 5
+    ours.trace(x).backward()
+    assert x.grad.tolist() == [[1, 0], [0, 1]]
+    assert ours.outer([1.0, 2.0], [3.0, 4.0, 5.0]).tolist() == [[3, 4, 5], [6, 8, 10]]
+
+
+@pytest.mark.parametrize(
+    "x, y",
+    [
+        ((3,), (3,)),
+        ((2, 3), (3,)),
+        ((3,), (3, 2)),
+        ((2, 3), (3, 4)),
+        ((5, 2, 3), (3, 4)),
+        ((5, 2, 3), (3,)),
+        ((3,), (5, 3, 2)),
+        ((2, 3), (5, 3, 4)),
+        ((5, 1, 2, 3), (4, 3, 2)),
+        ((1, 2, 3), (5, 3, 2)),
+        ((5, 2, 3), (1, 3, 2)),
+        ((5, 2, 1), (5, 1, 4)),
+        ((2, 1), (1, 4)),
+        ((0, 3), (3, 2)),
+        ((2, 0), (0, 3)),
+        ((0, 2, 3), (3, 2)),
+        ((2, 2, 0), (0, 3)),
+        ((2, 3, 0), (2, 0, 3)),
+        ((0,), (0,)),
+    ],
+)
+def test_every_combination_of_ranks(x, y):
+    agrees(draw(*x), draw(*y, seed=1))
+
+
+@given(lengths, lengths, lengths, fronts, st.data())
+def test_stacks_broadcast_as_numpys_do(n_rows, n_inner, n_columns, front, data):
+    fronts = []
+    for _ in range(2):
+        stretched = data.draw(st.lists(st.booleans(), min_size=len(front), max_size=len(front)))
+        some = tuple([1 if small else n for n, small in zip(front, stretched)])
+        fronts.append(some[data.draw(st.integers(0, len(some))) :])
+    agrees(draw(*fronts[0], n_rows, n_inner), draw(*fronts[1], n_inner, n_columns, seed=1))
+
+
+def agrees(x, y):
+    """ours.matmul equals numpy's, in several layouts, and its gradients are measured slopes."""
+    for layout in (
+        np.ascontiguousarray,
+        np.asfortranarray,
+        lambda x: np.repeat(x, 2, -1)[..., ::2],
+    ):
+        expected = np.asarray(layout(x) @ layout(y))
+        result = ours.matmul(Tensor(layout(x)), Tensor(layout(y)))
+        assert result.shape == expected.shape
+        np.testing.assert_allclose(result.array, expected, rtol=1e-12, atol=1e-12)
+    check_gradients(ours.matmul, x, y)
+
+
+@given(st.integers(-4, 4), st.permutations(range(3)))
+def test_any_trace(offset, axes):
+    x = draw(2, 3, 4)
+    expected = np.trace(x, offset, *axes[:2])
+    np.testing.assert_allclose(ours.trace(Tensor(x), offset, *axes[:2]).array, expected)
+    check_gradients(lambda x: ours.trace(x, offset, *axes[:2]), x)
+
+
+@pytest.mark.parametrize("x, y", [((2, 2), (3,)), ((), (3,)), ((0,), (2,))])
+def test_outer_takes_any_shapes_as_rows(x, y):
+    x, y = draw(*x), draw(*y)
+    np.testing.assert_allclose(ours.outer(Tensor(x), Tensor(y)).array, np.outer(x, y))
+    check_gradients(ours.outer, x, y)
+
+
+def test_an_input_may_be_an_array():
+    x = Tensor(np.eye(2), requires_grad=True)
+    y = np.array([[1.0, 2.0], [3.0, 4.0]])
+    np.testing.assert_array_equal((x @ y).array, y)
+    np.testing.assert_array_equal((y @ x).array, y)
+
+
+def test_a_gradient_that_was_broadcast_is_multiplied_as_any_other():
+    # The gradient of a sum is one number seen many times: an array whose strides are 0.
+    x, y = Tensor(draw(3, 4), requires_grad=True), Tensor(draw(4, 2), requires_grad=True)
+    (x @ y).sum().backward()
+    np.testing.assert_allclose(x.grad, np.ones((3, 2)) @ y.array.T)
+    np.testing.assert_allclose(y.grad, x.array.T @ np.ones((3, 2)))
+
+
+def test_dtypes_are_numpys_and_gradients_have_their_inputs():
+    whole = Tensor(np.arange(4).reshape(2, 2))
+    assert (whole @ whole).dtype == np.int64
+    single = Tensor(np.ones((2, 2), np.float32), requires_grad=True)
+    product = single @ Tensor(np.ones((2, 2), np.float64))
+    assert product.dtype == np.float64
+    product.sum().backward()
+    assert single.grad.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        ((2, 3), (4, 5), r"shapes \(2, 3\) and \(4, 5\) do not fit: .* 3, the second last .* 4"),
+        (
+            (2, 3),
+            (4,),
+            r"shapes \(2, 3\) and \(4,\) do not fit: .* 3, the only axis of the second 4",
+        ),
+        ((), (3,), r"shapes \(\) and \(3,\) do not fit: a single number has no rows; use \*"),
+        (
+            (2, 1, 3),
+            (5, 3, 1),
+            r".* axes in front of the matrices, \(2,\) and \(5,\), do not broadcast",
+        ),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(x, y, message):
+    with pytest.raises(ValueError, match="matmul: " + message):
+        ours.matmul(Tensor(np.zeros(x)), Tensor(np.zeros(y)))
+
+
+def test_matrices_on_different_devices_are_refused():
+    with pytest.raises(ValueError, match="matmul: its inputs are on different devices"):
+        ours.matmul(Tensor(np.eye(2)), Tensor(np.eye(2).view(EmulatedArray)))
+
+
+def test_trace_of_a_vector_is_refused():
+    with pytest.raises(ValueError, match=r"diagonal: needs at least two axes, got shape \(3,\)"):
+        ours.trace(Tensor(np.zeros(3)))
