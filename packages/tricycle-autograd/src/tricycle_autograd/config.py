@@ -7,31 +7,29 @@ import numpy as np
 
 from tricycle_autograd.cpu import cache_root
 
-# llvm's names of processor features, and the bits of the vectors they bring, widest first
-VECTORS = {"avx512f": 512, "avx2": 256, "sse2": 128, "neon": 128}
-
 
 def show_config() -> dict[str, str]:
     """Print versions, processor, threads and where compiled kernels are kept; return them too.
 
     Imports numba, which takes most of a second, but compiles and starts nothing.
     """
-    import llvmlite.binding as llvm
+    import llvmlite.binding
     import numba
 
-    features = llvm.get_host_cpu_features()
-    vectors = next((f"{bits}-bit" for name, bits in VECTORS.items() if features.get(name)), "no")
+    from tricycle_autograd import gemm_tile
+
     found = {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "numpy": np.__version__,
         "numba": numba.__version__,
-        "processor": f"{llvm.get_host_cpu_name()}, {vectors} vectors",
+        "processor": llvmlite.binding.get_host_cpu_name(),
+        "matrix product": f"tiles of {gemm_tile.TILE_ROWS} x {gemm_tile.TILE_COLUMNS} numbers, "
+        f"{gemm_tile.LANES} to a register",
         "threads": f"{numba.config.NUMBA_NUM_THREADS} on {_allowed_cores()} cores",
-        "thread layer": numba.config.THREADING_LAYER,
         "kernel cache": str(cache_root()),
     }
     for name, value in found.items():
-        print(f"{name:<14}{value}")
+        print(f"{name:<16}{value}")
     return found
 
 
