@@ -210,9 +210,17 @@ def made_by_numba(make: Callable) -> MadeByNumba:
 
 
 def needs_numba(module: str, name: str) -> MadeByNumba:
-    """Something for kernels to use, from a module that cannot be imported without numba."""
-    file = importlib.util.find_spec(module).origin
-    return MadeByNumba(lambda: getattr(importlib.import_module(module), name), file)
+    """Something for kernels to use, from a module that cannot be imported without numba.
+
+    A whole number becomes an int64: of a function that is given a plain int, numba compiles
+    another copy for each value.
+    """
+
+    def make():
+        value = getattr(importlib.import_module(module), name)
+        return np.int64(value) if isinstance(value, int) else value
+
+    return MadeByNumba(make, importlib.util.find_spec(module).origin)
 
 
 def contiguous(array):

@@ -58,14 +58,14 @@ prefetch = needs_numba("tricycle_autograd.gemm_tile", "prefetch")
 store_number = needs_numba("tricycle_autograd.gemm_tile", "store_number")
 transpose_block = needs_numba("tricycle_autograd.gemm_tile", "transpose_block")
 
-DEPTH = 512  # steps of K
-BLOCK_COLUMNS = 512
-HEAP_STRIPS = 8
+DEPTH = np.int64(512)  # steps of K
+BLOCK_COLUMNS = np.int64(512)
+HEAP_STRIPS = np.int64(8)
 
-FLOAT_BYTES = 4
+FLOAT_BYTES = np.int64(4)
 ZERO = np.float32(0)
-LINE_BYTES = 64  # of a cache line
-ROWS_AHEAD = 8  # how far ahead packing calls for its rows: the caches do not guess long strides
+LINE_BYTES = np.int64(64)  # of a cache line
+ROWS_AHEAD = np.int64(8)  # how far ahead packing calls for its rows: the caches do not guess long strides
 
 
 @cpu_function
@@ -156,7 +156,7 @@ def multiply_packed(out, out_row, a, strip_bytes, b, panel_bytes, rows, columns,
             )
 
 
-@cpu_function
+@cpu_routine("void(int64, int64, int64, int64, int64, int64, int64, int64)")
 def pack(source, line, step, lines, steps, width, target, panel_bytes):
     """Copy `lines` lines (rows of a, or columns of b) into panels of `width` lines.
 
