@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tricycle_gpt import GPTConfig, TrainingConfig
-from tricycle_gpt.command_line import read_command_line, read_config
+from tricycle_gpt.command_line import end_politely, read_command_line, read_config
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Arguments:
 
     folder: Path = Path("runs")
     name: str | None = None
+    stop: tuple[str, ...] = ()
     config: Path | None = None
     model: GPTConfig = field(default_factory=GPTConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -51,10 +52,19 @@ def test_every_field_of_the_configs_is_a_flag(capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("steps = 5", "there is no 'steps'; there are folder, name, config, model, training"),
+        ("steps = 5", "there is no 'steps'; there are folder, name, stop, config, model, training"),
         ("[training]\nstep = 5", r"\[training\]: there is no 'step'; there are steps, batch_size"),
-        ('[training]\nsteps = "many"', "steps should be int, as 1000 is, got 'many'"),
-        ("[training]\nsteps = true", "steps should be int"),
+        ('[training]\nsteps = "many"', "steps should be a whole number, got 'many'"),
+        ("[training]\nsteps = true", "steps should be a whole number, got True"),
+        ("[training]\nwarmup = 0.5", "warmup should be a whole number or left out, got 0.5"),
+        ("[model]\nhidden_dim = 'big'", "hidden_dim should be a whole number or left out, got 'big'"),
+        ("[model]\nblock = 'mamba'", "block should be 'gpt2' or 'llama', got 'mamba'"),
+        ("[model]\nqk_norm = 1", "qk_norm should be true or false, got 1"),
+        ("[model]\ndropout = '0'", "dropout should be a number, got '0'"),
+        ("folder = 5", "folder should be a path in quotes, got 5"),
+        ("name = 5", "name should be a text or left out, got 5"),
+        ("stop = 'x'", "stop should be a list of texts, got 'x'"),
+        ("stop = [1]", "stop should be a text, got 1"),
         ("training = 5", r"training is a section, write \[training\]"),
         ("steps = = 5", "is not TOML"),
         ("[training]\nsteps = 0", "steps must be at least 1, got 0"),
@@ -68,3 +78,38 @@ def test_mistakes_in_a_file_are_named(tmp_path, text, message):
 def test_a_missing_file_ends_the_program_with_a_message(tmp_path):
     with pytest.raises(SystemExit, match=r"error: .*nowhere\.toml"):
         read_command_line(Arguments(), ["--config", str(tmp_path / "nowhere.toml")])
+
+
+def test_every_kind_of_value_can_stand_in_the_file(tmp_path):
+    text = """
+        name = "a"
+        stop = ["b", "c"]
+        config = "d.toml"
+        [model]
+        n_key_value_heads = 2
+        block = "llama"
+        qk_norm = true
+        dropout = 0
+    """
+    found = read_config(write(tmp_path, text), Arguments())
+    assert (found.name, found.stop, found.config) == ("a", ("b", "c"), Path("d.toml"))
+    changed = {"n_key_value_heads": 2, "block": "llama", "qk_norm": True, "dropout": 0.0}
+    assert found.model == GPTConfig(**changed)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("too short"), "error: too short"),
+        (FileNotFoundError(2, "No such file or directory", "a.txt"), r"error: a\.txt: No such file"),
+        (OSError("no model in x"), "error: no model in x"),
+        (MemoryError("Unable to allocate 9 TiB"), r"error: not enough memory \(Unable .*smaller"),
+        (KeyboardInterrupt(), "stopped"),
+    ],
+)
+def test_what_a_user_can_cause_ends_with_a_message(error, message):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit, match=message):
+        end_politely(main)

@@ -37,16 +37,23 @@ def test_a_model_that_cannot_be_is_refused(changes, message):
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
-        ({"warmup": 1000}, "0 <= warmup < steps, got 1000 of 1000"),
-        ({"final_learning_rate": 1.0}, "0 <= floor <= peak"),
+        ({"warmup": 1000}, "less than steps, got 1000 and 1000"),
+        ({"final_learning_rate": 1.0}, "at most learning_rate, got 1.0 and 0.001"),
         ({"schedule": "zigzag"}, "got 'zigzag'"),
         ({"max_gradient_norm": 0.0}, "max_gradient_norm must be above 0, got 0.0"),
         ({"evaluate_every": -5}, "evaluate_every must not be negative, got -5"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"schedule": "warmup-stable-decay", "decay": 900}, "warmup \\+ decay < steps, got decay 900"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**changes)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 30, 1000, 50_000])
+def test_any_number_of_steps_has_a_warmup_that_fits(steps):
+    assert TrainingConfig(steps=steps).warmup_steps == min(100, steps // 10)
 
 
 def test_every_schedule_ends_at_the_final_learning_rate():

@@ -10,8 +10,10 @@ import argparse
 import dataclasses
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Settings = TypeVar("Settings")
 
@@ -49,7 +51,13 @@ def read_command_line(
             defaults = presets[named.preset]
         if named.config is not None:
             defaults = read_config(named.config, defaults)
-        return tyro.cli(type(defaults), default=defaults, args=words, description=description)
+        return tyro.cli(
+            type(defaults),
+            default=defaults,
+            args=words,
+            description=description,
+            config=(tyro.conf.DisallowNone,),  # None is for what is not given
+        )
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
@@ -68,28 +76,64 @@ def read_config(path: str | Path, defaults: Settings) -> Settings:
     return _put(defaults, values, str(path))
 
 
+def end_politely(main: Callable[[], None]) -> None:
+    """Run a program's main(); what a user can cause ends it with a message, not a traceback."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nstopped")
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {place}{error.strerror or error}")
+    except MemoryError as error:
+        sys.exit(f"error: not enough memory ({error}); try a smaller batch or model")
+    except (ValueError, IndexError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+
+
 def _put(defaults: Any, values: dict[str, Any], where: str) -> Any:
-    fields = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
+    kinds = get_type_hints(type(defaults))
     changed: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in fields:
-            raise ValueError(f"{where}: there is no {name!r}; there are {', '.join(fields)}")
-        old = fields[name]
-        if dataclasses.is_dataclass(old):
+        if name not in kinds:
+            raise ValueError(f"{where}: there is no {name!r}; there are {', '.join(kinds)}")
+        if dataclasses.is_dataclass(kinds[name]):
             if not isinstance(value, dict):
                 raise ValueError(f"{where}: {name} is a section, write [{name}]")
-            changed[name] = _put(old, value, f"{where}, [{name}]")
+            changed[name] = _put(getattr(defaults, name), value, f"{where}, [{name}]")
         else:
-            changed[name] = _as_type_of(old, value, f"{where}: {name}")
+            changed[name] = _fit(value, kinds[name], f"{where}: {name}")
     return dataclasses.replace(defaults, **changed)
 
 
-def _as_type_of(old, value, where):
-    if isinstance(old, Path):
-        return Path(value)
-    # TOML writes 1 where a float is meant; a bool is an int to Python, but not to a person.
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if old is not None and type(value) is not type(old):
-        raise ValueError(f"{where} should be {type(old).__name__}, as {old!r} is, got {value!r}")
-    return value
+def _fit(value, kind, where):
+    """A value that TOML knows, as the type that a field wants."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for wanted in kinds:
+        if wanted is Path and isinstance(value, str):
+            return Path(value)
+        # TOML writes 1 where a float is meant; a bool is an int to Python, but not to a person.
+        if wanted is float and type(value) is int:
+            return float(value)
+        if wanted == tuple[str, ...] and isinstance(value, list):
+            return tuple(_fit(item, str, where) for item in value)
+        if get_origin(wanted) is Literal and value in get_args(wanted):
+            return value
+        if type(value) is wanted:
+            return value
+    raise ValueError(f"{where} should be {' or '.join(map(_in_words, kinds))}, got {value!r}")
+
+
+def _in_words(kind):
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        Path: "a path in quotes",
+        tuple[str, ...]: "a list of texts",
+        type(None): "left out",
+    }
+    return words[kind]

@@ -13,7 +13,7 @@ from tricycle_nn import CosineSchedule, LinearSchedule, WarmupStableDecay
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The size and kind of a GPT.  Raises ValueError for sizes that do not fit together."""
+    """The size and kind of a GPT."""
 
     vocab_size: int = 50257
     """Different tokens the model knows."""
@@ -26,14 +26,11 @@ class GPTConfig:
     n_heads: int = 12
     """Attention heads in each block."""
     block: Literal["gpt2", "llama"] = "gpt2"
-    """Kind of block: gpt2 (LayerNorm, GELU, learned positions) or llama (RMSNorm, SwiGLU, rotary
-    positions)."""
+    """gpt2: LayerNorm, GELU, learned positions; llama: RMSNorm, SwiGLU, rotary positions."""
     n_key_value_heads: int | None = None
-    """Heads of keys and values, shared by groups of attention heads; as many as n_heads if not
-    given."""
+    """Heads of keys and values, shared by groups of n_heads; as many if not given (llama)."""
     hidden_dim: int | None = None
-    """Width inside the MLPs; by default 4 x embedding_dim (gpt2), or 8/3 of it rounded up to a
-    multiple of 64 (llama)."""
+    """Width inside the MLPs; if not given, 4 (gpt2) or about 8/3 (llama) x embedding_dim."""
     qk_norm: bool = False
     """Normalise queries and keys before they meet (llama blocks)."""
     rotary_theta: float = 10000.0
@@ -46,6 +43,7 @@ class GPTConfig:
     """Keeps normalisation's division finite."""
 
     def __post_init__(self):
+        """Raise ValueError for sizes that do not fit together."""
         for name in ("vocab_size", "context_window", "embedding_dim", "n_layers", "n_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -112,25 +110,24 @@ PRESETS: dict[str, GPTConfig] = {
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train: a recipe.  Raises ValueError for settings that cannot work."""
+    """How to train: a recipe."""
 
     steps: int = 1000
     """Times the weights are moved."""
     batch_size: int = 16
     """Windows of text looked at together."""
     micro_batches: int = 1
-    """Batches whose gradients are averaged for one step, where memory is too small for a large
-    batch."""
+    """Batches whose gradients are averaged for one step: a large batch in little memory."""
     learning_rate: float = 1e-3
     """The highest learning rate."""
     final_learning_rate: float = 1e-4
     """The learning rate of the last step."""
-    warmup: int = 100
-    """Steps in which the learning rate rises to its highest."""
+    warmup: int | None = None
+    """Steps in which the learning rate rises; if not given, a tenth of all, at most 100."""
     schedule: Literal["cosine", "linear", "warmup-stable-decay"] = "cosine"
     """The way down from the highest learning rate to the last."""
-    decay: int = 200
-    """Steps of the way down in the schedule warmup-stable-decay."""
+    decay: int | None = None
+    """Steps of the way down in warmup-stable-decay; if not given, a fifth of all."""
     weight_decay: float = 0.1
     """How strongly AdamW pulls matrices towards zero."""
     beta1: float = 0.9
@@ -146,32 +143,52 @@ class TrainingConfig:
     evaluate_every: int = 250
     """Steps between two looks at the validation text; 0 for none but the last."""
     evaluation_windows: int = 64
-    """Windows of validation text looked at while training; the last look takes all."""
+    """Windows of validation text in each look but the last, which takes all; 0 for all."""
     checkpoint_every: int = 250
     """Steps between two checkpoints; 0 for none but the last."""
     keep_checkpoints: int = 2
     """Checkpoints kept; older ones are removed."""
 
     def __post_init__(self):
+        """Raise ValueError for settings that cannot work."""
         for name in ("steps", "batch_size", "micro_batches", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("evaluate_every", "checkpoint_every", "evaluation_windows"):
+        for name in ("evaluate_every", "checkpoint_every", "evaluation_windows", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.max_gradient_norm > 0:
             raise ValueError(f"max_gradient_norm must be above 0, got {self.max_gradient_norm}")
+        if not 0 <= self.final_learning_rate <= self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate must be at least 0 and at most learning_rate, got "
+                f"{self.final_learning_rate} and {self.learning_rate}"
+            )
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(
+                f"warmup must be at least 0 and less than steps, got {self.warmup} and {self.steps}"
+            )
         self.make_schedule()
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which the learning rate rises."""
+        return min(100, self.steps // 10) if self.warmup is None else self.warmup
+
+    @property
+    def decay_steps(self) -> int:
+        """Steps of the way down in the schedule warmup-stable-decay."""
+        return max(1, self.steps // 5) if self.decay is None else self.decay
 
     def make_schedule(self) -> CosineSchedule | LinearSchedule | WarmupStableDecay:
         """The learning rate as a function of the step."""
-        line = (self.learning_rate, self.final_learning_rate, self.warmup, self.steps)
+        line = (self.learning_rate, self.final_learning_rate, self.warmup_steps, self.steps)
         if self.schedule == "cosine":
             return CosineSchedule(*line)
         if self.schedule == "linear":
             return LinearSchedule(*line)
         if self.schedule == "warmup-stable-decay":
-            return WarmupStableDecay(*line, decay=self.decay)
+            return WarmupStableDecay(*line, decay=self.decay_steps)
         raise ValueError(
             f'schedule must be "cosine", "linear" or "warmup-stable-decay", got {self.schedule!r}'
         )
