@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd.devices import move
+from tricycle_autograd.tape import Node
 from tricycle_autograd.tensor import Tensor
 
 
@@ -83,7 +84,7 @@ class Module:
             array = array.astype(dtype or array.dtype, copy=False)
             if array is not parameter.array:
                 parameter.array = array
-                parameter.node.grad = parameter.node.buffer = None
+                parameter.node = Node()
         return self
 
     def state_dict(self) -> dict[str, np.ndarray]:
