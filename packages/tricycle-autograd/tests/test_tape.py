@@ -1,0 +1,308 @@
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+import tricycle_autograd as tri
+from tricycle_autograd import Tensor, no_grad, record
+from tricycle_autograd.tape import gradient_destination, is_recording
+
+
+def leaf(*values):
+    return Tensor(np.array(values, np.float32), requires_grad=True)
+
+
+def number(value):
+    return Tensor(value, requires_grad=True)
+
+
+@pytest.fixture
+def no_garbage_collector():
+    """Memory is freed by reference counts alone."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+# ---- By hand ----
+
+
+def test_a_number_times_itself():
+    x = number(3.0)
+    (x * x).backward()
+    assert x.grad == 6  # d(x²)/dx = 2x
+
+
+def test_a_number_plus_itself():
+    x = number(3.0)
+    (x + x).backward()
+    assert x.grad == 2
+
+
+def test_a_shared_gradient_is_not_written_into():
+    # The gradient of `y = h + x` is one array, handed to h and to x.  x gets a second
+    # contribution through h; adding that in place would change what w receives, too.
+    w, x = number(1.0), number(2.0)
+    h = x + w
+    y = h + x
+    y.backward()
+    assert w.grad == 1
+    assert x.grad == 2
+
+
+def test_a_value_used_three_times_receives_three_gradients():
+    x = number(2.0)
+    y = x * 3
+    (y + y * y + y).backward()
+    assert x.grad == 3 * (1 + 2 * 6 + 1)
+
+
+def test_a_diamond_is_walked_once():
+    calls = []
+
+    def watched(x):
+        def backward(dy):
+            calls.append(float(dy))
+            return (dy,)
+
+        return record(x.array, (x,), backward)
+
+    x = number(1.0)
+    h = watched(x)
+    (h * 2 + h * 5).backward()
+    assert calls == [7]
+    assert x.grad == 7
+
+
+# ---- Leaves ----
+
+
+def test_gradients_add_up_over_backward_passes():
+    x = leaf(1.0, 2.0)
+    (x * 2).sum().backward()
+    (x * 3).sum().backward()
+    assert x.grad.tolist() == [5, 5]
+
+
+def test_leaves_that_share_a_gradient_array_keep_their_own_sums():
+    a, b = leaf(1.0), leaf(1.0)
+    (a + b).backward(np.ones(1))
+    assert a.grad is b.grad or np.shares_memory(a.grad, b.grad)  # handed to both: no copies
+    (a * 10).backward(np.ones(1))
+    assert a.grad.tolist() == [11]
+    assert b.grad.tolist() == [1]
+
+
+def test_the_gradient_passed_in_is_not_written_into():
+    x = leaf(1.0, 1.0)
+    given = np.array([1.0, 2.0], np.float32)
+    y = x + 0
+    (y + x + x + y).backward(given)
+    assert x.grad.tolist() == [4, 8]
+    assert given.tolist() == [1, 2]
+
+
+def test_the_gradient_of_a_leaf_is_an_array_even_of_one_number():
+    x = number(2.0)
+    (x * x).backward()
+    (x * x * x).backward()
+    assert isinstance(x.grad, np.ndarray)
+    assert x.grad.shape == ()
+
+
+def test_a_leaf_is_its_own_gradient():
+    x = leaf(5.0)
+    x.backward()
+    assert x.grad.tolist() == [1]
+
+
+def test_inputs_without_a_gradient_get_none():
+    x, constant = leaf(1.0), Tensor([2.0])
+    (x * constant).sum().backward()
+    assert constant.grad is None
+
+
+# ---- Depth and memory ----
+
+
+def test_a_chain_of_fifty_thousand_steps():
+    x = leaf(1.0)
+    y = x
+    for _ in range(50_000):
+        y = y + 1
+    y.backward()
+    assert x.grad.tolist() == [1]
+
+
+def test_a_long_chain_can_be_thrown_away():
+    y = leaf(1.0)
+    for _ in range(200_000):
+        y = -y
+    del y
+
+
+def test_a_graph_that_is_not_walked_is_freed_by_reference_counts(no_garbage_collector):
+    x = leaf(1.0, 2.0)
+    y = tri.exp(x)
+    loss = (y * y).sum()
+    watched = [weakref.ref(y), weakref.ref(y.array), weakref.ref(loss)]
+    del y, loss
+    assert [watch() for watch in watched] == [None] * 3
+
+
+def test_what_the_forward_pass_saved_is_freed_as_the_walk_passes(no_garbage_collector):
+    x = leaf(1.0, 2.0)
+    y = tri.exp(x)
+    loss = (y * y).sum()
+    saved = weakref.ref(y.array)
+    del y
+    assert saved() is not None
+    loss.backward()
+    assert saved() is None  # although `loss` is still there
+
+
+def test_an_input_is_kept_only_if_a_gradient_needs_it(no_garbage_collector):
+    x, scale = leaf(1.0, 2.0), Tensor([3.0])
+    h = x + 1
+    y = h * scale  # d/dh is scale, and nobody asks for d/d(scale): h is not needed
+    saved = weakref.ref(h.array)
+    del h
+    assert saved() is None
+    y.sum().backward()
+    assert x.grad.tolist() == [3, 3]
+
+
+# ---- Freed graphs ----
+
+
+def test_a_second_backward_is_refused():
+    loss = (leaf(1.0) * 2).sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match=r"already walked backwards once.*Run the forward pass"):
+        loss.backward()
+
+
+def test_part_of_a_freed_graph_cannot_be_built_on():
+    x = leaf(1.0)
+    h = x * 2
+    h.sum().backward()
+    with pytest.raises(RuntimeError, match="already walked backwards once"):
+        (h * 3 + x).sum().backward()
+    assert x.grad.tolist() == [2]  # noticed before anything was added
+    (h.detach() * x).sum().backward()
+    assert x.grad.tolist() == [4]
+
+
+# ---- Switching the tape off ----
+
+
+def test_nothing_is_recorded_under_no_grad():
+    x = leaf(1.0)
+    with no_grad():
+        assert not is_recording()
+        y = x * 2
+    assert not y.requires_grad
+    assert (x * 2).requires_grad
+    with pytest.raises(RuntimeError, match="depends on nothing with requires_grad=True"):
+        y.backward()
+
+
+def test_no_grad_ends_with_its_block_whatever_happens():
+    with pytest.raises(ZeroDivisionError), no_grad():
+        1 / 0  # noqa: B018
+    assert is_recording()
+    with no_grad():
+        with no_grad():
+            pass
+        assert not is_recording()
+
+
+def test_no_grad_decorates_functions():
+    @no_grad()
+    def double(x):
+        return x * 2
+
+    assert not double(leaf(1.0)).requires_grad
+    assert is_recording()
+
+
+def test_gradients_stop_at_a_detached_tensor():
+    x = leaf(3.0)
+    y = x.detach()
+    assert y.array is x.array
+    (x * y).sum().backward()
+    assert x.grad.tolist() == [3]
+
+
+# ---- Buffers: gradients written where they will be used ----
+
+
+def times(x, weight):
+    """x · weight, whose backward writes the weight's gradient where the weight wants it."""
+    x_array, node, array = x.array, weight.node, weight.array
+
+    def backward(dy):
+        destination, add, result = gradient_destination(node, array)
+        if add:
+            destination += dy * x_array
+        else:
+            destination[...] = dy * x_array
+        return None, result
+
+    return record(x_array * array, (x, weight), backward)
+
+
+def parameter(*values):
+    """A leaf with a buffer, full of what an earlier step left in it."""
+    weight = leaf(*values)
+    weight.node.buffer = np.full(len(values), 99, np.float32)
+    return weight
+
+
+X = Tensor([10.0, 20.0])
+
+
+def test_the_first_gradient_overwrites_the_buffer():
+    weight = parameter(1.0, 1.0)
+    times(X, weight).sum().backward()
+    assert weight.grad is weight.node.buffer
+    assert weight.grad.tolist() == [10, 20]
+
+
+def test_later_gradients_add_to_the_buffer():
+    weight = parameter(1.0, 1.0)
+    (times(X, weight) + times(X, weight)).sum().backward()
+    assert weight.grad.tolist() == [20, 40]
+    times(X, weight).sum().backward()
+    assert weight.grad.tolist() == [30, 60]
+    assert weight.grad is weight.node.buffer
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_gradients_written_and_gradients_returned_add_up(order):
+    weight = parameter(1.0, 1.0)
+    first, second = [times(X, weight), weight * 3][::order]
+    (first + second).sum().backward()
+    assert weight.grad.tolist() == [13, 23]
+    assert weight.grad is weight.node.buffer
+
+
+def test_after_the_gradient_is_cleared_the_buffer_is_overwritten_again():
+    weight = parameter(1.0, 1.0)
+    times(X, weight).sum().backward()
+    weight.grad = None
+    assert weight.grad is None
+    (weight * 2).sum().backward()
+    assert weight.grad.tolist() == [2, 2]
+    assert weight.grad is weight.node.buffer
+
+
+def test_an_input_without_a_buffer_gets_a_new_array():
+    weight = leaf(1.0, 1.0)
+    times(X, weight).sum().backward()
+    assert weight.grad.tolist() == [10, 20]
+    weight = parameter(1.0, 1.0)
+    (times(X, weight * 2) + times(X, weight * 2)).sum().backward()
+    assert weight.grad.tolist() == [40, 80]
