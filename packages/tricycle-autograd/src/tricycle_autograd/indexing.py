@@ -29,6 +29,8 @@ def getitem(x: Any, index: Any) -> Tensor:
     """
     x = as_tensor(x)
     parts = tuple([_plain(part) for part in (index if isinstance(index, tuple) else (index,))])
+    if not any(part is Ellipsis for part in parts):
+        parts = (*parts, ...)  # so that a single number comes out as an array too
     array = x.array
     if device_of(array) == "cuda":
         _check_bounds(parts, array.shape)
@@ -98,16 +100,13 @@ def _add_at(dx, parts, dy):
     parts = list(parts)
     while parts and (parts[-1] is Ellipsis or _is_full_slice(parts[-1])):
         parts.pop()
-    n_lead = dx.ndim if Ellipsis in _basic(parts) else sum([_n_axes(part) for part in parts])
+    has_ellipsis = any(part is Ellipsis for part in parts)
+    n_lead = dx.ndim if has_ellipsis else sum([_n_axes(part) for part in parts])
     lead = dx.shape[:n_lead]
     n_places = int(np.prod(lead))
     places = xp.arange(n_places).reshape(lead)[tuple(parts)].reshape(-1)
     if dy.size:
         scatter_add(dx.reshape(n_places, -1), places, dy.reshape(places.size, -1))
-
-
-def _basic(parts):
-    return [part for part in parts if _is_basic(part)]
 
 
 def _is_full_slice(part):

@@ -39,7 +39,7 @@ def normalise_axes(name: str, axes: int | Sequence[int], shape: Sequence[int]) -
 
     Raises AxisError if there is no such axis, ValueError if one is named twice.
     """
-    given = tuple(axes) if isinstance(axes, Sequence) else (axes,)
+    given = tuple(axes) if np.iterable(axes) else (axes,)
     normal = tuple([normalise_axis(name, axis, shape) for axis in given])
     if len(set(normal)) < len(normal):
         raise ValueError(f"{name}: axes {given} name an axis of shape {tuple(shape)} twice")
@@ -91,7 +91,7 @@ def ravel(x: Any) -> Tensor:
 def expand_dims(x: Any, axis: int | Sequence[int]) -> Tensor:
     """Put axes of length 1 where `axis` says, counted in the result."""
     x = as_tensor(x)
-    n_new = len(axis) if isinstance(axis, Sequence) else 1
+    n_new = len(axis) if np.iterable(axis) else 1
     # What matters is how many axes the result has; their lengths are only for a message.
     new = normalise_axes("expand_dims", axis, (*x.shape, *[1] * n_new))
     lengths = iter(x.shape)
@@ -170,10 +170,10 @@ def roll(x: Any, shift: int | Sequence[int], axis: Axes = None) -> Tensor:
     """
     x = as_tensor(x)
     if axis is not None:
-        for one in axis if isinstance(axis, Sequence) else (axis,):
+        for one in axis if np.iterable(axis) else (axis,):
             normalise_axis("roll", one, x.shape)
     xp = array_module(x.array)
-    back = tuple([-n for n in shift]) if isinstance(shift, Sequence) else -shift
+    back = tuple([-n for n in shift]) if np.iterable(shift) else -shift
     return record(xp.roll(x.array, shift, axis), (x,), lambda dy: (xp.roll(dy, back, axis),))
 
 
@@ -204,7 +204,7 @@ def tile(x: Any, reps: int | Sequence[int]) -> Tensor:
     """
     x = as_tensor(x)
     before = x.shape
-    counts = tuple(reps) if isinstance(reps, Sequence) else (reps,)
+    counts = tuple(reps) if np.iterable(reps) else (reps,)
     ndim = max(len(counts), x.ndim)
     counts = (1,) * (ndim - len(counts)) + counts
     lengths = (1,) * (ndim - x.ndim) + before
@@ -332,7 +332,7 @@ def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> li
     x = as_tensor(x)
     axis = normalise_axis("split", axis, x.shape)
     n, sections = x.shape[axis], indices_or_sections
-    if isinstance(sections, int):
+    if not np.iterable(sections):
         if sections <= 0 or n % sections:
             raise ValueError(
                 f"split: axis {axis} of shape {x.shape} does not divide into {sections} "
