@@ -57,16 +57,18 @@ def _field(path: Path, parent: Any, name: str, kind: type) -> Any:
 
 def _read_merge(path: Path, merge: Any) -> tuple[str, str]:
     halves = merge.split(" ") if isinstance(merge, str) else merge
-    if not isinstance(halves, list) or len(halves) != 2 or not all(
-        isinstance(half, str) and half for half in halves
+    if (
+        not isinstance(halves, list)
+        or len(halves) != 2
+        or not all(isinstance(half, str) and half for half in halves)
     ):
         raise ValueError(f"{path}: expected a merge of two tokens, found {merge!r:.80}")
     return halves[0], halves[1]
 
 
-def _from_characters(path: Path, ids: dict[str, int], merges: list[tuple[str, str]], special) -> (
-    tuple[Vocab, MergeList]
-):
+def _from_characters(
+    path: Path, ids: dict[str, int], merges: list[tuple[str, str]], special
+) -> tuple[Vocab, MergeList]:
     """Turn tokens in byte characters into bytes, leaving out those that are only special."""
     in_use = {*CHARACTER_OF.values(), *(half for pair in merges for half in pair)}
     in_use.update(left + right for left, right in merges)

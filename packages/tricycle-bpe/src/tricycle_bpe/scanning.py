@@ -225,7 +225,9 @@ def next_cl100k(text, i, n, classes, keep_last_blanks):
                 kind, after = next_kind, next_after
         if kind & PUNCTUATION:
             end = end_of_run(text, after, n, classes, PUNCTUATION)
-            while end < n and (byte_at(text, end) == LINE_FEED or byte_at(text, end) == CARRIAGE_RETURN):
+            while end < n and (
+                byte_at(text, end) == LINE_FEED or byte_at(text, end) == CARRIAGE_RETURN
+            ):
                 end += 1
             return end
     end, last, after_newline = end_of_blanks(text, i, n, classes)

@@ -126,9 +126,7 @@ def _bring_to_disk(folder: Path) -> None:
     os.close(descriptor)
 
 
-def documents_in(
-    parts: Iterable[bytes], separator: bytes | None
-) -> Iterator[tuple[bytes, bool]]:
+def documents_in(parts: Iterable[bytes], separator: bytes | None) -> Iterator[tuple[bytes, bool]]:
     """Cut a text at each separator; yield parts of documents, and whether a document ends with each.
 
     >>> list(documents_in([b"one||two\\n", b"more||", b"three"], b"||"))

@@ -148,8 +148,9 @@ def read_in_parts(file: BinaryIO, pattern: str, part_bytes: int) -> Iterator[byt
         return
     kept = b""
     while block := file.read(part_bytes):
+        searched = max(0, len(kept) - 2)  # a cut there needed the next byte to be seen
         kept += block
-        cuts = [match.end() for match in SAFE_CUT.finditer(kept, max(0, len(kept) - part_bytes))]
+        cuts = [match.end() for match in SAFE_CUT.finditer(kept, searched)]
         if cuts:
             yield kept[: cuts[-1]]
             kept = kept[cuts[-1] :]

@@ -257,22 +257,23 @@ class Tokeniser:
     def encode_bytes(self, data: bytes) -> list[int]:
         """Turn any bytes into ids.
 
-        From the first byte on that is not UTF-8, all is one piece, together with the last piece
-        before it: a text that was cut off within a character looks like that.
+        Where they stop being UTF-8, say because a text was cut off within a character, the rest is
+        one piece together with the last piece before it. If that piece begins with blanks, all the
+        ids of blanks before it are given up too: the text as a whole might have split them otherwise.
+        This is what tiktoken does.
         """
         try:
             data.decode()
             return self.encode_utf8(data).tolist()
         except UnicodeDecodeError as error:
             valid = data[: error.start]
-        pieces = self._pieces(valid)
-        # Blanks before the bad bytes might have been split otherwise, had the text gone on.
-        if pieces and not pieces[-1].strip(b" \n\t"):
-            while len(pieces) > 1 and not pieces[-2].strip(b" \n\t"):
-                pieces[-2:] = [pieces[-2] + pieces[-1]]
-        stable = len(valid) - len(pieces[-1]) if pieces else 0
-        ends = np.cumsum([len(piece) for piece in pieces[:-1]] + [len(data) - stable])
-        return self._encoder.encode(data, lambda _text, _n, _room: iter([ends])).tolist()
+        *pieces, last = self._pieces(valid) or [b""]
+        ids = self._encode_pieces(pieces)
+        in_last = self._encode_pieces([last] if last else [])
+        if in_last and _is_blank(self._token_of[in_last[0]]):
+            while ids and _is_blank(self._token_of[ids[-1]]):
+                ids.pop()
+        return ids + self._encode_pieces([data[len(self.decode_bytes(ids)) :]])
 
     def _pieces(self, data: bytes) -> list[bytes]:
         """Split valid UTF-8 into the pieces that are encoded one by one."""
@@ -281,6 +282,12 @@ class Tokeniser:
         room = np.empty(PIECES_AT_ONCE, np.int64)
         ends = [end for some in self._split(padded(data), len(data), room) for end in some.tolist()]
         return [data[i:j] for i, j in zip([0, *ends], ends)]
+
+    def _encode_pieces(self, pieces: list[bytes]) -> list[int]:
+        """Encode pieces of any bytes, as they are."""
+        ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+        blocks = [ends] if pieces else []
+        return self._encoder.encode(b"".join(pieces), lambda _text, _n, _room: blocks).tolist()
 
     def encode_batch(
         self,
@@ -342,7 +349,7 @@ class Tokeniser:
                 raise ValueError(
                     f"expected a row of integers, got an array of {ids.dtype} of shape {ids.shape}"
                 )
-            return self._encoder.decode(np.ascontiguousarray(ids))
+            return self._encoder.decode(ids.astype(np.int64))
         try:
             return b"".join(map(self._token_of.__getitem__, ids))
         except KeyError as error:
@@ -469,6 +476,10 @@ def _to_bytes(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _is_blank(token: bytes) -> bool:
+    return not token.strip(b" \n\t")
 
 
 @lru_cache(maxsize=64)
