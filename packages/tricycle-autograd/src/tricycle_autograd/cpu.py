@@ -9,14 +9,15 @@
 Decorating costs nothing.  numba itself, most of a second to import, is imported when the
 first kernel is called; then a kernel's own name and the names it mentions are looked up, and
 it is compiled.  Compiled code is kept on disk, in a folder named after a hash of the sources
-the kernel was made from, because numba's own cache notices a change in the kernel's file but
-not one in a file it imports from.
+and constants the kernel was made from, because numba's own cache notices a change in the
+kernel's file but not one in a file it imports from.
 
 Same bits for any number of threads: every `prange` below runs over pieces whose number
 depends on the shapes alone, and every piece owns what it writes.
 
 One lock is held around each kernel: numba's thread layers break when two Python threads start
-parallel code at once.  (They do not survive a fork either: start processes with "spawn".)
+parallel code at once.  They do not survive a fork either, so a forked process that inherited
+them is told to be started with "spawn".
 """
 
 import hashlib
@@ -45,6 +46,7 @@ FLAGS = {
 
 _lock = threading.Lock()
 _announced = False
+_forked = False  # whether this process was forked from one that had used kernels
 
 
 class Compiled:
@@ -61,6 +63,11 @@ class Compiled:
         self.__module__ = function.__module__
 
     def __call__(self, *args):
+        if _forked:
+            raise RuntimeError(
+                "this process was forked from one that had used kernels, whose threads do not "
+                'survive that; start processes with multiprocessing.get_context("spawn")'
+            )
         with _lock:
             run = self._dispatcher or self.dispatcher
             return run(*args)
@@ -104,7 +111,7 @@ class Compiled:
         # numba reads the cache folder from its settings when caching is switched on; putting
         # the setting back leaves other people's kernels where they were.
         before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = str(cache_folder(self.files()))
+        numba.config.CACHE_DIR = str(cache_folder(self.files(), self.constants()))
         try:
             dispatcher.enable_caching()
         finally:
@@ -112,17 +119,21 @@ class Compiled:
 
     def _mentioned(self):
         """The helpers (and prange) that the function's body mentions by name."""
+        return {
+            name: value
+            for name, value in self._globals().items()
+            if value is prange or isinstance(value, (Compiled, MadeByNumba))
+        }
+
+    def _globals(self):
+        """What the names in the function's body mean outside it."""
         names, codes = set(), [self.function.__code__]
         while codes:
             code = codes.pop()
             names.update(code.co_names)
             codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-        found = {name: self.function.__globals__.get(name) for name in names}
-        return {
-            name: value
-            for name, value in found.items()
-            if value is prange or isinstance(value, (Compiled, MadeByNumba))
-        }
+        everything = self.function.__globals__
+        return {name: everything[name] for name in names if name in everything}
 
     def files(self) -> set[str]:
         """The source files whose text this kernel's machine code depends on."""
@@ -132,6 +143,18 @@ class Compiled:
                 if value is not prange:
                     self._files |= value.files()
         return self._files
+
+    def constants(self) -> set[str]:
+        """The numbers from outside its body that this kernel's machine code holds."""
+        found = {
+            f"{name} = {value!r}"
+            for name, value in self._globals().items()
+            if isinstance(value, (int, float, tuple, np.generic))
+        }
+        for value in self._mentioned().values():
+            if isinstance(value, Compiled):
+                found |= value.constants()
+        return found
 
 
 class Routine(Compiled):
@@ -267,13 +290,13 @@ def cache_root() -> Path:
     return root / "tricycle" / "kernels"
 
 
-def cache_folder(files: set[str]) -> Path:
-    """The folder for machine code made from these source files by this numba."""
+def cache_folder(files: set[str], constants: set[str]) -> Path:
+    """The folder for machine code made from these source files and constants by this numba."""
     import numba
 
     lanes = os.environ.get("TRICYCLE_VECTOR_LANES")  # see gemm_tile.py
     made_by = f"numba {numba.__version__} python {sys.version} lanes {lanes}"
-    digest = hashlib.sha256(made_by.encode())
+    digest = hashlib.sha256("\n".join([made_by, *sorted(constants)]).encode())
     for file in sorted(files, key=os.path.basename):
         digest.update(Path(file).read_bytes())
     folder = cache_root() / digest.hexdigest()[:16]
@@ -310,3 +333,12 @@ def _announce_compilation():
             pass
 
     event.register("numba:compile", FirstCompilation())
+
+
+def _after_fork():
+    global _forked
+    _forked = _announced
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

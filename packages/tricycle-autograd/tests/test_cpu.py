@@ -1,0 +1,276 @@
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tricycle_autograd import Tensor, show_config
+from tricycle_autograd.cpu import (
+    cache_folder,
+    contiguous,
+    cpu_function,
+    cpu_kernel,
+    kernel_inputs,
+    prange,
+    rows_contiguous,
+)
+from tricycle_autograd.devices import EmulatedArray
+
+
+@cpu_function
+def square(x):
+    return x * x
+
+
+@cpu_kernel
+def add_squares(out, x):
+    """out (N,) = the sum of the squares of each row of x (N, C)."""
+    for i in prange(x.shape[0]):
+        total = x.dtype.type(0)
+        for j in range(x.shape[1]):
+            total += square(x[i, j])
+        out[i] = total
+
+
+def squares_of(x):
+    out = np.empty(len(x), x.dtype)
+    add_squares(out, x)
+    return out
+
+
+# ---- By hand ----
+
+
+def test_a_kernel_runs_and_calls_its_helper():
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    assert squares_of(x).tolist() == [5, 25]
+
+
+def test_a_kernel_keeps_its_name_and_its_explanation():
+    assert add_squares.__name__ == "add_squares"
+    assert add_squares.__doc__.startswith("out (N,) = the sum")
+
+
+def test_kernels_let_nan_and_infinity_through():
+    x = np.array([[np.nan, 1], [np.inf, 1], [-np.inf, 1]], np.float32)
+    np.testing.assert_array_equal(squares_of(x), [np.nan, np.inf, np.inf])
+
+
+# ---- Threads and processes ----
+
+
+def test_two_python_threads_may_call_kernels_at_once():
+    x = np.random.default_rng(0).standard_normal((500, 200)).astype(np.float32)
+    expected = squares_of(x)
+    wrong = []
+
+    def work():
+        for _ in range(50):
+            if squares_of(x).tobytes() != expected.tobytes():
+                wrong.append(threading.current_thread().name)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+PROGRAM = """
+import sys
+import numpy as np
+import kernel
+
+x = np.random.default_rng(0).standard_normal((37, 1001)).astype(np.float32)
+print(kernel.run(np.ones(4, np.float32)).tolist(), kernel.column_sums(x).tobytes().hex())
+"""
+KERNEL = """
+import numpy as np
+from constants import OFFSET
+from helper import scale
+from tricycle_autograd.cpu import cpu_kernel, prange
+
+@cpu_kernel
+def scale_all(out, x):
+    for i in prange(x.shape[0]):
+        out[i] = scale(x[i]) + OFFSET
+
+@cpu_kernel
+def add_chunks(partial, x):
+    for chunk in prange(partial.shape[0]):
+        for i in range(chunk, x.shape[0], partial.shape[0]):
+            for j in range(x.shape[1]):
+                partial[chunk, j] += x[i, j]
+
+def run(x):
+    out = np.empty_like(x)
+    scale_all(out, x)
+    return out
+
+def column_sums(x):
+    partial = np.zeros((8, x.shape[1]), np.float32)
+    add_chunks(partial, x)
+    return partial.sum(axis=0)
+"""
+HELPER = """
+from tricycle_autograd.cpu import cpu_function
+
+@cpu_function
+def scale(x):
+    return x * 2
+"""
+
+
+class Program:
+    """A kernel with its helper and a constant in files of their own, run in new processes."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (folder / "kernel.py").write_text(KERNEL)
+        (folder / "helper.py").write_text(HELPER)
+        (folder / "constants.py").write_text("OFFSET = 0.0\n")
+
+    def run(self, program=PROGRAM, **environment):
+        """What the program prints: (its output, its messages)."""
+        environment = {"TRICYCLE_CACHE": str(self.folder / "cache"), **environment}
+        run = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert run.returncode == 0, run.stderr
+        return run.stdout, run.stderr
+
+    def replace(self, file, before, after):
+        path = self.folder / file
+        path.write_text(path.read_text().replace(before, after))
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    return Program(tmp_path_factory.mktemp("program"))
+
+
+def test_any_number_of_threads_gives_the_same_bits(program):
+    results = {n: program.run(NUMBA_NUM_THREADS=str(n))[0] for n in (1, 2, 4)}
+    assert results[1] == results[2] == results[4]
+    assert results[1].startswith("[2.0, 2.0, 2.0, 2.0] ")
+
+
+def test_compiling_is_said_once_and_cached(tmp_path):
+    program = Program(tmp_path)
+    first, message = program.run()
+    assert message.startswith("tricycle: compiling kernels for this machine; this happens once")
+    assert message.count("\n") == 1
+    assert str(tmp_path / "cache") in message
+    assert program.run() == (first, "")
+
+    # An edit in a file that the kernel only imports from: numba alone would not notice.
+    program.replace("helper.py", "x * 2", "x * 3")
+    assert program.run()[0].startswith("[3.0, 3.0, 3.0, 3.0]")
+    program.replace("constants.py", "0.0", "10.0")
+    assert program.run()[0].startswith("[13.0, 13.0, 13.0, 13.0]")
+
+
+def test_a_spawned_process_runs_kernels(program):
+    spawned = (
+        "import multiprocessing, numpy, kernel\n"
+        "if __name__ == '__main__':\n"
+        "    x = numpy.ones(2, numpy.float32)\n"
+        "    kernel.run(x)\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        print(pool.apply(kernel.run, (x,)).tolist())\n"
+    )
+    assert program.run(spawned)[0] == "[2.0, 2.0]\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_is_told_to_be_spawned(program):
+    forked = (
+        "import os, numpy, kernel\n"
+        "x = numpy.ones(2, numpy.float32)\n"
+        "def in_a_fork():\n"
+        "    if os.fork() == 0:\n"
+        "        try:\n"
+        "            print(kernel.run(x).tolist(), flush=True)\n"
+        "        except RuntimeError as error:\n"
+        "            print(error, flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.wait()\n"
+        "in_a_fork()\n"
+        "kernel.run(x)\n"
+        "in_a_fork()\n"
+    )
+    before, after = program.run(forked)[0].splitlines()
+    assert before == "[2.0, 2.0]"  # no kernel had been used before the fork
+    assert "forked from one that had used kernels" in after
+    assert 'get_context("spawn")' in after
+
+
+# ---- Where compiled kernels are kept ----
+
+
+def test_the_cache_folder_can_be_chosen(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRICYCLE_CACHE", str(tmp_path))
+    folder = cache_folder({__file__}, set())
+    assert folder.parent == tmp_path / "tricycle" / "kernels"
+    assert folder.is_dir()
+    assert cache_folder({__file__}, set()) == folder
+    assert cache_folder({__file__}, {"EPS = 1e-05"}) != folder
+
+
+def test_a_cache_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(
+    monkeypatch, tmp_path
+):
+    file = tmp_path / "a file, not a folder"
+    file.write_text("")
+    monkeypatch.setenv("TRICYCLE_CACHE", str(file))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = cache_folder({__file__}, set())
+    assert folder.is_relative_to(tmp_path)
+    assert folder.is_dir()
+
+
+# ---- Inputs of kernels ----
+
+
+def test_inputs_come_out_as_kernels_want_them():
+    x = np.ones((2, 3), np.float32)
+    assert contiguous(x) is x
+    assert contiguous(x.T).flags.c_contiguous
+    assert rows_contiguous(x) is x
+    wide = np.ones((2, 6), np.float32)[:, :3]
+    assert rows_contiguous(wide) is wide
+    assert rows_contiguous(x.T).flags.c_contiguous
+    assert kernel_inputs("double", Tensor(x)) is x
+    first, second = kernel_inputs("double", Tensor(x), Tensor(x.T))
+    assert first is x
+    assert second.flags.c_contiguous
+
+
+def test_inputs_that_kernels_cannot_take_are_refused():
+    with pytest.raises(TypeError, match=r"double has kernels for float32, got float64.*astype"):
+        kernel_inputs("double", Tensor(np.ones(2)))
+    there = Tensor(np.ones(2, np.float32).view(EmulatedArray))
+    with pytest.raises(ValueError, match=r"double has kernels for the cpu only.*on cuda"):
+        kernel_inputs("double", there)
+
+
+# ---- What is shown ----
+
+
+def test_the_configuration_is_printed_and_returned(capsys):
+    found = show_config()
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(found)
+    assert found["numpy"] == np.__version__
+    for line, (name, value) in zip(printed, found.items(), strict=True):
+        assert line.startswith(name)
+        assert line.endswith(value)
