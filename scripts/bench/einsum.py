@@ -1,6 +1,9 @@
 """Is einsum as fast as numpy's?  Both on the same arrays, taking turns; results must be equal.
 
-    python scripts/bench/einsum.py [--rounds 9]
+    hatch run bench einsum.py [--rounds 9]
+
+Where other programs use the machine too, OPENBLAS_NUM_THREADS=1 in front compares one thread with
+one thread.
 
 Prints the median time of each and their ratio (above 1: ours is faster), and the time of our
 forward and backward pass together, for which numpy has no counterpart.
