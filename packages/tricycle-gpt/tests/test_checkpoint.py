@@ -32,7 +32,7 @@ def test_what_was_saved_is_loaded(tmp_path):
 
 
 def test_the_newest_is_found_and_old_ones_go(tmp_path):
-    for step in (5, 100, 20, 30):
+    for step in (5, 20, 30, 100):
         save(tmp_path, step, keep=3)
     assert [path.name for path in list_checkpoints(tmp_path)] == [
         "step-00000020",
@@ -40,6 +40,20 @@ def test_the_newest_is_found_and_old_ones_go(tmp_path):
         "step-00000100",
     ]
     assert load_newest_checkpoint(tmp_path).step == 100
+
+
+def test_a_later_damaged_one_does_not_push_out_the_one_just_written(tmp_path):
+    damaged = save(tmp_path, 20, keep=1)
+    (damaged / "state.json").write_text("{}")
+    save(tmp_path, 11, keep=1)
+    assert load_newest_checkpoint(tmp_path).step == 11
+
+
+def test_what_killed_processes_left_goes(tmp_path):
+    for step in (3, 8):
+        (tmp_path / f"step-{step:08d}.tmp").mkdir()
+    save(tmp_path, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
 
 
 def test_no_checkpoint_is_none(tmp_path):

@@ -75,10 +75,10 @@ def save_checkpoint(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for abandoned in folder.glob("step-*.tmp"):
+        shutil.rmtree(abandoned)
     final = folder / f"step-{step:08d}"
     temporary = folder / f"{final.name}.tmp"
-    if temporary.exists():
-        shutil.rmtree(temporary)
     temporary.mkdir()
 
     _save_arrays(temporary / PARAMETERS, parameters)
@@ -92,7 +92,9 @@ def save_checkpoint(
         shutil.rmtree(final)
     temporary.rename(final)
     _flush(folder)
-    for old in list_checkpoints(folder)[:-keep]:
+    # A later one is there only if it is damaged, or a run went back behind it: it does not count.
+    found = list_checkpoints(folder)
+    for old in found[: found.index(final) + 1][:-keep]:
         shutil.rmtree(old)
     return final
 

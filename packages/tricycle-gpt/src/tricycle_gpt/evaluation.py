@@ -53,11 +53,15 @@ def evaluate(
     n_bytes      the text's length in bytes, for bits per byte
     max_windows  look at this many windows only, spread evenly over the text
 
-    Dropout is off while it runs.  Raises ValueError for a text of fewer than two tokens.
+    Dropout is off while it runs.  Raises ValueError for a text of fewer than two tokens, for
+    n_bytes or max_windows below 1.
     """
     ids = np.asarray(ids)
     if ids.ndim != 1 or len(ids) < 2:
         raise ValueError(f"evaluation needs a text of at least two tokens, got shape {ids.shape}")
+    for name, number in (("n_bytes", n_bytes), ("max_windows", max_windows)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
     inputs, targets = windows(ids, model.config.context_window)
     if max_windows is not None and max_windows < len(inputs):
         chosen = np.linspace(0, len(inputs) - 1, max_windows).astype(int)
@@ -66,21 +70,23 @@ def evaluate(
     total, count = 0.0, 0
     was_training = model.training
     model.eval()
-    with no_grad():
-        for i in range(0, len(inputs), batch_size):
-            tokens = int((targets[i : i + batch_size] != IGNORED).sum())
-            batch = slice(i, i + batch_size)
-            total += model.loss(inputs[batch], targets[batch]).item() * tokens
-            count += tokens
-    if was_training:
-        model.train()
+    try:
+        with no_grad():
+            for i in range(0, len(inputs), batch_size):
+                batch = slice(i, i + batch_size)
+                tokens = int((targets[batch] != IGNORED).sum())
+                total += model.loss(inputs[batch], targets[batch]).item() * tokens
+                count += tokens
+    finally:
+        model.train(was_training)
 
     loss = total / count
     bits = None
     if n_bytes is not None:
         # Where only some windows were looked at, each token stands for its share of the bytes.
         bits = loss / math.log(2) * (len(ids) - 1) / n_bytes
-    return Evaluation(loss, math.exp(loss), bits, count)
+    perplexity = math.exp(loss) if loss < 700 else math.inf  # a float ends at e^709
+    return Evaluation(loss, perplexity, bits, count)
 
 
 def windows(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:

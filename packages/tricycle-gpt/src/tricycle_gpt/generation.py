@@ -45,10 +45,12 @@ def generate(
     cache       keep keys and values: the same tokens, much sooner
 
     Iterates over the new ids.  Raises ValueError for an empty prompt or dials out of range,
-    IndexError for an id that is not in the vocabulary.
+    IndexError for an id that is not in the vocabulary, FloatingPointError if the model's scores
+    are not numbers.
     """
     prompt = [int(i) for i in np.asarray(ids).reshape(-1)]
-    _check_dials(prompt, max_tokens, temperature, top_k, top_p, model.config.vocab_size)
+    _check_dials(max_tokens, temperature, top_k, top_p, seed)
+    _check_prompt(prompt, model.config.vocab_size)
     return _generate(model, prompt, max_tokens, temperature, top_k, top_p, seed, set(stop), cache)
 
 
@@ -91,10 +93,12 @@ def choose(
     rng: np.random.Generator,
 ) -> int:
     """Draw a token from its scores (V,).  Temperature 0 takes the best, the first of equals."""
+    if np.isnan(scores).any():
+        raise FloatingPointError("the model's scores are not numbers: its weights are spoilt")
     if temperature == 0:
         return int(np.argmax(scores))
-    scores = scores.astype(np.float64) / temperature
-    probabilities = np.exp(scores - scores.max())
+    scores = scores.astype(np.float64)
+    probabilities = np.exp((scores - scores.max()) / temperature)
     order = np.argsort(-probabilities, kind="stable")  # best first
     if top_k is not None:
         order = order[:top_k]
@@ -106,9 +110,7 @@ def choose(
     return int(order[np.searchsorted(kept, rng.random() * kept[-1], side="right")])
 
 
-def _check_dials(prompt, max_tokens, temperature, top_k, top_p, vocab_size):
-    if not prompt:
-        raise ValueError("a prompt needs at least one token; an end-of-text token will do")
+def _check_dials(max_tokens, temperature, top_k, top_p, seed):
     if max_tokens < 0:
         raise ValueError(f"max_tokens must not be negative, got {max_tokens}")
     if not temperature >= 0:
@@ -117,6 +119,13 @@ def _check_dials(prompt, max_tokens, temperature, top_k, top_p, vocab_size):
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+
+
+def _check_prompt(prompt, vocab_size):
+    if not prompt:
+        raise ValueError("a prompt needs at least one token; an end-of-text token will do")
     for i in prompt:
         if not 0 <= i < vocab_size:
             raise IndexError(f"the prompt has id {i}; this model knows ids 0 to {vocab_size - 1}")

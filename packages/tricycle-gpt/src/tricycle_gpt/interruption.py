@@ -1,9 +1,10 @@
 """Ctrl-C, politely: finish the step, save, stop.
 
 While `interruptible()` is active the first SIGINT (Ctrl-C) or SIGTERM only raises a flag that
-the training loop looks at once a step.  A second one stops at once.
+the training loop looks at once a step, and says so.  A second one stops at once.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ def interruptible() -> Iterator[Interruption]:
         if interruption.requested:
             raise KeyboardInterrupt
         interruption.requested = True
+        # Not print(): the signal may have arrived in the middle of another one.
+        os.write(2, b"\nstopping after this step, with a checkpoint; once more stops at once\n")
 
     before = {number: signal.signal(number, stop_soon) for number in STOPPING_SIGNALS}
     try:

@@ -7,6 +7,7 @@ so that no step is told twice.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ class MetricsLog:
         """Append one line, at once."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+
+    def sync(self) -> None:
+        """Have the disk remember every line, through a pulled plug too."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

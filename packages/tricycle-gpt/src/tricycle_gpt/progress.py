@@ -19,9 +19,10 @@ class Progress:
     def __init__(self, steps: int, start: int, log_every: int):
         self.steps = steps
         self.log_every = log_every
-        self.began = time.perf_counter()
-        self.done = 0
-        self.tokens = 0
+        self.start = start
+        self.began = 0.0
+        self.timed_steps = 0
+        self.timed_tokens = 0
         self.loss: float | None = None
         # disable=None: no bar where the output is not a terminal.
         self.bar = tqdm(total=steps, initial=start, unit="step", disable=None, dynamic_ncols=True)
@@ -34,25 +35,23 @@ class Progress:
 
     def show(self, row: dict[str, Any], tokens: int) -> None:
         """Tell what happened in one step, as it stands in the metrics."""
-        self.done += 1
-        self.tokens += tokens
-        loss = row["loss"]
-        self.loss = loss if self.loss is None else SMOOTHING * self.loss + (1 - SMOOTHING) * loss
-        elapsed = time.perf_counter() - self.began
-        speed = self.tokens / elapsed
+        step, loss, pace, left = row["step"] + 1, row["loss"], "", ""
+        if self.loss is None:  # the first step may have waited for a compiler: time the others
+            self.loss, self.began = loss, time.perf_counter()
+        else:
+            self.loss = SMOOTHING * self.loss + (1 - SMOOTHING) * loss
+            self.timed_steps += 1
+            self.timed_tokens += tokens
+            elapsed = time.perf_counter() - self.began
+            pace = f"  {self.timed_tokens / elapsed:,.0f} tokens/s"
+            left = f"  {duration(elapsed / self.timed_steps * (self.steps - step))} left"
         if "validation_loss" in row:
-            self.say(f"step {row['step'] + 1}: {describe_validation(row)}")
+            self.say(f"step {step}: {describe_validation(row)}")
         if not self.bar.disable:
-            self.bar.set_postfix_str(f"loss {self.loss:.3f}, {speed:,.0f} tokens/s", refresh=False)
+            self.bar.set_postfix_str(f"loss {self.loss:.3f}{pace}", refresh=False)
             self.bar.update()
-        elif (row["step"] + 1) % self.log_every == 0 or self.done == 1:
-            left = elapsed / self.done * (self.steps - row["step"] - 1)
-            print(
-                f"step {row['step'] + 1}/{self.steps}  loss {self.loss:.3f}  "
-                f"{speed:,.0f} tokens/s  {duration(left)} left",
-                file=sys.stderr,
-                flush=True,
-            )
+        elif step % self.log_every == 0 or step in (self.start + 1, self.steps):
+            self.say(f"step {step}/{self.steps}  loss {self.loss:.3f}{pace}{left}")
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar if there is one."""

@@ -24,7 +24,14 @@ from tricycle_gpt.interruption import interruptible
 from tricycle_gpt.metrics import MetricsLog
 from tricycle_gpt.model import GPT
 from tricycle_gpt.progress import Progress
-from tricycle_nn import AdamW, default_groups, gradient_norm, scale_for_norm, set_dropout_step
+from tricycle_nn import (
+    AdamW,
+    Dropout,
+    default_groups,
+    gradient_norm,
+    scale_for_norm,
+    set_dropout_step,
+)
 
 # Settings that may change when a run is resumed: they do not touch the weights.
 NOT_THE_RECIPE = (
@@ -94,7 +101,12 @@ def train(
     model.train()
 
     def save(steps_taken):
-        state = {"position": list(batches.position), "recipe": recipe}
+        metrics.sync()
+        state = {
+            "position": list(batches.position),
+            "dropout_seeds": [layer.seed for layer in dropouts(model)],
+            "recipe": recipe,
+        }
         save_checkpoint(
             folder / "checkpoints",
             steps_taken,
@@ -138,6 +150,7 @@ def train(
 
         if validation is None:
             return TrainingResult(config.steps, True, None)
+        progress.say("measuring on the whole validation text")
         evaluation, row = measure(model, validation, validation_bytes)
         metrics.write(step=config.steps, **row)
         return TrainingResult(config.steps, True, evaluation)
@@ -222,7 +235,15 @@ def restore(folder: Path, model, optimiser, batches, recipe) -> int:
     model.load_state_dict(found.parameters)
     optimiser.load_state_dict(found.optimiser)
     batches.position = tuple(found.state["position"])
+    # Layers draw their seeds when they are made, and the model may have been made from any rng.
+    for layer, seed in zip(dropouts(model), found.state["dropout_seeds"], strict=True):
+        layer.seed = seed
     return found.step
+
+
+def dropouts(model: GPT) -> list[Dropout]:
+    """The model's dropout layers."""
+    return [module for module in model.modules() if isinstance(module, Dropout)]
 
 
 def is_due(step: int, every: int) -> bool:
