@@ -71,8 +71,8 @@ def _cupy():
         import cupy
     except ImportError as error:
         raise ImportError(
-            "the GPU needs cupy, which is not installed; install cupy-cuda12x or cupy-cuda13x, "
-            "whichever fits your driver"
+            "the GPU needs cupy, which is not installed; install it with the extra that fits your "
+            "driver: tricycle-autograd[cuda12] or tricycle-autograd[cuda13]"
         ) from error
     if not cupy.cuda.is_available():
         raise RuntimeError("cupy is installed but finds no usable GPU; see cupy.show_config()")
