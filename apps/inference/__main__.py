@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tricycle_bpe import StreamDecoder, Tokeniser
 from tricycle_gpt import GPT, from_huggingface, generate
-from tricycle_gpt.command_line import read_command_line
+from tricycle_gpt.command_line import end_politely, read_command_line
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,4 @@ def beginning(text, stop):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (OSError, ValueError, IndexError) as error:
-        sys.exit(f"error: {error}")
+    end_politely(main)

@@ -27,7 +27,7 @@ from tricycle_gpt import (
     write_results,
     write_sample,
 )
-from tricycle_gpt.command_line import read_command_line
+from tricycle_gpt.command_line import end_politely, read_command_line
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -147,9 +147,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("\nstopped before a step was finished; nothing was lost that was saved")
-    except (OSError, ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    end_politely(main)

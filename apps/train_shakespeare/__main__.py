@@ -22,7 +22,7 @@ import numpy as np
 from tricycle_bpe import StreamDecoder, Tokeniser
 from tricycle_datasets import Batches, load_shakespeare, read_documents, split_text
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig, train, write_results, write_sample
-from tricycle_gpt.command_line import read_command_line
+from tricycle_gpt.command_line import end_politely, read_command_line
 from tricycle_gpt.progress import duration
 
 
@@ -42,8 +42,8 @@ class Arguments:
     """Tokens are learned pieces of words (as many as model.vocab-size), or single characters."""
     resume: bool = False
     """Go on from the newest checkpoint in the folder."""
-    prompt: str = "\n\n"
-    """What the sample starts with."""
+    prompt: str | None = None
+    """What the sample starts with; if not given, a new line."""
     sample_tokens: int = 400
     """Length of the sample, in tokens."""
     temperature: float = 0.8
@@ -67,6 +67,7 @@ def main() -> None:
 
     say(f"learning tokens from {len(training_text):,} characters")
     tokeniser = make_tokeniser(args, training_text)
+    prompt = tokeniser.encode(args.prompt or first_prompt(training_text))
     ids, validation = (tokeniser.encode_to_numpy(part) for part in (training_text, validation_text))
     config = replace(args.model, vocab_size=tokeniser.n_vocab)
 
@@ -91,12 +92,12 @@ def main() -> None:
         say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
         return
 
-    say(f"\nA sample, from {args.prompt!r}:")
+    say("\nA sample:")
     write_sample(
         args.folder,
         model,
         StreamDecoder(tokeniser),
-        tokeniser.encode(args.prompt),
+        prompt,
         args.sample_tokens,
         temperature=args.temperature,
         seed=args.training.seed,
@@ -106,7 +107,13 @@ def main() -> None:
         f"\ntrained in {duration(time.perf_counter() - began)}: validation loss {found.loss:.3f}, "
         f"perplexity {found.perplexity:.1f}, {found.bits_per_byte:.3f} bits per byte"
     )
-    say(f'Generate more:  hatch run generate --model {model_folder} --prompt "JULIET."')
+    more = "JULIET." if args.data is None else training_text.split()[0]
+    say(f'Generate more:  hatch run generate --model {model_folder} --prompt "{more}"')
+
+
+def first_prompt(text: str) -> str:
+    """A new line, or the first character of a text that has but one line."""
+    return "\n" if "\n" in text else text[0]
 
 
 def make_tokeniser(args: Arguments, text: str) -> Tokeniser:
@@ -122,9 +129,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("\nstopped before a step was finished; nothing was lost that was saved")
-    except (OSError, ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    end_politely(main)

@@ -4,9 +4,9 @@ A *kernel* is a function that numba compiles to machine code the first time it i
 seconds, so the result is kept on disk, and the next process loads it in milliseconds.
 
 numba's own cache looks only at the file in which a kernel stands: change a helper in another file
-and the stale kernel is used. So our cache folder's name contains a hash of every source file of this
-package and of numba's version. Any edit leads to a new, empty folder. The folder is set for our
-kernels alone while each is being decorated; numba's global setting is put back at once.
+and the stale kernel is used. So our cache folder's name contains a hash of every source file of
+this package and of numba's version. Any edit leads to a new, empty folder. The folder is set for
+our kernels alone while each is being decorated; numba's global setting is put back at once.
 
 This is the only module that knows about numba's cache, and importing it is what imports numba:
 the rest of the package does so inside the functions that are about to use a kernel.
@@ -32,7 +32,9 @@ def source_hash(folder: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Choose where compiled kernels are kept: below the user's cache folder, else a temporary one."""
+    """Choose where compiled kernels are kept: below the user's cache folder, else a temporary
+    one.
+    """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = Path("tricycle_bpe") / f"kernels-{source_hash(Path(__file__).parent)}"
     for candidate in (base, Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"):
@@ -46,7 +48,9 @@ def cache_folder() -> Path:
 
 
 def kernel(function: Callable) -> Callable:
-    """Compile `function` at its first call, keep the result on disk, let other threads run meanwhile."""
+    """Compile `function` at its first call, keep the result on disk, let other threads run
+    meanwhile.
+    """
     previous = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(CACHE_FOLDER)
     try:
@@ -58,17 +62,24 @@ def kernel(function: Callable) -> Callable:
 
 
 def helper(function: Callable) -> Callable:
-    """Compile `function` into the kernels that call it. It has no life, and no cache, of its own."""
+    """Compile `function` into the kernels that call it. It has no cache of its own."""
     return numba.njit(forceinline=True, error_model="numpy")(function)
 
 
 class _SayWhenCompiling(event.Listener):
-    """Tell the user what the first call is waiting for."""
+    """Tell the user, once, what the first calls are waiting for."""
+
+    said = False
 
     def on_start(self, event):
-        if event.data["dispatcher"] in OURS:
-            name = event.data["dispatcher"].__name__
-            print(f"tricycle_bpe: compiling {name}, once on this machine", file=sys.stderr)
+        if event.data["dispatcher"] in OURS and not self.said:
+            self.said = True
+            print(
+                "tricycle_bpe: compiling kernels for this machine; this happens once "
+                f"(they are kept in {CACHE_FOLDER})",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def on_end(self, event):
         pass
