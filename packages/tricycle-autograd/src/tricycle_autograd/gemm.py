@@ -1,88 +1,122 @@
 """The matrix product: out = a @ b, in float32, at the speed of the multipliers.
 
-Everything a network learns goes through here, so the product should take no longer than its
-2·M·N·K additions and multiplications do.  A core can start two vector instructions a cycle, each
-multiplying and adding 16 numbers (8, 4 on smaller processors): 64 operations.  Memory delivers
-perhaps two numbers in that time.  The whole art is to use each number that was loaded many times,
-at every level of the memory:
+Everything that a network learns goes through here, and the product should take no longer than its
+2·M·N·K additions and multiplications.  A core starts two vector instructions a cycle, which
+multiply and add 16 numbers each (8 or 4 on smaller processors): 64 operations.  In the same time
+the main memory delivers one or two numbers.  So the art is to use each number that was loaded many
+times, at each level of the memory:
 
-    registers   one tile of out, 14 x 32 numbers, while K goes by        gemm_tile.py
-    L1 cache    a strip of a: 14 rows, used for every tile beside it
-    L2 cache    a block of b: 512 columns, used for every strip of a
-    memory      a and b are read, and out is read and written, once for every 512 numbers of K
+    registers   a tile of out, 14 x 32 numbers, stays while K goes by         gemm_tile.py
+    L1 cache    a strip of a, 14 rows, stays for all the tiles beside it
+    L2 cache    a block of b, 512 columns, stays for all the strips of a
+    memory      out is read and written once for every 512 numbers of K, a and b once
 
-and the loops, from the outside in:
+and the loops are, from the outside in:
 
-    depths      K in pieces of at most 512: a strip of a fits L1, a block of b fits L2
-    blocks      N in pieces of at most 512 columns; each is packed once for each depth
-    heaps       M in heaps of 8 strips, packed when they are first needed
-    strips      14 rows
-    tiles       32 columns: all of K's piece in one go, in registers
+    depths      K, in equal parts of at most 512: a strip of a fills half of L1
+    blocks      N, in equal parts of at most 512 columns: a block of b fills L2
+    heaps       M, in heaps of 8 strips, which are packed together
+    strips      14 rows of the heap
+    tiles       32 columns of the block
 
-Packing means copying the numbers into the order in which the tiles will read them, 14 rows or 32
-columns for each step of K.  Reading is then along one line of memory, and whether a matrix was
-transposed, or is a slice of a larger one, no longer matters.  It costs 0.2 ns a number, and each
-number is used hundreds of times.
+a and b are packed first, copied into the order in which the tiles read them (gemm_packing.py).
+That costs about 0.2 ns a number, and each number is used hundreds of times, at 0.01 ns.
 
     multiply(out, a, b, add)        in kernels, one thread
     product(out, a, b, add)         from Python, all cores
 
-Same bits for any number of threads, and for any cut of the rows and columns of the result: each
-number of it is one sum over k, in pieces that depend on K alone.
+For many cores the smaller operand is packed once, by all of them, and the larger is cut into
+pieces, which are packed and multiplied independently.  Each number of the result is one sum, in
+an order that depends on K alone: the same bits for any number of threads and for any cut.
 
 Goto & van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34 (2008);
-Van Zee & van de Geijn, "BLIS: a framework for rapidly instantiating BLAS functionality" (2015).
+Van Zee & van de Geijn, "BLIS: a framework for rapidly instantiating BLAS functionality", ACM
+TOMS 41 (2015).
 """
 
 import numpy as np
 
-from tricycle_autograd.cpu import (
-    cpu_function,
-    cpu_kernel,
-    cpu_routine,
-    needs_numba,
-    prange,
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, cpu_routine, needs_numba, prange
+from tricycle_autograd.gemm_packing import (
+    FLOAT_BYTES,
+    LINE_BYTES,
+    pack,
+    packed_bytes,
+    panel_bytes,
+    parts,
+    round_up,
 )
 
-# Plain numbers, known once the processor is: 16, 14 and 32 with AVX-512.
+# Plain numbers, known once the processor is: see gemm_tile.
 LANES = needs_numba("tricycle_autograd.gemm_tile", "LANES")
 TILE_ROWS = needs_numba("tricycle_autograd.gemm_tile", "TILE_ROWS")
 TILE_COLUMNS = needs_numba("tricycle_autograd.gemm_tile", "TILE_COLUMNS")
 UNROLL = needs_numba("tricycle_autograd.gemm_tile", "UNROLL")
 
 address_of = needs_numba("tricycle_autograd.gemm_tile", "address_of")
-copy_vector = needs_numba("tricycle_autograd.gemm_tile", "copy_vector")
-load_number = needs_numba("tricycle_autograd.gemm_tile", "load_number")
 multiply_panels = needs_numba("tricycle_autograd.gemm_tile", "multiply_panels")
-prefetch = needs_numba("tricycle_autograd.gemm_tile", "prefetch")
 store_number = needs_numba("tricycle_autograd.gemm_tile", "store_number")
-transpose_block = needs_numba("tricycle_autograd.gemm_tile", "transpose_block")
 
-DEPTH = np.int64(512)  # steps of K
+DEPTH = np.int64(512)
 BLOCK_COLUMNS = np.int64(512)
 HEAP_STRIPS = np.int64(8)
-
-FLOAT_BYTES = np.int64(4)
+NOT_PACKED = np.int64(0)
 ZERO = np.float32(0)
-LINE_BYTES = np.int64(64)  # of a cache line
-ROWS_AHEAD = np.int64(8)  # how far ahead packing calls for its rows: the caches do not guess long strides
+
+# Pieces for the cores: as many as there are, up to 16, get equal shares of one of these numbers.
+# A piece should have so many rows, or columns, that the packed operand is not its bottleneck.
+PIECES = (48, 16, 8, 4, 2)
+PIECE_ROWS, PIECE_COLUMNS = 96, 64
+WORTH_SHARING = 2**21  # multiplications: about 20 microseconds, when starting threads takes 5
+PANELS_AT_ONCE = np.int64(4)  # packed by one thread: 0.5 KB of each row, if b is packed
+
+ANY_VIEW = "Array(float32, 2, 'A', True)"  # of any strides; True: also a read-only one
+
+
+def product(out: np.ndarray, a: np.ndarray, b: np.ndarray, add: bool = False) -> None:
+    """out = a @ b, or out += a @ b if `add`, on all cores.
+
+    out   (M, N) float32, its rows or its columns contiguous; not part of a or b
+    a, b  (M, K), (K, N) float32, any views
+
+    Raises TypeError for another dtype, ValueError for shapes that do not fit or for an `out` of
+    another layout.
+    """
+    _check(out, a, b)
+    (M, N), K = out.shape, a.shape[1]
+    if not _has_contiguous_rows(out):
+        if not _has_contiguous_rows(out.T):
+            raise ValueError(
+                f"product writes into rows or columns that are contiguous, and out has strides "
+                f"{out.strides} bytes; give it an array of its own and copy from that"
+            )
+        out, a, b, M, N = out.T, b.T, a.T, N, M
+    multiply_in_pieces(out, a, b, bool(add), *_cut(M, N, K))
 
 
 @cpu_function
 def multiply(out, a, b, add):
-    """out (M, N) = a (M, K) @ b (K, N), or += if `add`; float32, for kernels, one thread.
+    """out (M, N) = a (M, K) @ b (K, N), or += if `add`; for kernels, one thread.
 
-    a and b may be slices or transposed views, of any strides; the rows of `out` are contiguous.
+    float32; a and b may be any views, and the rows of `out` are contiguous.
     """
+    multiply_arrays(out, a, NOT_PACKED, b, NOT_PACKED, add)
+
+
+@cpu_function
+def multiply_arrays(out, a, packed_a, b, packed_b, add):
+    """multiply; packed_a and packed_b as for multiply_at."""
     multiply_at(
         address_of(out),
         out.strides[0],
         address_of(a),
         a.strides[0],
         a.strides[1],
+        packed_a,
         address_of(b),
-        b.strides[0],
         b.strides[1],
+        b.strides[0],
+        packed_b,
         out.shape[0],
         out.shape[1],
         a.shape[1],
@@ -91,63 +125,68 @@ def multiply(out, a, b, add):
 
 
 @cpu_routine(
-    "void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, boolean)"
+    "void(int64, int64, int64, int64, int64, int64, "
+    "int64, int64, int64, int64, int64, int64, int64, boolean)"
 )
-def multiply_at(out, out_row, a, a_row, a_step, b, b_step, b_column, M, N, K, add):
-    """multiply, given addresses, and the bytes from one row, column or step of K to the next."""
-    if K == 0 and not add:
-        fill_with_zeros(out, out_row, M, N)
-    if M == 0 or N == 0 or K == 0:
+def multiply_at(
+    out, out_row, a, a_row, a_step, packed_a, b, b_column, b_step, packed_b, M, N, K, add
+):
+    """multiply, of operands that are given by their places in memory.
+
+    out, a, b           addresses of the first numbers
+    out_row, ...        bytes from one row, column, or step of K to the next
+    packed_a, packed_b  address of the operand, all of it, packed (see pack_share); or NOT_PACKED
+    """
+    if M == 0 or N == 0:
         return
-    depth = even_part(K, DEPTH, LANES)
-    block = even_part(N, BLOCK_COLUMNS, TILE_COLUMNS)
+    if K == 0:
+        if not add:
+            fill_with_zeros(out, out_row, M, N)
+        return
+    depth = equal_part(K, DEPTH, LANES)
+    block = equal_part(N, BLOCK_COLUMNS, TILE_COLUMNS)
     heap = HEAP_STRIPS * TILE_ROWS
-    # Strips of a are kept if there is a second block of columns to use them for.
-    kept_rows = M if N > block else min(heap, M)
-    # A vector stored for a strip's last step reaches beyond it if a strip is less than a vector.
-    strip_bytes = depth * TILE_ROWS * FLOAT_BYTES + LINE_BYTES
-    panel_bytes = depth * TILE_COLUMNS * FLOAT_BYTES
-    memory_for_b = block // TILE_COLUMNS * panel_bytes
-    memory_for_a = parts(kept_rows, TILE_ROWS) * strip_bytes
-    memory = np.empty(memory_for_b + memory_for_a + LINE_BYTES, np.uint8)
-    packed_b = round_up(address_of(memory), LINE_BYTES)
-    packed_a = packed_b + memory_for_b
+    for_a = NOT_PACKED if packed_a else packed_bytes(M, depth, TILE_ROWS)
+    for_b = NOT_PACKED if packed_b else packed_bytes(block, depth, TILE_COLUMNS)
+    memory = np.empty(for_a + for_b + LINE_BYTES, np.uint8)
+    strips = first_line(memory)
+    panels = strips + for_a
 
     for k in range(0, K, depth):
         steps = min(depth, K - k)
+        if packed_a:
+            strips = packed_a + k // depth * packed_bytes(M, depth, TILE_ROWS)
         for j in range(0, N, block):
             columns = min(block, N - j)
-            b_here = b + k * b_step + j * b_column
-            pack(b_here, b_column, b_step, columns, steps, TILE_COLUMNS, packed_b, panel_bytes)
+            if packed_b:
+                panels = packed_b + k // depth * packed_bytes(N, depth, TILE_COLUMNS)
+                panels += j // TILE_COLUMNS * panel_bytes(steps, TILE_COLUMNS)
+            else:
+                b_here = b + j * b_column + k * b_step
+                pack(b_here, b_column, b_step, columns, steps, TILE_COLUMNS, panels)
             for i in range(0, M, heap):
                 rows = min(heap, M - i)
-                strips = packed_a + (i // TILE_ROWS * strip_bytes if N > block else 0)
-                if j == 0:
+                heap_strips = strips + i // TILE_ROWS * panel_bytes(steps, TILE_ROWS)
+                if j == 0 and not packed_a:
                     a_here = a + i * a_row + k * a_step
-                    pack(a_here, a_row, a_step, rows, steps, TILE_ROWS, strips, strip_bytes)
+                    pack(a_here, a_row, a_step, rows, steps, TILE_ROWS, heap_strips)
+                out_here = out + i * out_row + j * FLOAT_BYTES
+                add_here = add or k > 0
                 multiply_packed(
-                    out + i * out_row + j * FLOAT_BYTES,
-                    out_row,
-                    strips,
-                    strip_bytes,
-                    packed_b,
-                    panel_bytes,
-                    rows,
-                    columns,
-                    round_up(steps, UNROLL),
-                    add or k > 0,
+                    out_here, out_row, heap_strips, panels, rows, columns, steps, add_here
                 )
+    memory[0] = 0  # numba frees an array after its last mention: not before here
 
 
 @cpu_function
-def multiply_packed(out, out_row, a, strip_bytes, b, panel_bytes, rows, columns, steps, add):
-    """A block of the result, tile by tile: each strip of a meets all the panels of b."""
+def multiply_packed(out, out_row, strips, panels, rows, columns, steps, add):
+    """A heap of strips of a meets a block of panels of b, tile by tile."""
     for i in range(0, rows, TILE_ROWS):
         for j in range(0, columns, TILE_COLUMNS):
             multiply_panels(
-                steps,
-                a + i // TILE_ROWS * strip_bytes,
-                b + j // TILE_COLUMNS * panel_bytes,
+                round_up(steps, UNROLL),
+                strips + i // TILE_ROWS * panel_bytes(steps, TILE_ROWS),
+                panels + j // TILE_COLUMNS * panel_bytes(steps, TILE_COLUMNS),
                 out + i * out_row + j * FLOAT_BYTES,
                 out_row,
                 rows - i,
@@ -156,111 +195,117 @@ def multiply_packed(out, out_row, a, strip_bytes, b, panel_bytes, rows, columns,
             )
 
 
-@cpu_routine("void(int64, int64, int64, int64, int64, int64, int64, int64)")
-def pack(source, line, step, lines, steps, width, target, panel_bytes):
-    """Copy `lines` lines (rows of a, or columns of b) into panels of `width` lines.
-
-    source       address of the first number
-    line, step   bytes from a line to the next, and from one step of K to the next
-    target       address of the first panel: panel[k, i] is number k of line i, and the lines
-                 and steps that are missing in the last ones are zeros
-    panel_bytes  from one panel to the next
-    """
-    if step == FLOAT_BYTES:
-        pack_lines(source, line, lines, steps, width, target, panel_bytes)
-    elif line == FLOAT_BYTES:
-        pack_steps(source, step, lines, steps, width, target, panel_bytes)
-    else:
-        pack_numbers(source, line, step, lines, steps, width, target, panel_bytes)
-
-
-@cpu_function
-def pack_lines(source, line, lines, steps, width, target, panel_bytes):
-    """pack, where the numbers of a line are contiguous: transpose square blocks."""
-    for first in range(0, lines, width):
-        panel = target + first // width * panel_bytes
-        for k in range(0, steps, LANES):
-            # From right to left: a block that is wider than what is left of the panel writes
-            # into the next step's numbers, before they are written.
-            for i in range((width - 1) // LANES * LANES, -1, -LANES):
-                transpose_block(
-                    source + (first + i) * line + k * FLOAT_BYTES,
-                    line,
-                    min(width, lines - first) - i,
-                    steps - k,
-                    panel + (k * width + i) * FLOAT_BYTES,
-                    width * FLOAT_BYTES,
-                )
-
-
-@cpu_function
-def pack_steps(source, step, lines, steps, width, target, panel_bytes):
-    """pack, where the numbers of a step are contiguous: copy."""
-    for k in range(round_up(steps, UNROLL)):
-        numbers = source + k * step
-        if k + ROWS_AHEAD < steps:
-            for i in range(0, lines, LINE_BYTES // FLOAT_BYTES):
-                prefetch(numbers + ROWS_AHEAD * step + i * FLOAT_BYTES)
-        for first in range(0, lines, width):
-            panel = target + first // width * panel_bytes + k * width * FLOAT_BYTES
-            valid = min(width, lines - first) if k < steps else 0
-            for i in range(0, width, LANES):
-                copy_vector(numbers + (first + i) * FLOAT_BYTES, panel + i * FLOAT_BYTES, valid - i)
-
-
-@cpu_function
-def pack_numbers(source, line, step, lines, steps, width, target, panel_bytes):
-    """pack, where nothing is contiguous: one number after the other."""
-    for first in range(0, lines, width):
-        panel = target + first // width * panel_bytes
-        for k in range(round_up(steps, UNROLL)):
-            for i in range(0, width, LANES):
-                copy_vector(source, panel + (k * width + i) * FLOAT_BYTES, 0)
-            if k < steps:
-                for i in range(min(width, lines - first)):
-                    number = load_number(source + (first + i) * line + k * step)
-                    store_number(panel + (k * width + i) * FLOAT_BYTES, number)
-
-
 @cpu_function
 def fill_with_zeros(out, out_row, M, N):
-    """The product where K is 0: a sum of nothing."""
+    """The product where K is 0: sums of nothing."""
     for i in range(M):
         for j in range(N):
             store_number(out + i * out_row + j * FLOAT_BYTES, ZERO)
 
 
-@cpu_function
-def parts(length, size):
-    """How many parts of at most `size` a length has."""
-    return (length + size - 1) // size
+@cpu_kernel(signature=f"void(float32[:, :], {ANY_VIEW}, {ANY_VIEW}, boolean, boolean, int64)")
+def multiply_in_pieces(out, a, b, add, cut_rows, n_pieces):
+    """Pack one operand, on all cores; then multiply it with each piece of the other.
+
+    cut_rows   whether b is packed and the rows of a are cut, or a is packed and the columns of b
+               are cut
+    n_pieces   1: the whole product on this core
+    """
+    if n_pieces == 1:
+        multiply(out, a, b, add)
+        return
+    lines, width = (b.T, TILE_COLUMNS) if cut_rows else (a, TILE_ROWS)
+    depth = equal_part(a.shape[1], DEPTH, LANES)
+    n_depths = parts(a.shape[1], depth)
+    memory = np.empty(n_depths * packed_bytes(lines.shape[0], depth, width) + LINE_BYTES, np.uint8)
+    for share in prange(n_depths * parts(lines.shape[0], PANELS_AT_ONCE * width)):
+        pack_share(lines, width, depth, share, memory)
+    for piece in prange(n_pieces):
+        multiply_piece(out, a, b, add, cut_rows, piece, n_pieces, memory)
 
 
 @cpu_function
-def round_up(length, unit):
-    """The next multiple of `unit`."""
-    return parts(length, unit) * unit
+def pack_share(lines, width, depth, share, memory):
+    """Pack some lines (rows of a or b.T) at one depth: share number `share` of all of them.
+
+    For each depth, one after the other, come all the panels.
+    """
+    n_lines, K = lines.shape
+    shares = parts(n_lines, PANELS_AT_ONCE * width)  # at each depth
+    first = share % shares * PANELS_AT_ONCE * width
+    k = share // shares * depth
+    steps = min(depth, K - k)
+    target = first_line(memory) + k // depth * packed_bytes(n_lines, depth, width)
+    pack(
+        address_of(lines) + first * lines.strides[0] + k * lines.strides[1],
+        lines.strides[0],
+        lines.strides[1],
+        min(PANELS_AT_ONCE * width, n_lines - first),
+        steps,
+        width,
+        target + first // width * panel_bytes(steps, width),
+    )
 
 
 @cpu_function
-def even_part(length, largest, unit):
-    """The size of parts of a length that are equally long, up to a multiple of `unit`."""
+def multiply_piece(out, a, b, add, cut_rows, piece, n_pieces, memory):
+    """A piece of the result: some of its rows (or columns), whole tiles of them."""
+    packed = first_line(memory)
+    length, width = (out.shape[0], TILE_ROWS) if cut_rows else (out.shape[1], TILE_COLUMNS)
+    tiles = parts(length, width)
+    first = piece * tiles // n_pieces * width
+    end = min((piece + 1) * tiles // n_pieces * width, length)
+    if cut_rows:
+        multiply_arrays(out[first:end], a[first:end], NOT_PACKED, b, packed, add)
+    else:
+        multiply_arrays(out[:, first:end], a, packed, b[:, first:end], NOT_PACKED, add)
+
+
+@cpu_function
+def equal_part(length, largest, unit):
+    """The size of the parts of a length: equal, up to a multiple of `unit`."""
     return round_up(parts(length, parts(length, largest)), unit)
 
 
-@cpu_kernel(signature="void(float32[:, :], float32[:, :], float32[:, :], boolean, int64, int64)")
-def multiply_pieces(out, a, b, add, rows, columns):
-    """Cut the result into pieces of so many rows and columns, and share them out."""
-    M, N = out.shape
-    down = parts(M, rows)
-    for piece in prange(down * parts(N, columns)):
-        i = piece % down * rows
-        j = piece // down * columns
-        multiply(out[i : i + rows, j : j + columns], a[i : i + rows], b[:, j : j + columns], add)
+@cpu_function
+def first_line(memory):
+    """The address of the first whole cache line."""
+    return round_up(address_of(memory), LINE_BYTES)
 
 
-def product(out, a, b, add=False):
-    M, N = out.shape
-    rows = max(-(-M // 2), 1) if M >= N else max(M, 1)
-    columns = max(-(-N // 2), 1) if M < N else max(N, 1)
-    multiply_pieces(out, a, b, add, rows, columns)
+def _cut(M, N, K):
+    """How to share out a product: whether to cut rows (or columns), and into how many pieces.
+
+    >>> _cut(4096, 1536, 384)
+    (True, 16)
+    >>> _cut(384, 384, 4096)
+    (False, 4)
+    >>> _cut(64, 64, 64)
+    (True, 1)
+    """
+    if M * N * K < WORTH_SHARING:
+        return True, 1
+    by_rows = _pieces(M, PIECE_ROWS)
+    by_columns = _pieces(N, PIECE_COLUMNS)
+    cut_rows = by_rows > by_columns or (by_rows == by_columns and M >= N)
+    return cut_rows, max(by_rows, by_columns)
+
+
+def _pieces(length, least):
+    """The largest of the numbers of pieces that leaves at least `least` to each."""
+    return next((n for n in PIECES if n * least <= length), 1)
+
+
+def _has_contiguous_rows(array):
+    return array.shape[1] < 2 or array.strides[1] == array.itemsize
+
+
+def _check(out, a, b):
+    for name, array in (("out", out), ("a", a), ("b", b)):
+        if array.dtype != np.float32:
+            raise TypeError(f"product multiplies float32 arrays, and {name} is {array.dtype}")
+    if a.shape[1] != b.shape[0] or out.shape != (a.shape[0], b.shape[1]):
+        raise ValueError(
+            f"product: (M, K) times (K, N) goes into (M, N), "
+            f"got {a.shape} times {b.shape} into {out.shape}"
+        )

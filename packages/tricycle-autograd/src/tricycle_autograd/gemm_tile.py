@@ -53,7 +53,7 @@ _neon = LANES == 4 and binding.get_process_triple().startswith(("aarch64", "arm6
 TILE_ROWS, TILE_VECTORS = NEON_TILE if _neon else TILES[LANES]
 TILE_COLUMNS = TILE_VECTORS * LANES
 UNROLL = 4  # steps of the summed dimension written out in one turn of the loop
-PREFETCH = 2048  # bytes ahead of the current step at which b is called into the cache
+PREFETCH = 2048  # bytes ahead of the current step at which panels are called into the cache
 
 FLOAT, INT, INT32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 POINTER, VOID = ir.IntType(8).as_pointer(), ir.VoidType()
@@ -212,6 +212,8 @@ def _sum_steps(builder, steps, a, b):
         for v in range(TILE_VECTORS):
             ahead = _moved(builder, b_now, b_step + v * VECTOR_BYTES + PREFETCH)
             _prefetch(builder, ahead, for_writing=False, nearness=3)
+        ahead = _moved(builder, a_now, step * TILE_ROWS * FLOAT_BYTES + PREFETCH)
+        _prefetch(builder, ahead, for_writing=False, nearness=3)
         for i in range(TILE_ROWS):
             number = _load(builder, a_now, (step * TILE_ROWS + i) * FLOAT_BYTES, FLOAT)
             factor = _in_every_lane(builder, number)
