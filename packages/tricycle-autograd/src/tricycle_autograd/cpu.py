@@ -145,12 +145,14 @@ class Compiled:
         return self._files
 
     def constants(self) -> set[str]:
-        """The numbers from outside its body that this kernel's machine code holds."""
+        """The names from outside its body that this kernel's machine code holds: the numbers
+        they stand for, and the modules that numba will look for when it loads the code."""
         found = {
             f"{name} = {value!r}"
             for name, value in self._globals().items()
             if isinstance(value, (int, float, tuple, np.generic))
         }
+        found.add(f"module {self.__module__}")
         for value in self._mentioned().values():
             if isinstance(value, Compiled):
                 found |= value.constants()

@@ -1,0 +1,43 @@
+"""What holds for the package as a whole."""
+
+import inspect
+import subprocess
+import sys
+
+import tricycle_autograd
+from tricycle_autograd import Tensor
+
+
+def test_every_public_name_is_there_once_and_in_order():
+    names = tricycle_autograd.__all__
+    assert names == sorted(set(names))
+    assert [name for name in names if not hasattr(tricycle_autograd, name)] == []
+
+
+def test_every_public_object_says_what_it_is():
+    for name in tricycle_autograd.__all__:
+        assert getattr(tricycle_autograd, name).__doc__, name
+
+
+def test_every_public_function_says_what_it_returns():
+    for name in tricycle_autograd.__all__:
+        value = getattr(tricycle_autograd, name)
+        if inspect.isfunction(value):
+            assert inspect.signature(value).return_annotation is not inspect.Signature.empty, name
+
+
+def test_what_numpy_users_reach_for_is_there():
+    functions = """exp log log1p expm1 sqrt sin cos tanh erf sigmoid abs sign clip maximum minimum
+        where sum mean var std max min prod cumsum logsumexp reshape transpose swapaxes moveaxis
+        expand_dims squeeze broadcast_to flip roll tile repeat pad concatenate stack split take
+        take_along_axis tril triu diagonal trace outer matmul einsum argmax argmin all any"""
+    assert set(functions.split()) <= set(tricycle_autograd.__all__)
+    methods = """sum mean var std max min prod cumsum argmax argmin all any trace clip astype
+        transpose reshape ravel flatten squeeze swapaxes repeat take diagonal T item tolist"""
+    assert set(methods.split()) <= set(dir(Tensor))
+
+
+def test_importing_prints_nothing_and_imports_no_compiler():
+    code = "import sys, tricycle_autograd; print(sorted({'numba', 'cupy'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("[]\n", "")
