@@ -1,6 +1,7 @@
 """Reading and writing everyone's files, and refusing broken ones with a reason."""
 
 import base64
+import contextlib
 import json
 import random
 import resource
@@ -218,7 +219,8 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_mutated_files_load_or_raise_value_errors(tokeniser, tmp_path, thoroughness):
+def test_mutated_files_load_or_raise_value_errors(tmp_path, thoroughness):
+    tokeniser = Tokeniser.train([TEXT], 270, special_tokens=["<|end|>"])
     tokeniser.save(tmp_path)
     tokeniser.to_tiktoken(tmp_path / "ranks")
     tokeniser.to_gpt2(tmp_path / "vocab.bpe", tmp_path / "encoder.json")
@@ -236,10 +238,8 @@ def test_mutated_files_load_or_raise_value_errors(tokeniser, tmp_path, thoroughn
         spoilt = mutated(whole[name], rng)
         (tmp_path / name).write_bytes(spoilt)
         start = time.perf_counter()
-        try:
+        with contextlib.suppress(ValueError):
             readers[name]().encode("the cat sat", disallowed_special=())
-        except ValueError:
-            pass
         assert time.perf_counter() - start < 20
         (tmp_path / name).write_bytes(whole[name])
     grown_kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

@@ -38,10 +38,10 @@ def expected(text: str, pattern: str) -> list[str]:
 
 
 def test_a_sentence_in_pieces():
-    text = "It's 2024,  isn't\n\nit?"
-    assert pieces(text, "gpt2") == "It|'s| 2024|,| | isn|'t|\n|\n|it|?".split("|")
-    assert pieces(text, "cl100k") == "It|'s| |202|4|,| | isn|'t|\n\n|it|?".split("|")
-    assert pieces(text, "o200k") == "It's| |202|4|,| | isn't|\n\n|it|?".split("|")
+    text = "It's 2024,  no?"
+    assert pieces(text, "gpt2") == ["It", "'s", " 2024", ",", " ", " no", "?"]
+    assert pieces(text, "cl100k") == ["It", "'s", " ", "202", "4", ",", " ", " no", "?"]
+    assert pieces(text, "o200k") == ["It's", " ", "202", "4", ",", " ", " no", "?"]
     assert pieces("hé!", "characters") == ["h", "é", "!"]
 
 
@@ -71,8 +71,10 @@ def test_the_classes_are_those_of_tiktoken():
 
 @pytest.fixture(scope="module")
 def agreed_characters():
-    """Characters that the regex package, whose Unicode is newer, puts into the same classes: in order,
-    and shuffled."""
+    """Characters that the regex package, whose Unicode is newer, puts into the same classes.
+
+    In order, and shuffled.
+    """
     ours = unicode_classes()
     agreed = []
     for letter, pattern in CLASSES.items():

@@ -1,4 +1,6 @@
-"""Byte pair encoding from scratch: a readable lesson (`tricycle_bpe.merges`) and a fast tokeniser."""
+"""Byte pair encoding from scratch: a readable lesson (`tricycle_bpe.merges`) and a fast
+tokeniser.
+"""
 
 from .streaming import StreamDecoder
 from .tokeniser import Tokeniser

@@ -1,12 +1,12 @@
 """Counting pieces, fast: the first line of `merges.train`, for texts of any size.
 
-Training needs to know each distinct piece of the texts and how often it occurs, nothing else. So the
-texts are read one after another, their pieces are looked up in one hash table, and memory grows with
-the number of distinct pieces only.
+Training needs to know each distinct piece of the texts and how often it occurs, nothing else. So
+the texts are read one after another, their pieces are looked up in one hash table, and memory
+grows with the number of distinct pieces only.
 
 A row of the table is (hash, begin); an entry of the arena, from word `begin` on, is the number of
-occurrences, the length in bytes, and the piece. Several workers count into tables of their own, which
-are added up in the end; the merges do not depend on the order.
+occurrences, the length in bytes, and the piece. Several workers count into tables of their own,
+which are added up in the end; the merges do not depend on the order.
 """
 
 from collections.abc import Iterable
@@ -50,10 +50,13 @@ def count_pieces(text_array, start, ends, weights, first, rows, arena, used):
                 used[0] += 1
                 used[1] += 2 + ((length + 7) >> 3)
                 break
-            if rows[slot, 0] == hashed and arena[begin + 1] == length:
-                if equal_bytes(text, i, words, 8 * (begin + 2), length):
-                    arena[begin] += weight
-                    break
+            if (
+                rows[slot, 0] == hashed
+                and arena[begin + 1] == length
+                and equal_bytes(text, i, words, 8 * (begin + 2), length)
+            ):
+                arena[begin] += weight
+                break
             slot = (slot + 1) & mask
     return np.int64(len(ends))
 
@@ -113,9 +116,9 @@ class PieceCounter:
 
     def _grow(self, length: int) -> None:
         if 2 * self.used[0] >= len(self.rows):
-            larger = np.zeros((2 * len(self.rows), 2), np.int64)
-            move_rows(self.rows, larger)
-            self.rows = larger
+            more_rows = np.zeros((2 * len(self.rows), 2), np.int64)
+            move_rows(self.rows, more_rows)
+            self.rows = more_rows
         needed = int(self.used[1]) + 5 + length // 8
         if needed > len(self.arena):
             larger = np.zeros(max(needed, 2 * len(self.arena)), np.int64)

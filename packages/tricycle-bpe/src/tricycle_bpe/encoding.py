@@ -1,23 +1,25 @@
-"""Encoding and decoding, fast: what `merges.encode` and `merges.decode` do, a hundred times quicker.
+"""Encoding and decoding, fast: what `merges.encode` and `merges.decode` do, a hundred times
+quicker.
 
 `merges.encode` joins the oldest pair of one piece, again and again. Four things make that quick.
 
-*Pieces repeat.* Most of a text is made of a few thousand words. The ids of every piece up to 31 bytes are
-remembered in a table whose row is one cache line: the piece itself, its length, and its ids. A
-piece that was seen before costs one look. This is where nearly all the time is won.
+*Pieces repeat.* Most of a text is made of a few thousand words. The ids of every piece up to 31
+bytes are remembered in a table whose row is one cache line: the piece itself, its length, and its
+ids. A piece that was seen before costs one look. This is where nearly all the time is won.
 
 Longer pieces, and those of many ids, are remembered too, in a second table whose rows point into an
 arena.
 
 *Memory is slow, but it can be asked early.* Pieces are taken in blocks. A first pass works out the
-rows of all pieces of the block and asks the processor to fetch them; the second pass finds them there.
+rows of all pieces of the block and asks the processor to fetch them; the second pass finds them
+there.
 
 *Pairs are numbers.* Whether two ids merge is a look into a hash table from (left, right) to the
 merge's age and its id, both in one number: the smallest number is the oldest merge.
 
-*Long pieces use a heap.* Looking through a short piece for its oldest pair is quick. In a piece of a
-million equal letters that would take forever, so there the pairs wait in a heap, and the symbols in
-a linked list.
+*Long pieces use a heap.* Looking through a short piece for its oldest pair is quick. In a piece
+of a million equal letters that would take forever, so there the pairs wait in a heap, and the
+symbols in a linked list.
 
 Two kinds of vocabulary exist. One lists its merges (Hugging Face's files, and ours). The other, as
 tiktoken's, only has ranks: any two tokens whose bytes together are a token may merge, the lowest id
@@ -33,7 +35,6 @@ import threading
 import numpy as np
 
 from .kernels import helper, kernel
-from .splitting import Splitter
 from .memory import (
     PADDING,
     byte_at,
@@ -44,6 +45,7 @@ from .memory import (
     put_eight_bytes,
     put_int64,
 )
+from .splitting import Splitter
 
 NEVER = np.int64(2**63 - 1)  # what the table of pairs says of two ids that do not merge
 NO_PAIR = np.int64(-1)
@@ -130,7 +132,9 @@ def find_token(text, i, length, spelling, starts, table, mask):
 
 @helper
 def find_pair(pairs, mask, left, right):
-    """Look up age << 32 | id of the merge of two ids, or NEVER. A row of `pairs` is (pair, value)."""
+    """Look up age << 32 | id of the merge of two ids, or NEVER. A row of `pairs` is (pair,
+    value).
+    """
     pair = (left << 32) | right
     slot = pair_slot(left, right) & mask
     while True:
@@ -156,7 +160,9 @@ def fill_token_table(tokens, spelling_array, starts, table):
 
 @kernel
 def fill_pairs_from_merges(merges, pairs):
-    """Enter merges (M, 3), rows of left, right and merged id, oldest first, into a table of pairs."""
+    """Enter merges (M, 3), rows of left, right and merged id, oldest first, into a table of
+    pairs.
+    """
     mask = len(pairs) - 1
     for age in range(len(merges)):
         left, right = np.int64(merges[age, 0]), np.int64(merges[age, 1])
@@ -359,7 +365,9 @@ def halves(spelling_array, starts, byte_ids_array, pairs_array, ranks):
 
 @helper
 def row_of_piece(text, i, length, masks):
-    """Mix the bytes of a piece of up to LONGEST_REMEMBERED bytes to a number that chooses its row."""
+    """Mix the bytes of a piece of up to LONGEST_REMEMBERED bytes to a number that chooses its
+    row.
+    """
     key = masks + 32 * length
     mixed = (eight_bytes_at(text, i) & eight_bytes_at(key, 0)) * MIX
     mixed += (eight_bytes_at(text, i + 8) & eight_bytes_at(key, 8)) * MIX_1
@@ -406,15 +414,18 @@ def remember(row, text, i, length, masks, out, o, count):
 def find_long(text, i, length, hashed, rows, mask, arena):
     """Look for a piece in the second table; return where its entry in the arena begins, or 0.
 
-    A row is (hash, begin). An entry is, in words of eight bytes: the length of the piece, the number
-    of its ids, the piece itself, its ids two to a word.
+    A row is (hash, begin). An entry is, in words of eight bytes: the length of the piece, the
+    number of its ids, the piece itself, its ids two to a word.
     """
     slot = hashed & mask
     while int64_at(rows, 2 * slot + 1) != 0:
         begin = int64_at(rows, 2 * slot + 1)
-        if int64_at(rows, 2 * slot) == hashed and int64_at(arena, begin) == length:
-            if equal_bytes(text, i, arena + 8 * (begin + 2), 0, length):
-                return begin
+        if (
+            int64_at(rows, 2 * slot) == hashed
+            and int64_at(arena, begin) == length
+            and equal_bytes(text, i, arena + 8 * (begin + 2), 0, length)
+        ):
+            return begin
         slot = (slot + 1) & mask
     return np.int64(0)
 

@@ -72,10 +72,12 @@ def _from_characters(
     """Turn tokens in byte characters into bytes, leaving out those that are only special."""
     in_use = {*CHARACTER_OF.values(), *(half for pair in merges for half in pair)}
     in_use.update(left + right for left, right in merges)
-    spelled = {token: from_characters(token) for token in in_use | (ids.keys() - special)}
-    wrong = next((token for token, spelling in spelled.items() if not spelling), None)
-    if wrong is not None:
-        raise ValueError(f"{path}: token {wrong!r:.80} is not written in byte-level characters")
+    spelled = {}
+    for token in in_use | (ids.keys() - special):
+        spelling = from_characters(token)
+        if not spelling:
+            raise ValueError(f"{path}: token {token!r:.80} is not written in byte-level characters")
+        spelled[token] = spelling
     vocab = {}
     for token, i in ids.items():
         if type(i) is not int:

@@ -1,13 +1,14 @@
 """Reading memory inside kernels, several bytes at a time and without checks.
 
-Within a kernel, text and tables are *addresses*: plain integers. Handing numpy arrays from function to
-function makes numba count references at every step, which was measured to make splitting three times
-slower; and `array[i]` looks whether i is negative. A kernel takes arrays, asks for their addresses once
-(`array.ctypes.data`), and its helpers read with the functions below.
+Within a kernel, text and tables are *addresses*: plain integers. Handing numpy arrays from
+function to function makes numba count references at every step, which was measured to make
+splitting three times slower; and `array[i]` looks whether i is negative. A kernel takes arrays,
+asks for their addresses once (`array.ctypes.data`), and its helpers read with the functions
+below.
 
-The price is care. Every text must be followed by PADDING zero bytes, because the last eight-byte load
-reaches past the end. And an array must outlive its address: arguments of a kernel do, but an array
-made inside one is freed after the last line that mentions it by name.
+The price is care. Every text must be followed by PADDING zero bytes, because the last eight-byte
+load reaches past the end. And an array must outlive its address: arguments of a kernel do, but an
+array made inside one is freed after the last line that mentions it by name.
 """
 
 import numpy as np
@@ -23,7 +24,9 @@ PADDING = 32
 
 
 def _loader(bits, result, extend):
-    """Make a function (address, index) -> element `index` of an array of integers of so many bits."""
+    """Make a function (address, index) -> element `index` of an array of integers of so many
+    bits.
+    """
 
     @intrinsic
     def load(typing_context, address, index):

@@ -9,23 +9,26 @@ for every entry. Byte pair encoding makes them shorter with one idea, used again
 
 Start from the ids 0 … 255, one for each byte. If `t` and `h` meet more often than any other two,
 then `th` becomes id 256. Later `th` and `e` meet most often, and `the` becomes id 257. The list of
-pairs, in the order in which they were found, is all that training learns: it is called the *merges*.
+pairs, in the order in which they were found, is all that training learns: it is called the
+*merges*.
 
-Encoding a new text replays the merges on it, oldest first. Decoding looks up the bytes of each id and
-joins them. Nothing is ever lost, and nothing is ever "unknown": a word that was never seen simply
-stays in smaller pieces, down to single bytes if need be.
+Encoding a new text replays the merges on it, oldest first. Decoding looks up the bytes of each id
+and joins them. Nothing is ever lost, and nothing is ever "unknown": a word that was never seen
+simply stays in smaller pieces, down to single bytes if need be.
 
 Before any of this the text is cut into *pieces* (roughly words, see `splitting.py`), and no pair
 reaches across a cut. Otherwise "dog." and "dog!" and "dog?" would become ids of their own, and
 training would have to look at the whole text at once rather than at each distinct word once.
 
-This file is written to be read and to be trusted. It is the oracle of the tests; the rest of the package
-does the same things faster, and each fast function names the step below that it speeds up.
+This file is written to be read and to be trusted. It is the oracle of the tests; the rest of the
+package does the same things faster, and each fast function names the step below that it speeds
+up.
 
 Order of the file: counting and merging, training, encoding, decoding.
 
-The idea is Philip Gage's ("A new algorithm for data compression", C Users Journal, 1994), brought to
-language models by Sennrich, Haddow and Birch (2016, arXiv:1508.07909) and to bytes by GPT-2 (2019).
+The idea is Philip Gage's ("A new algorithm for data compression", C Users Journal, 1994), brought
+to language models by Sennrich, Haddow and Birch (2016, arXiv:1508.07909) and to bytes by GPT-2
+(2019).
 """
 
 from collections import Counter
@@ -77,8 +80,9 @@ def merge(ids: Sequence[int], pair: Pair, new_id: int) -> list[int]:
 def train(pieces: Iterable[bytes], n_merges: int) -> Merges:
     """Learn up to `n_merges` merges from the pieces of a text.
 
-    The most frequent pair goes first; among equals, the one with the smallest ids, so that the answer
-    does not depend on the order of the pieces. A word is looked at once, however often it occurs.
+    The most frequent pair goes first; among equals, the one with the smallest ids, so that the
+    answer does not depend on the order of the pieces. A word is looked at once, however often it
+    occurs.
 
     >>> train([b"low", b"low", b"lower"], 2)
     {(108, 111): 256, (256, 119): 257}

@@ -1,8 +1,8 @@
 """Tokenisers known by name, fetched when first asked for.
 
 OpenAI publishes the ranks of its tokenisers as files. They are not part of this package: each is
-downloaded once into the user's cache folder, and believed only if its sha256 is the one written here.
-A download that was cut off goes on where it stopped.
+downloaded once into the user's cache folder, and believed only if its sha256 is the one written
+here. A download that was cut off goes on where it stopped.
 """
 
 import hashlib

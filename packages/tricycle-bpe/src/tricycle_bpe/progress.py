@@ -1,7 +1,10 @@
-"""A progress bar where there is somebody to watch it: tqdm's if installed, else a line now and then."""
+"""A progress bar where there is somebody to watch it: tqdm's if installed, else a line now and
+then.
+"""
 
 import sys
 import time
+from typing import Any
 
 
 class Progress:
@@ -14,7 +17,7 @@ class Progress:
     def __init__(self, what: str, total: int | None, unit: str):
         self.what, self.total, self.unit = what, total, unit
         self.done = 0
-        self.bar = None
+        self.bar: Any = None
         self.visible = sys.stderr.isatty()
         self.last_line = time.monotonic()
 

@@ -36,7 +36,9 @@ LOWER_CASE_BIT = 0x20
 
 @helper
 def character_at(text, i, classes):
-    """Look up the class of the character that begins at byte i; return it and where the next begins."""
+    """Look up the class of the character that begins at byte i; return it and where the next
+    begins.
+    """
     first = byte_at(text, i)
     if first < 0x80:
         return byte_at(classes, first), i + 1
@@ -150,14 +152,14 @@ def end_of_contraction(text, i, n, any_case):
         return i + 3 if byte_at(text, i + 2) == 0xBF else 0  # ſ, an s in any case but upper
     if any_case and first < 0x80:
         first |= LOWER_CASE_BIT
-    if first == LETTER_S or first == LETTER_T or first == LETTER_M or first == LETTER_D:
+    if first in (LETTER_S, LETTER_T, LETTER_M, LETTER_D):
         return i + 2
     if i + 2 >= n:
         return 0
     second = byte_at(text, i + 2)
     if any_case and second < 0x80:
         second |= LOWER_CASE_BIT
-    if (first == LETTER_R or first == LETTER_V) and second == LETTER_E:
+    if first in (LETTER_R, LETTER_V) and second == LETTER_E:
         return i + 3
     if first == LETTER_L and second == LETTER_L:
         return i + 3
@@ -204,7 +206,7 @@ def scan_gpt2(text_array, i, n, class_table, ends):
 
 @helper
 def next_cl100k(text, i, n, classes, keep_last_blanks):
-    """`keep_last_blanks`: tiktoken has blanks at the very end in one piece, Hugging Face has not."""
+    """`keep_last_blanks`: tiktoken has blanks at the very end in one piece, Hugging Face not."""
     first = byte_at(text, i)
     if first == APOSTROPHE:
         end = end_of_contraction(text, i, n, True)
@@ -362,7 +364,7 @@ def scan_o200k(text_array, i, n, class_table, ends):
 @kernel
 def scan_characters(text_array, i, n, class_table, ends):
     """As `scan_gpt2`, each character being a piece."""
-    text, classes = text_array.ctypes.data, class_table.ctypes.data
+    text = text_array.ctypes.data
     k = 0
     while i < n and k < len(ends):
         first = byte_at(text, i)

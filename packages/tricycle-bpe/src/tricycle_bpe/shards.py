@@ -1,12 +1,12 @@
 """Texts to a folder of token ids on disk, from which a model is trained.
 
-    00000.npy 00001.npy …   the ids of all documents behind each other, cut after so many tokens;
-                            uint16 if the vocabulary allows, else uint32; made to be memory-mapped
-    documents.npy           (D,) int64, where each document begins, counted from the first id of all
-    index.json              what is in the others: the tokeniser, counts, and the sha256 of each file
+    00000.npy, …   the ids of all documents behind each other, cut after so many tokens; uint16 if
+                   the vocabulary allows, else uint32; made to be memory-mapped
+    documents.npy  (D,) int64, where each document begins, counted from the first id of all
+    index.json     what is in the others: the tokeniser, counts, and the sha256 of each file
 
-The folder is written under another name and renamed when all of it is on the disk, the index last. So
-a folder of the right name is whole.
+The folder is written under another name and renamed when all of it is on the disk, the index
+last. So a folder of the right name is whole.
 
 A document is a file, or what stands between two separators in one. With a separator, such as
 <|endoftext|>, each document ends with its id, by which a model learns where texts end.
@@ -76,25 +76,25 @@ class ShardWriter:
         """Write some more ids."""
         while len(ids):
             if self.file is None:
-                self.file = open(self.folder / f"{len(self.shards):05}.npy", "wb+")
-                self._write_header()
+                self.file = (self.folder / f"{len(self.shards):05}.npy").open("wb+")
+                self._write_header(self.file)
             portion = ids[: self.shard_tokens - self.n_in_file]
             self.file.write(portion.astype(self.dtype).tobytes())
             self.n_in_file += len(portion)
             self.n_tokens += len(portion)
             ids = ids[len(portion) :]
             if self.n_in_file == self.shard_tokens:
-                self._end_shard()
+                self._end_shard(self.file)
 
-    def _write_header(self) -> None:
+    def _write_header(self, file: BinaryIO) -> None:
         """Write the header of a .npy file; it is 128 bytes long for any number of tokens."""
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.n_in_file,)}
-        np.lib.format.write_array_header_1_0(self.file, header)
+        np.lib.format.write_array_header_1_0(file, header)
 
-    def _end_shard(self) -> None:
-        self.file.seek(0)
-        self._write_header()
-        self.file.close()
+    def _end_shard(self, file: BinaryIO) -> None:
+        file.seek(0)
+        self._write_header(file)
+        file.close()
         name = f"{len(self.shards):05}.npy"
         self.shards.append({"file": name, "n_tokens": self.n_in_file, **self._seal(name)})
         self.file, self.n_in_file = None, 0
@@ -108,7 +108,7 @@ class ShardWriter:
     def close(self) -> dict:
         """End the last shard, write documents.npy; return what the index says of all files."""
         if self.file is not None:
-            self._end_shard()
+            self._end_shard(self.file)
         np.save(self.folder / "documents.npy", np.array(self.documents, np.int64))
         return {
             "dtype": self.dtype.name,
@@ -127,7 +127,8 @@ def _bring_to_disk(folder: Path) -> None:
 
 
 def documents_in(parts: Iterable[bytes], separator: bytes | None) -> Iterator[tuple[bytes, bool]]:
-    """Cut a text at each separator; yield parts of documents, and whether a document ends with each.
+    """Cut a text at each separator; yield parts of documents, and whether a document ends with
+    each.
 
     >>> list(documents_in([b"one||two\\n", b"more||", b"three"], b"||"))
     [(b'one', True), (b'two\\n', False), (b'more', True), (b'three', False), (b'', True)]
@@ -203,7 +204,7 @@ def _encode_into(
     workers: int,
     document_separator: str | None,
 ) -> None:
-    """Read, encode on several threads and write, in order; a few parts are under way at any time."""
+    """Read, encode on several threads and write, in order; few parts are under way at once."""
     end_ids = np.array(
         [] if document_separator is None else [tokeniser.special_tokens[document_separator]],
         np.uint32,

@@ -1,4 +1,4 @@
-"""Looking at tokens: a text with every token in a colour of its own, and a report on compression."""
+"""Looking at tokens: a text with each in a colour of its own, and a report on compression."""
 
 import html
 import unicodedata
@@ -26,7 +26,8 @@ span {{ border-radius: 3px }}
 
 
 def visible_tokens(tokeniser: "Tokeniser", text: str) -> list[tuple[int, str]]:
-    """Encode a text; return each id with what it stands for, pieces of characters written as <e2 80>.
+    """Encode a text; return each id with what it stands for, pieces of characters written as <e2
+    80>.
 
     Special tokens that the text spells are taken as such.
     """
@@ -92,8 +93,8 @@ def script_of(character: str) -> str:
 def bytes_per_token_by_script(tokeniser: "Tokeniser", text: str) -> list[tuple[str, int, float]]:
     """Say for each script of a text how many bytes it has, and how many of them a token holds.
 
-    A token counts for the script of its first character that is not blank; the pieces of a character
-    that was cut count for its script.
+    A token counts for the script of its first character that is not blank; the pieces of a
+    character that was cut count for its script.
 
     returns  (script, bytes, bytes per token), the script with most bytes first
     """

@@ -27,8 +27,8 @@ PATTERNS = {
     ),
     # The same as Hugging Face writes it (Llama 3 too)
     "cl100k-huggingface": (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     ),
     # GPT-4o: a change from lower to upper case starts a new piece
     "o200k": (
@@ -140,8 +140,8 @@ SAFE_CUT = re.compile(rb"[!-~]\n(?=[A-Za-z])")
 def read_in_parts(file: BinaryIO, pattern: str, part_bytes: int) -> Iterator[bytes]:
     """Read a file of UTF-8 text in parts that can be split, and encoded, one by one.
 
-    A part has about `part_bytes` bytes, more where there is no safe place to cut. A pattern that has no
-    name here may look at anything, so its text is one part.
+    A part has about `part_bytes` bytes, more where there is no safe place to cut. A pattern that
+    has no name here may look at anything, so its text is one part.
     """
     if pattern not in PATTERNS:
         yield file.read()

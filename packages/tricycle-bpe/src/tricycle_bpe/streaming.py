@@ -26,7 +26,9 @@ class StreamDecoder:
         return self._decoder.decode(self._bytes_of([id]))
 
     def finish(self) -> str:
-        """End the text: whatever was still incomplete comes out as U+FFFD, and the decoder is new."""
+        """End the text: whatever was still incomplete comes out as U+FFFD, and the decoder is
+        new.
+        """
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest

@@ -1,8 +1,8 @@
 """The Tokeniser: text to ids and back, with everything a user meets.
 
-What a tokeniser *is* fits in five values: the id of every token, the merges, the special tokens, the
-pattern that splits a text into pieces, and whether a piece that is a token is taken as it stands. The
-rest of this file is what can be done with them. The ideas are in `merges.py`.
+What a tokeniser *is* fits in five values: the id of every token, the merges, the special tokens,
+the pattern that splits a text into pieces, and whether a piece that is a token is taken as it
+stands. The rest of this file is what can be done with them. The ideas are in `merges.py`.
 
 Order of the file: making one, encoding, decoding, files.
 """
@@ -22,14 +22,14 @@ from .progress import Progress
 from .shards import PART_BYTES, text_files
 from .splitting import compile_pattern, read_in_parts, splitter
 
-
 LARGEST_ID = 1 << 22
 
 
 class Tokeniser:
     """A byte pair encoding: text to ids and back.
 
-    Make one with `Tokeniser.train`, `.named`, `.load`, `.characters` or one of the `.from_…` methods.
+    Make one with `Tokeniser.train`, `.named`, `.load`, `.characters` or one of the `.from_…`
+    methods.
 
     vocab           the id of each token, by its bytes; tokens that are only special are not in it
     merges          pairs of tokens, in the order in which they were learned; oldest first when
@@ -82,10 +82,10 @@ class Tokeniser:
         from .encoding import Encoder
 
         tokens = [self._token_of.get(i, b"") for i in range(self.n_vocab)]
-        merges = self._merges
-        if merges is not None:
+        merges = None
+        if self._merges is not None:
             ids = self.vocab
-            merges = [(ids[left], ids[right], ids[left + right]) for left, right in merges]
+            merges = [(ids[left], ids[right], ids[left + right]) for left, right in self._merges]
         return Encoder(tokens, list(self.vocab.values()), merges, self.whole_pieces)
 
     @cached_property
@@ -167,7 +167,8 @@ class Tokeniser:
 
     @classmethod
     def named(cls, name: str) -> "Tokeniser":
-        """Fetch a tokeniser known by name, once: gpt2, r50k_base, p50k_base, cl100k_base, o200k_base …
+        """Fetch a tokeniser known by name, once: gpt2, r50k_base, p50k_base, cl100k_base,
+        o200k_base …
 
         raises  ValueError for an unknown name, OSError with advice if it cannot be downloaded
         """
@@ -199,9 +200,10 @@ class Tokeniser:
     ) -> list[int]:
         """Turn text into ids.
 
-        allowed_special     special tokens that become their ids where the text spells them, or "all"
-        disallowed_special  special tokens that must not occur; "all" means all that are not allowed;
-                            with () what looks like one is ordinary text
+        allowed_special     special tokens that become their ids where the text spells them, or
+                            "all"
+        disallowed_special  special tokens that must not occur; "all" means all that are not
+                            allowed; with () what looks like one is ordinary text
         raises              ValueError if the text contains a disallowed special token
         """
         allowed = self._allowed(text, allowed_special, disallowed_special)
@@ -233,10 +235,11 @@ class Tokeniser:
         allowed = frozenset(known if allowed_special == "all" else known & set(allowed_special))
         disallowed = known - allowed if disallowed_special == "all" else disallowed_special
         if disallowed and (match := _find_any(text, frozenset(disallowed))):
+            token = match.group()
             raise ValueError(
-                f"the text contains the special token {match.group()!r}, which could trick a model. "
-                f"To encode it as a special token pass allowed_special={{{match.group()!r}}}; to "
-                "encode it as ordinary text pass disallowed_special=()"
+                f"the text contains the special token {token!r}, which could trick a model. To "
+                f"encode it as a special token pass allowed_special={{{token!r}}}; to encode it as "
+                "ordinary text pass disallowed_special=()"
             )
         return allowed
 
@@ -259,8 +262,8 @@ class Tokeniser:
 
         Where they stop being UTF-8, say because a text was cut off within a character, the rest is
         one piece together with the last piece before it. If that piece begins with blanks, all the
-        ids of blanks before it are given up too: the text as a whole might have split them otherwise.
-        This is what tiktoken does.
+        ids of blanks before it are given up too: the text as a whole might have split them
+        otherwise. This is what tiktoken does.
         """
         try:
             data.decode()
@@ -384,7 +387,9 @@ class Tokeniser:
     # ---- files ----
 
     def save(self, folder: str | Path) -> None:
-        """Write the tokeniser to `folder`/tokenizer.json, which Hugging Face's libraries open too."""
+        """Write the tokeniser to `folder`/tokenizer.json, which Hugging Face's libraries open
+        too.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.to_huggingface(folder / "tokenizer.json")
@@ -398,7 +403,8 @@ class Tokeniser:
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise FileNotFoundError(
-                f"there is no tokenizer.json in {folder}; make one with Tokeniser.save({str(folder)!r})"
+                f"there is no tokenizer.json in {folder}; make one with "
+                f"Tokeniser.save({str(folder)!r})"
             )
         return cls.from_huggingface(path)
 
@@ -429,8 +435,8 @@ class Tokeniser:
     def to_tiktoken(self, path: str | Path) -> None:
         """Write a .tiktoken file; the pattern and special tokens are not in it.
 
-        tiktoken joins any two tokens that spell a token. A tokeniser that joins listed pairs only may
-        for rare texts give other ids than tiktoken does with this file.
+        tiktoken joins any two tokens that spell a token. A tokeniser that joins listed pairs only
+        may for rare texts give other ids than tiktoken does with this file.
         """
         formats.write_tiktoken(Path(path), self.vocab)
 
@@ -458,7 +464,9 @@ class Tokeniser:
         return cls(**formats.read_huggingface(Path(path)))
 
     def fingerprint(self) -> str:
-        """Hash all that decides which ids a text gets: two tokenisers with one fingerprint are equal."""
+        """Hash all that decides which ids a text gets: two tokenisers with one fingerprint are
+        equal.
+        """
         digest = hashlib.sha256(f"{self.pattern}\n{self.whole_pieces}\n".encode())
         for token, i in sorted(self.vocab.items()):
             digest.update(f"{token.hex()} {i}\n".encode())
@@ -470,8 +478,9 @@ class Tokeniser:
 
 
 def _to_bytes(text: str) -> bytes:
-    """Write a text as UTF-8, which has no surrogates: pairs are joined, and a lone one becomes U+FFFD,
-    as with tiktoken."""
+    """Write a text as UTF-8, which has no surrogates: pairs are joined, and a lone one becomes
+    U+FFFD, as with tiktoken.
+    """
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -489,7 +498,9 @@ def _any_of(tokens: frozenset[str]) -> re.Pattern:
 
 
 def _find_any(text: str, tokens: frozenset[str]) -> re.Match | None:
-    """Find any of these in a text. That they all begin alike, say with <|, is much faster to rule out."""
+    """Find any of these in a text. That they all begin alike, say with <|, is much faster to rule
+    out.
+    """
     if commonprefix(list(tokens)) not in text:
         return None
     return _any_of(tokens).search(text)

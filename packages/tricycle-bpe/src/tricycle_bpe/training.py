@@ -10,20 +10,21 @@ So we keep the counts, keep for each pair the list of places where it stands, an
 Three choices make that quick:
 
 *One long array.* All distinct words lie behind each other in `symbols`, a separator between them. A
-token of several bytes is written at its first byte and, as ENDS - id, at its last; so its neighbours on
-both sides are found by looking one step left and right. Everything a merge touches lies together.
+token of several bytes is written at its first byte and, as ENDS - id, at its last; so its
+neighbours on both sides are found by looking one step left and right. Everything a merge touches
+lies together.
 
 *Neighbours are tallied before they are looked up.* Merging a frequent pair meets the same few
-neighbours thousands of times. The changes are summed in small arrays, indexed by neighbour, and the table
-of pair counts is touched once for each distinct neighbour.
+neighbours thousands of times. The changes are summed in small arrays, indexed by neighbour, and
+the table of pair counts is touched once for each distinct neighbour.
 
-*A lazy heap.* The most frequent pair is on top. A count that sank since it was pushed is noticed when
-it reaches the top, and pushed again with its present value.
+*A lazy heap.* The most frequent pair is on top. A count that sank since it was pushed is noticed
+when it reaches the top, and pushed again with its present value.
 
 Ties go to the smallest pair of ids. Where a merged string already exists as a token (say `aa`+`aa`
-after `aaa`+`a`), no new id is made: the pair leads to the old one. Then that pair may come up for merging
-again, with only its new places in the list. All of this is as Hugging Face's trainer does it, so that
-the merges are equal, one by one.
+after `aaa`+`a`), no new id is made: the pair leads to the old one. Then that pair may come up for
+merging again, with only its new places in the list. All of this is as Hugging Face's trainer does
+it, so that the merges are equal, one by one.
 
 Order of the file: the heap, the table of pair counts, the table of known strings, learning.
 """
@@ -130,7 +131,7 @@ def rehash(pairs, counts, n_slots):
 
 @helper
 def spell_pair(spelling, starts, n_tokens, left, right):
-    """Write the bytes of left + right behind the spelling of the last token; return their number."""
+    """Write the bytes of left + right behind those of the last token; return their number."""
     o = starts[n_tokens]
     for token in (left, right):
         for i in range(starts[token], starts[token + 1]):
@@ -208,8 +209,8 @@ def lay_out_words(letters, ends, occurrences):
 def first_places(symbols, weights):
     """Count the pairs of bytes and list their places: `merges.count_pairs`, with an address book.
 
-    returns  counts (65536,) and starts (65537,), indexed by 256 * left + right, and places, in which
-             the places of pair p are places[starts[p] : starts[p + 1]], in ascending order
+    returns  counts (65536,) and starts (65537,), indexed by 256 * left + right, and places: those
+             of pair p are places[starts[p] : starts[p + 1]], in ascending order
     """
     counts = np.zeros(65536, np.int64)
     starts = np.zeros(65537, np.int64)
@@ -235,8 +236,8 @@ def learn_merges(symbols, weights, byte_ids, spelling, starts, n_tokens, vocab_s
 
     symbols, weights   from `lay_out_words`; symbols is overwritten
     byte_ids           (256,) the id of each byte
-    spelling, starts   the bytes of token t are spelling[starts[t] : starts[t + 1]]; both have room for
-                       vocab_size tokens and are filled; n_tokens of them exist already
+    spelling, starts   the bytes of token t are spelling[starts[t] : starts[t + 1]]; n_tokens of
+                       them exist already, and starts has room for vocab_size
     returns            merges (n, 3): left, right, merged id; n_tokens; starts; spelling
     """
     byte_counts, byte_starts, places = first_places(symbols, weights)
@@ -482,7 +483,9 @@ def train_on_words(
 
 
 def words_as_arrays(words: Mapping[bytes, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lay distinct words and their counts out as arrays: letters (N,), ends (W,), occurrences (W,)."""
+    """Lay distinct words and their counts out as arrays: letters (N,), ends (W,), occurrences
+    (W,).
+    """
     letters = np.frombuffer(b"".join(words), np.uint8)
     ends = np.cumsum([len(word) for word in words], dtype=np.int64)
     return letters, ends, np.fromiter(words.values(), np.int64, len(words))

@@ -1,10 +1,10 @@
 """What each character is: letter, mark, number, blank or other, as Unicode 16.0 has it.
 
-The patterns speak of classes such as \\p{L}. Which characters belong to a class depends on the version
-of Unicode, and Python, the `regex` package and tiktoken each bring their own. A tokeniser must not
-change its mind when one of them is updated, so the classes are data of this package, pinned to the
-version that tiktoken and tokenizers use. `scripts/unicode_classes.py` in the repository makes the file
-again by asking tiktoken about every code point.
+The patterns speak of classes such as \\p{L}. Which characters belong to a class depends on the
+version of Unicode, and Python, the `regex` package and tiktoken each bring their own. A tokeniser
+must not change its mind when one of them is updated, so the classes are data of this package,
+pinned to the version that tiktoken and tokenizers use. `scripts/unicode_classes.py` in the
+repository makes the file again by asking tiktoken about every code point.
 
 unicode_16_classes.txt has a line for every run of code points: the first one in hexadecimal, and
 the letter of its class. A class is one bit, so that a set of classes is their sum.
