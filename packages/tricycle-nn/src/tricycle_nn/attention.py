@@ -252,7 +252,7 @@ class CausalSelfAttention(Module):
         return self.dropout(self.projection(y))
 
     def _prepare(self, q, k, start):
-        """Queries and keys, normalised and turned if this layer does so; the first is at `start`."""
+        """Normalise and turn queries and keys, if this layer does; the first is at `start`."""
         if self.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.rotary_theta is not None:
