@@ -30,6 +30,7 @@ import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,7 +128,8 @@ class Compiled:
 
     def _globals(self):
         """What the names in the function's body mean outside it."""
-        names, codes = set(), [self.function.__code__]
+        names: set[str] = set()
+        codes = [self.function.__code__]
         while codes:
             code = codes.pop()
             names.update(code.co_names)
@@ -229,23 +231,29 @@ def cpu_routine(signature: str) -> Callable[[Callable], Routine]:
     return lambda function: Routine(function, signature)
 
 
-def made_by_numba(make: Callable) -> MadeByNumba:
-    """Mark a function that imports numba and returns something for kernels to use."""
+def made_by_numba(make: Callable) -> Any:
+    """Mark a function that imports numba and returns something for kernels to use.
+
+    Any, for the checker of types: kernels call it, or calculate with it.
+    """
     return MadeByNumba(make, make.__code__.co_filename)
 
 
-def needs_numba(module: str, name: str) -> MadeByNumba:
+def needs_numba(module: str, name: str) -> Any:
     """Something for kernels to use, from a module that cannot be imported without numba.
 
     A whole number becomes an int64: of a function that is given a plain int, numba compiles
     another copy for each value.
     """
 
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, f"{module} has no source file"
+
     def make():
         value = getattr(importlib.import_module(module), name)
         return np.int64(value) if isinstance(value, int) else value
 
-    return MadeByNumba(make, importlib.util.find_spec(module).origin)
+    return MadeByNumba(make, spec.origin)
 
 
 def contiguous(array):

@@ -27,7 +27,7 @@ from tricycle_autograd.shapes import unbroadcast
 from tricycle_autograd.tensor import Tensor, as_tensor, record, wrap
 
 # What numpy treats as a number without a home.
-NUMBER = (int, float, np.generic)
+NUMBER: tuple[Any, ...] = (int, float, np.generic)
 
 # ---- arithmetic ----
 
@@ -366,7 +366,7 @@ def _same(dy):
 def _slope_of_base(x, y):
     """b·a^(b-1), which is 0 for b = 0 whatever a is (0·0^-1 would be NaN)."""
     if isinstance(y, NUMBER):
-        return y * x ** (y - 1) if y != 0 else 0 * x
+        return 0 * x if y == 0 else y * x ** (y - 1)
     xp = array_module(y)
     return xp.where(y == 0, 0, y * x ** (xp.where(y == 0, 1, y) - 1))
 

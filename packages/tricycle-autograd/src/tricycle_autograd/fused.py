@@ -26,6 +26,8 @@ registry: dict[str, "Fused"] = {}  # by name, so that a test can find one that n
 class Fused:
     """A function with two bodies: `.definition` to read and `.fast` to run."""
 
+    __name__: str
+
     def __init__(self, definition: Callable):
         functools.update_wrapper(self, definition)
         self.definition = definition

@@ -13,6 +13,7 @@ pass writes its gradients straight into the windows (see tape.gradient_destinati
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ class Arena:
                     )
                 value[...] = tensor.array
                 tensor.array = value
-            node = tensor.node
+            node: Any = tensor.node  # not None: these are leaves
             if node.buffer is not gradient:
                 if node.grad is not None:
                     gradient[...] = node.grad
@@ -90,7 +91,7 @@ class Arena:
         """Start and end of each stretch of tensors that have a gradient: usually one, the whole."""
         runs: list[tuple[int, int]] = []
         for i, tensor in enumerate(self.tensors):
-            if tensor.node.grad is None:
+            if tensor.grad is None:
                 continue
             if runs and runs[-1][1] == self.starts[i]:
                 runs[-1] = (runs[-1][0], self.starts[i + 1])
