@@ -25,6 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from shakespeare_recipe import WARMUP
 
 HERE = Path(__file__).parent
 ALLOWED_DIFFERENCE = 0.01
@@ -35,7 +36,10 @@ def main() -> None:
     options = read_options()
     if find_spec("torch") is None:
         sys.exit("this comparison needs torch: hatch run compat:bench shakespeare.py")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {options.steps} steps", flush=True)
+    threads = options.threads or os.cpu_count()
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # torch's and ours, in both processes
+        os.environ[name] = str(threads)
+    print(f"{platform.machine()}, {threads} threads, {options.steps} steps", flush=True)
     pairs = [compare(seed, options.steps) for seed in range(options.seeds)]
     losses = {name: np.mean([pair[name]["loss"] for pair in pairs]) for name in ("ours", "torch")}
     seconds = {name: sum(pair[name]["seconds"] for pair in pairs) for name in ("ours", "torch")}
@@ -53,7 +57,11 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default 3)")
     parser.add_argument("--steps", type=int, default=2000, help="steps of each (default 2000)")
-    return parser.parse_args()
+    parser.add_argument("--threads", type=int, help="threads of each (default: one a core)")
+    options = parser.parse_args()
+    if options.steps <= WARMUP:
+        parser.error(f"--steps must be above the {WARMUP} steps of the warmup")
+    return options
 
 
 def compare(seed: int, steps: int) -> dict[str, dict]:
