@@ -1,0 +1,337 @@
+"""The apps, through their real command lines: what they leave, say, survive and refuse."""
+
+import fcntl
+import importlib.util
+import json
+import os
+import pty
+import random
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from tricycle_gpt import GPTConfig, TrainingConfig, read_metrics
+
+APPS = Path(__file__).parents[1] / "apps"
+KILLS = 20 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 5
+
+WORDS = "to be or not that is the question whether tis nobler in mind suffer slings arrows".split()
+DEALER = random.Random(0)
+TEXT = "\n\n".join("JULIET:\n" + " ".join(DEALER.choices(WORDS, k=40)) for _ in range(40))
+
+TINY_MODEL = """
+    --model.n-layers 1 --model.embedding-dim 16 --model.n-heads 2 --model.context-window 16
+    --training.batch-size 4
+""".split()
+# Long enough to be stopped in the middle, and to be killed several times.
+RUN = """
+    --data text.txt --tokeniser characters --sample-tokens 20 --model.dropout 0.1
+    --training.steps 300 --training.checkpoint-every 10 --training.evaluate-every 100
+    --training.log-every 50
+""".split() + TINY_MODEL
+
+
+def command(app, *words):
+    return [sys.executable, str(APPS / app), *map(str, words)]
+
+
+def run(app, *words, cwd, **options):
+    return subprocess.run(
+        command(app, *words), cwd=cwd, capture_output=True, text=True, check=False, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a text in it, where a user works."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "text.txt").write_text(TEXT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A run that nobody disturbed: its folder, and what it said."""
+    done = run("train_shakespeare", *RUN, "--folder", "whole", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place / "whole", done
+
+
+def weights(folder):
+    """The bytes of all that training decided."""
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    files = [newest / "parameters.safetensors", newest / "optimiser.safetensors"]
+    return [path.read_bytes() for path in [*files, folder / "model" / "model.safetensors"]]
+
+
+def losses(folder):
+    return [(row["step"], row.get("loss")) for row in read_metrics(folder / "metrics.jsonl")]
+
+
+# ---- What a run leaves, and says ----
+
+
+def test_a_run_leaves_a_model_metrics_a_picture_a_sample_and_checkpoints(whole):
+    folder, _ = whole
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert f"model/{name}" in names
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert len((folder / "sample.txt").read_text()) > 20
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
+        "step-00000290",
+        "step-00000300",
+    ]
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(301))
+    assert rows[299]["loss"] < rows[0]["loss"]
+    assert rows[300]["bits_per_byte"] > 0
+
+
+def test_without_a_terminal_there_are_plain_lines_and_the_last_says_how_to_go_on(whole):
+    folder, done = whole
+    lines = done.stderr.splitlines()
+    steps = [line.split()[1] for line in lines if re.match(r"step \d+/", line)]
+    assert steps == [f"{n}/300" for n in (1, 50, 100, 150, 200, 250, 300)]
+    assert "\r" not in done.stderr
+    assert "%|" not in done.stderr
+    assert lines[-1] == (
+        'Generate more:  hatch run generate --model whole/model --prompt "JULIET:"'
+    )
+    # The sample alone goes to standard output.
+    assert done.stdout.strip("\n") in (folder / "sample.txt").read_text()
+
+
+def in_terminal(words, cwd, ctrl_c_at=None):
+    """Run in a terminal of 120 columns; returns the exit status and all that was shown."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+    process = subprocess.Popen(words, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = ""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # Linux's way of saying that the other end is closed
+            break
+        if not piece:
+            break
+        shown += piece.decode(errors="replace")
+        if ctrl_c_at is not None and ctrl_c_at in shown:
+            process.send_signal(signal.SIGINT)
+            ctrl_c_at = None
+    os.close(ours)
+    return process.wait(), shown
+
+
+def test_in_a_terminal_there_is_a_bar_and_ctrl_c_stops_so_that_resume_goes_on_exactly(place, whole):
+    words = [*RUN, "--folder", "stopped"]
+    status, shown = in_terminal(command("train_shakespeare", *words), place, "tokens/s")
+    assert status == 0
+    assert re.search(r"%\|.*/300 .*loss \d\.\d+.*tokens/s", shown)
+    assert "stopping after this step" in shown
+    assert re.search(r"stopped after \d+ steps. Go on with the same command and --resume", shown)
+    assert "Traceback" not in shown
+    stopped_at = len(losses(place / "stopped"))
+    assert 0 < stopped_at < 300
+    assert (place / "stopped" / "checkpoints" / f"step-{stopped_at:08d}").is_dir()
+    assert (place / "stopped" / "model" / "model.safetensors").is_file()
+
+    assert run("train_shakespeare", *words, "--resume", cwd=place).returncode == 0
+    assert weights(place / "stopped") == weights(whole[0])
+    assert losses(place / "stopped") == losses(whole[0])
+
+
+def test_killed_at_random_moments_and_resumed_it_ends_at_the_same_bytes(place, whole):
+    words = command("train_shakespeare", *RUN, "--folder", "killed", "--resume")
+    times = [json.loads(line) for line in open(whole[0] / "metrics.jsonl")]
+    length = sum(TINY_TOKENS / row["tokens_per_second"] for row in times if "loss" in row)
+    moments = random.Random(0)
+    for _ in range(KILLS):
+        process = subprocess.Popen(words, cwd=place, stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
+            if "everything goes to" in line:
+                break
+        time.sleep(moments.uniform(0, 2 * length / KILLS))
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    assert subprocess.run(words, cwd=place, capture_output=True, check=True)
+    assert weights(place / "killed") == weights(whole[0])
+    assert losses(place / "killed") == losses(whole[0])
+
+
+TINY_TOKENS = 4 * 16  # in a batch
+
+
+# ---- Settings ----
+
+
+@pytest.mark.parametrize("app", ["train_shakespeare", "train_gpt2", "inference"])
+def test_help_names_every_setting_and_says_what_it_does(app, tmp_path):
+    help_text = run(app, "--help", cwd=tmp_path).stdout
+    names = [field.name for field in fields(arguments_of(app))]
+    if "model" in names and "training" in names:
+        for section, config in (("model", GPTConfig), ("training", TrainingConfig)):
+            names.remove(section)
+            names += [f"{section}.{field.name}" for field in fields(config)]
+    for name in names:
+        flag = re.escape(f"--{name.replace('_', '-')}")
+        # The flag, then perhaps what to give it, and on the next line what it is.
+        assert re.search(rf"{flag}[ ,][^\n]*\n│ +[a-z0-9A-Z(]", help_text), name
+    assert "hatch run" in help_text
+    for jargon in ("ValueError", "{None}", "Optional", "dataclass"):
+        assert jargon not in help_text
+
+
+def arguments_of(app):
+    spec = importlib.util.spec_from_file_location(f"app_{app}", APPS / app / "__main__.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module.Arguments
+
+
+def test_train_gpt2_takes_a_folder_of_texts_and_a_toml_file(tmp_path):
+    (tmp_path / "texts").mkdir()
+    for i, speech in enumerate(TEXT.split("\n\n")):
+        (tmp_path / "texts" / f"{i}.txt").write_text(speech)
+    (tmp_path / "settings.toml").write_text(
+        'data = "texts"\nfolder = "run"\nsample_tokens = 5\n[model]\nvocab_size = 280\n'
+        "[training]\nsteps = 3\nevaluate_every = 0\n"
+    )
+    words = [*TINY_MODEL, "--config", "settings.toml", "--training.steps", "2"]
+    done = run("train_gpt2", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(tmp_path / "run")) == 2 + 1
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert config["vocab_size"] <= 280
+    assert config["n_embd"] == 16
+    assert "Generate more:  hatch run generate --model run/model" in done.stderr.splitlines()[-1]
+    more = run("inference", "--model", "run/model", "--max-tokens", 3, cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+
+
+# ---- Generating ----
+
+
+def generate(folder, *words, **options):
+    words = ["--model", folder / "model", *words]
+    done = run("inference", *words, cwd=folder, timeout=120, **options)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_one_seed_writes_one_text_and_another_writes_another(whole):
+    words = ["--prompt", "JULIET:", "--max-tokens", 40]
+    first, again, other = (generate(whole[0], *words, "--seed", n).stdout for n in (1, 1, 2))
+    assert first.startswith("JULIET:")
+    assert len(first) == len("JULIET:") + 40
+    assert first == again
+    assert first != other
+
+
+def test_it_stops_before_a_stop_text(whole):
+    words = ["--prompt", "JULIET:", "--max-tokens", 60]
+    text = generate(whole[0], *words).stdout
+    stop = text[20:22]
+    cut = text.index(stop, len("JULIET:"))
+    assert generate(whole[0], *words, "--stop", stop).stdout == text[:cut]
+
+
+def test_text_comes_as_it_is_written(whole):
+    words = command("inference", "--model", whole[0] / "model", "--prompt", "to", "--max-tokens")
+    process = subprocess.Popen([*words, "1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(12).startswith(b"to")
+    assert process.poll() is None, "it had ended before its first words were read"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert b"Traceback" not in said
+
+
+def test_prompts_are_asked_for_until_an_empty_line(whole):
+    done = generate(whole[0], "--interactive", "--max-tokens", 5, input="to be\nor not\n\nunread")
+    assert re.fullmatch(r"> to be.{5}\n> or not.{5}\n> ", done.stdout, re.DOTALL)
+    assert done.stderr.count("5 tokens") == 2
+
+
+# ---- Mistakes ----
+
+MISTAKES = {
+    "an empty file": ("train_shakespeare --data empty.txt", "empty.txt is empty"),
+    "a text that is too short": ("train_shakespeare --data short.txt", "too short"),
+    "a text shorter than a window": (
+        "train_shakespeare --data brief.txt --tokeniser characters",
+        "give a longer text or a shorter context_window",
+    ),
+    "a text that is not UTF-8": ("train_gpt2 --data latin1.txt", "latin1.txt is not UTF-8"),
+    "a file that is not there": ("train_gpt2 --data nowhere", "no file or folder at nowhere"),
+    "a kind of file nobody reads": ("train_gpt2 --data a.pdf", "cannot tell how to read a.pdf"),
+    "a run folder that is a file": (
+        "train_shakespeare --data text.txt --tokeniser characters --folder empty.txt",
+        "error: empty.txt",
+    ),
+    "a second start": (
+        " ".join(["train_shakespeare", *RUN, "--folder whole"]),
+        "whole holds a run that reached step 300: add --resume to go on with it, or choose another",
+    ),
+    "going on with other settings": (
+        " ".join(["train_shakespeare", *RUN, "--folder whole --resume --training.seed 5"]),
+        "training.seed was 0, is 5",
+    ),
+    "heads that do not fit": (
+        "train_shakespeare --model.n-heads 5",
+        "embedding_dim must be a multiple of n_heads",
+    ),
+    "no steps": ("train_gpt2 --training.steps 0", "steps must be at least 1"),
+    "a word for a number": ("train_gpt2 --training.steps many", "many"),
+    "a flag that is not there": ("train_gpt2 --step 5", "--step"),
+    "an unknown preset": ("train_gpt2 --preset huge", "no preset 'huge'; there are laptop, gpt2"),
+    "settings that are not there": ("inference --config no.toml", "no.toml: No such file"),
+    "a model that is not there": (
+        "inference",
+        "there is no model in runs/shakespeare/model; train one first",
+    ),
+    "a folder that holds no model": ("inference --model whole", "tokenizer.json"),
+    "a damaged model": ("inference --model damaged", "model.safetensors"),
+    "a character the model never saw": ("inference --model whole/model --prompt é", "é"),
+    "a dial out of range": (
+        "inference --model whole/model --prompt to --top-k 0",
+        "top_k must be at least 1, got 0",
+    ),
+    "an empty prompt": ("inference --model whole/model --prompt=", "at least one token"),
+}
+
+
+@pytest.fixture(scope="module")
+def messy_place(place, whole):
+    (place / "empty.txt").write_text("")
+    (place / "short.txt").write_text("a")
+    (place / "brief.txt").write_text("To be, or not to be.")
+    (place / "latin1.txt").write_bytes("garçon".encode("latin-1"))
+    (place / "a.pdf").write_text("%PDF")
+    (place / "damaged").mkdir()
+    for path in (whole[0] / "model").iterdir():
+        (place / "damaged" / path.name).write_bytes(path.read_bytes())
+    weights = place / "damaged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return place
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_a_message(mistake, messy_place):
+    line, message = MISTAKES[mistake]
+    app, *words = line.split()
+    done = run(app, *words, cwd=messy_place, timeout=120)
+    said = " ".join(re.sub("[│╭╮╰╯─]", " ", done.stderr).split())
+    assert done.returncode != 0
+    assert message in said
+    assert "Traceback" not in done.stderr
