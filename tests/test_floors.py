@@ -53,10 +53,19 @@ def imports(tree: ast.AST, lazy: bool = False) -> Iterator[tuple[str, bool]]:
             yield from ((alias.name.split(".")[0], lazy) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield node.module.split(".")[0], lazy
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield ast.unparse(node.args[0]).strip("'").split(".")[0], lazy
+        elif is_import_call(node):
+            yield node.args[0].value.split(".")[0], lazy
         inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         yield from imports(node, lazy or inside or is_for_type_checkers(node))
+
+
+def is_import_call(node: ast.AST) -> bool:
+    """importlib.import_module("a name"); other arguments cannot be read from here."""
+    return (
+        isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith("import_module")
+        and isinstance(node.args[0], ast.Constant)
+    )
 
 
 def is_for_type_checkers(node: ast.AST) -> bool:

@@ -137,10 +137,14 @@ def test_a_chain_of_fifty_thousand_steps():
 
 
 def test_a_long_chain_can_be_thrown_away():
-    y = leaf(1.0)
+    x = leaf(1.0)
+    y, saved = tri.sin(x), weakref.ref(x.array)
+    del x
     for _ in range(200_000):
         y = -y
-    del y
+    assert saved() is not None
+    del y  # from one end to the other, without recursion
+    assert saved() is None
 
 
 def test_a_graph_that_is_not_walked_is_freed_by_reference_counts(no_garbage_collector):

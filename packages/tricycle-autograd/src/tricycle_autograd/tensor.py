@@ -200,7 +200,7 @@ def as_tensor(value: Any) -> Tensor:
     return value if isinstance(value, Tensor) else Tensor(value)
 
 
-def wrap(array) -> Tensor:
+def wrap(array: Any) -> Tensor:
     """A tensor around an array, without checks and without a past: for results of operations."""
     tensor = Tensor.__new__(Tensor)
     # numpy turns results with no axes into scalars; ours stay arrays.
@@ -209,7 +209,7 @@ def wrap(array) -> Tensor:
     return tensor
 
 
-def record(array, inputs: Sequence[Tensor], backward: Callable) -> Tensor:
+def record(array: Any, inputs: Sequence[Tensor], backward: Callable) -> Tensor:
     """Wrap an operation's result, putting it on the tape if any input is there.
 
     array     the operation's result
