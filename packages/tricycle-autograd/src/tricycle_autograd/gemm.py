@@ -34,6 +34,8 @@ Van Zee & van de Geijn, "BLIS: a framework for rapidly instantiating BLAS functi
 TOMS 41 (2015).
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, cpu_routine, needs_numba, prange
@@ -62,13 +64,14 @@ BLOCK_COLUMNS = np.int64(512)
 HEAP_STRIPS = np.int64(8)
 NOT_PACKED = np.int64(0)
 ZERO = np.float32(0)
+FLOAT32 = np.dtype(np.float32)
 
 # Pieces for the cores: as many as there are, up to 16, get equal shares of one of these numbers.
 # A piece should have so many rows, or columns, that the packed operand is not its bottleneck.
 PIECES = (48, 16, 8, 4, 2)
 PIECE_ROWS, PIECE_COLUMNS = 96, 64
 WORTH_SHARING = 2**21  # multiplications: about 20 microseconds, when starting threads takes 5
-PANELS_AT_ONCE = np.int64(4)  # packed by one thread: 0.5 KB of each row, if b is packed
+PANELS_AT_ONCE = np.int64(8)  # packed by one thread: at least half a KB of each row of memory
 
 ANY_VIEW = "Array(float32, 2, 'A', True)"  # of any strides; True: also a read-only one
 
@@ -82,16 +85,21 @@ def product(out: np.ndarray, a: np.ndarray, b: np.ndarray, add: bool = False) ->
     Raises TypeError for another dtype, ValueError for shapes that do not fit or for an `out` of
     another layout.
     """
-    _check(out, a, b)
-    (M, N), K = out.shape, a.shape[1]
+    _check_types(out, a, b)
+    (M, N), (_, K) = out.shape, a.shape
+    if a.shape != (M, K) or b.shape != (K, N):
+        raise ValueError(
+            f"product: (M, K) times (K, N) goes into (M, N), "
+            f"got {a.shape} times {b.shape} into {out.shape}"
+        )
     if not _has_contiguous_rows(out):
         if not _has_contiguous_rows(out.T):
             raise ValueError(
-                f"product writes into rows or columns that are contiguous, and out has strides "
+                f"product writes into rows or columns that are contiguous, and out has strides of "
                 f"{out.strides} bytes; give it an array of its own and copy from that"
             )
         out, a, b, M, N = out.T, b.T, a.T, N, M
-    multiply_in_pieces(out, a, b, bool(add), *_cut(M, N, K))
+    multiply_in_pieces(out, a, b, add, *_cut(M, N, K))
 
 
 @cpu_function
@@ -219,9 +227,9 @@ def multiply_in_pieces(out, a, b, add, cut_rows, n_pieces):
     n_depths = parts(a.shape[1], depth)
     memory = np.empty(n_depths * packed_bytes(lines.shape[0], depth, width) + LINE_BYTES, np.uint8)
     for share in prange(n_depths * parts(lines.shape[0], PANELS_AT_ONCE * width)):
-        pack_share(lines, width, depth, share, memory)
+        pack_share(lines, width, depth, np.int64(share), memory)
     for piece in prange(n_pieces):
-        multiply_piece(out, a, b, add, cut_rows, piece, n_pieces, memory)
+        multiply_piece(out, a, b, add, cut_rows, np.int64(piece), n_pieces, memory)
 
 
 @cpu_function
@@ -273,13 +281,14 @@ def first_line(memory):
     return round_up(address_of(memory), LINE_BYTES)
 
 
+@lru_cache
 def _cut(M, N, K):
     """How to share out a product: whether to cut rows (or columns), and into how many pieces.
 
     >>> _cut(4096, 1536, 384)
     (True, 16)
     >>> _cut(384, 384, 4096)
-    (False, 4)
+    (True, 4)
     >>> _cut(64, 64, 64)
     (True, 1)
     """
@@ -297,15 +306,12 @@ def _pieces(length, least):
 
 
 def _has_contiguous_rows(array):
-    return array.shape[1] < 2 or array.strides[1] == array.itemsize
+    return array.strides[1] == array.itemsize or array.shape[1] < 2
 
 
-def _check(out, a, b):
-    for name, array in (("out", out), ("a", a), ("b", b)):
-        if array.dtype != np.float32:
+def _check_types(*arrays):
+    for name, array in zip(("out", "a", "b"), arrays):
+        if array.dtype != FLOAT32:
             raise TypeError(f"product multiplies float32 arrays, and {name} is {array.dtype}")
-    if a.shape[1] != b.shape[0] or out.shape != (a.shape[0], b.shape[1]):
-        raise ValueError(
-            f"product: (M, K) times (K, N) goes into (M, N), "
-            f"got {a.shape} times {b.shape} into {out.shape}"
-        )
+        if array.ndim != 2:
+            raise ValueError(f"product multiplies matrices, and {name} has shape {array.shape}")
