@@ -32,11 +32,14 @@ TINY_MODEL = """
     --training.batch-size 4
 """.split()
 # Long enough to be stopped in the middle, and to be killed several times.
-RUN = """
+RUN = (
+    """
     --data text.txt --tokeniser characters --sample-tokens 20 --model.dropout 0.1
     --training.steps 300 --training.checkpoint-every 10 --training.evaluate-every 100
     --training.log-every 50
-""".split() + TINY_MODEL
+""".split()
+    + TINY_MODEL
+)
 
 
 def command(app, *words):
@@ -178,18 +181,24 @@ TINY_TOKENS = 4 * 16  # in a batch
 @pytest.mark.parametrize("app", ["train_shakespeare", "train_gpt2", "inference"])
 def test_help_names_every_setting_and_says_what_it_does(app, tmp_path):
     help_text = run(app, "--help", cwd=tmp_path).stdout
+    introduction, boxes = help_text.split("─ options ─", 1)
+    entries = re.sub(r", --no-\S+", "", in_one_line(boxes)).split(" --")
+    said_of = {name: rest for name, _, rest in (entry.partition(" ") for entry in entries)}
     names = [field.name for field in fields(arguments_of(app))]
     if "model" in names and "training" in names:
         for section, config in (("model", GPTConfig), ("training", TrainingConfig)):
             names.remove(section)
             names += [f"{section}.{field.name}" for field in fields(config)]
     for name in names:
-        flag = re.escape(f"--{name.replace('_', '-')}")
-        # The flag, then perhaps what to give it, and on the next line what it is.
-        assert re.search(rf"{flag}[ ,][^\n]*\n│ +[a-z0-9A-Z(]", help_text), name
-    assert "hatch run" in help_text
+        sentence, _ = said_of[name.replace("_", "-")].split("(default: ")
+        assert len(sentence.split()) >= 4, name
+    assert "hatch run" in introduction
     for jargon in ("ValueError", "{None}", "Optional", "dataclass"):
         assert jargon not in help_text
+
+
+def in_one_line(boxes):
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", boxes).split())
 
 
 def arguments_of(app):
@@ -307,7 +316,6 @@ MISTAKES = {
         "inference --model whole/model --prompt to --top-k 0",
         "top_k must be at least 1, got 0",
     ),
-    "an empty prompt": ("inference --model whole/model --prompt=", "at least one token"),
 }
 
 
@@ -315,7 +323,7 @@ MISTAKES = {
 def messy_place(place, whole):
     (place / "empty.txt").write_text("")
     (place / "short.txt").write_text("a")
-    (place / "brief.txt").write_text("To be, or not to be.")
+    (place / "brief.txt").write_text("To be, or not")
     (place / "latin1.txt").write_bytes("garçon".encode("latin-1"))
     (place / "a.pdf").write_text("%PDF")
     (place / "damaged").mkdir()
@@ -331,7 +339,7 @@ def test_a_mistake_gets_a_message(mistake, messy_place):
     line, message = MISTAKES[mistake]
     app, *words = line.split()
     done = run(app, *words, cwd=messy_place, timeout=120)
-    said = " ".join(re.sub("[│╭╮╰╯─]", " ", done.stderr).split())
+    said = in_one_line(done.stderr)
     assert done.returncode != 0
     assert message in said
     assert "Traceback" not in done.stderr

@@ -22,8 +22,8 @@ from tricycle_gpt.command_line import end_politely, read_command_line
 class Arguments:
     """Continue a text with a trained model."""
 
-    prompt: str = "\n\n"
-    """The text to continue."""
+    prompt: str = ""
+    """The text to continue; a new line if not given."""
     model: Path = Path("runs/shakespeare/model")
     """A model folder: config.json, model.safetensors and tokenizer.json."""
     max_tokens: int = 300
@@ -49,7 +49,7 @@ def main() -> None:
     args = read_command_line(Arguments(), description=__doc__)
     tokeniser, model = load(args.model)
     if not args.interactive:
-        write(args, model, tokeniser, args.prompt)
+        write(args, model, tokeniser, args.prompt or "\n")
         return
     with contextlib.suppress(EOFError):
         while prompt := input("> "):

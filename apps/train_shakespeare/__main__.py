@@ -42,7 +42,7 @@ class Arguments:
     """Tokens are learned pieces of words (as many as model.vocab-size), or single characters."""
     resume: bool = False
     """Go on from the newest checkpoint in the folder."""
-    prompt: str | None = None
+    prompt: str = ""
     """What the sample starts with; if not given, a new line."""
     sample_tokens: int = 400
     """Length of the sample, in tokens."""
@@ -66,7 +66,7 @@ def main() -> None:
     training_text, validation_text = split_text(text)
 
     say(f"learning tokens from {len(training_text):,} characters")
-    tokeniser = make_tokeniser(args, training_text)
+    tokeniser = make_tokeniser(args, training_text, text)
     prompt = tokeniser.encode(args.prompt or first_prompt(training_text))
     ids, validation = (tokeniser.encode_to_numpy(part) for part in (training_text, validation_text))
     config = replace(args.model, vocab_size=tokeniser.n_vocab)
@@ -116,11 +116,14 @@ def first_prompt(text: str) -> str:
     return "\n" if "\n" in text else text[0]
 
 
-def make_tokeniser(args: Arguments, text: str) -> Tokeniser:
-    """Learn the tokens, from the training text alone; the same text gives the same tokens."""
+def make_tokeniser(args: Arguments, training_text: str, text: str) -> Tokeniser:
+    """Learn the tokens, from the training text alone; the same text gives the same tokens.
+
+    Characters are not learned, and must be able to spell the validation text too.
+    """
     if args.tokeniser == "characters":
         return Tokeniser.characters(text)
-    return Tokeniser.train([text], args.model.vocab_size)
+    return Tokeniser.train([training_text], args.model.vocab_size)
 
 
 def say(text: str) -> None:

@@ -57,7 +57,10 @@ def test_every_field_of_the_configs_is_a_flag(capsys):
         ('[training]\nsteps = "many"', "steps should be a whole number, got 'many'"),
         ("[training]\nsteps = true", "steps should be a whole number, got True"),
         ("[training]\nwarmup = 0.5", "warmup should be a whole number or left out, got 0.5"),
-        ("[model]\nhidden_dim = 'big'", "hidden_dim should be a whole number or left out, got 'big'"),
+        (
+            "[model]\nhidden_dim = 'big'",
+            "hidden_dim should be a whole number or left out, got 'big'",
+        ),
         ("[model]\nblock = 'mamba'", "block should be 'gpt2' or 'llama', got 'mamba'"),
         ("[model]\nqk_norm = 1", "qk_norm should be true or false, got 1"),
         ("[model]\ndropout = '0'", "dropout should be a number, got '0'"),
@@ -101,7 +104,10 @@ def test_every_kind_of_value_can_stand_in_the_file(tmp_path):
     ("error", "message"),
     [
         (ValueError("too short"), "error: too short"),
-        (FileNotFoundError(2, "No such file or directory", "a.txt"), r"error: a\.txt: No such file"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.txt"),
+            r"error: a\.txt: No such file",
+        ),
         (OSError("no model in x"), "error: no model in x"),
         (MemoryError("Unable to allocate 9 TiB"), r"error: not enough memory \(Unable .*smaller"),
         (KeyboardInterrupt(), "stopped"),

@@ -43,7 +43,10 @@ def test_a_model_that_cannot_be_is_refused(changes, message):
         ({"max_gradient_norm": 0.0}, "max_gradient_norm must be above 0, got 0.0"),
         ({"evaluate_every": -5}, "evaluate_every must not be negative, got -5"),
         ({"seed": -1}, "seed must not be negative, got -1"),
-        ({"schedule": "warmup-stable-decay", "decay": 900}, "warmup \\+ decay < steps, got decay 900"),
+        (
+            {"schedule": "warmup-stable-decay", "decay": 900},
+            "warmup \\+ decay < steps, got decay 900",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(changes, message):

@@ -46,6 +46,20 @@ def test_dropout_is_off_while_evaluating_and_on_again_after(make_tiny):
     assert model.training
 
 
+def test_a_very_large_loss_has_an_infinite_perplexity(make_tiny):
+    model = make_tiny()
+    model.norm.weight.array[...] = 1e6
+    found = evaluate(model, np.random.default_rng(0).integers(0, 23, 50))
+    assert found.loss > 1000
+    assert found.perplexity == np.inf
+
+
+@pytest.mark.parametrize("name", ["n_bytes", "max_windows"])
+def test_nothing_cannot_be_measured(make_tiny, name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        evaluate(make_tiny(), np.arange(20), **{name: 0})
+
+
 def test_one_token_is_no_text(make_tiny):
     with pytest.raises(ValueError, match=r"at least two tokens, got shape \(1,\)"):
         evaluate(make_tiny(), np.array([3]))

@@ -27,6 +27,15 @@ def test_temperature_0_takes_the_best_and_low_ones_nearly_always():
     np.testing.assert_allclose(drawn(temperature=0.5), [0.685, 0.247, 0.062, 0.007], atol=0.03)
 
 
+def test_the_coldest_temperature_there_is_still_draws_the_best():
+    np.testing.assert_array_equal(drawn(temperature=5e-324), [1, 0, 0, 0])
+
+
+def test_scores_that_are_not_numbers_are_refused():
+    with pytest.raises(FloatingPointError, match="scores are not numbers"):
+        choose(np.array([0.0, np.nan]), 1.0, None, None, np.random.default_rng(0))
+
+
 def test_top_k_keeps_the_best_k():
     np.testing.assert_allclose(drawn(top_k=2), [0.625, 0.375, 0, 0], atol=0.03)
 
@@ -97,6 +106,7 @@ def test_dropout_does_not_disturb_and_the_model_stays_in_training(make_tiny):
         ([1], {"temperature": -1}, ValueError, "temperature must be 0 or above, got -1"),
         ([1], {"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
         ([1], {"top_p": 0.0}, ValueError, "top_p must be above 0 and at most 1, got 0.0"),
+        ([1], {"seed": -1}, ValueError, "seed must not be negative, got -1"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(

@@ -111,6 +111,51 @@ def test_llamas_that_differ_from_ours_are_refused(tmp_path, make_tiny, changes, 
         from_huggingface(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation_function": "relu"}, "activation_function"),
+        ({"scale_attn_weights": False}, "scale_attn_weights"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+    ],
+)
+def test_gpt2s_that_differ_from_ours_are_refused(tmp_path, make_tiny, changes, message):
+    to_huggingface(make_tiny(), tmp_path)
+    change_config(tmp_path, **changes)
+    with pytest.raises(ValueError, match=f"do not have this model's {message}"):
+        from_huggingface(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", r"config\.json is not JSON"),
+        ("[]", "should hold names and values, got list"),
+        ('{"model_type": "gpt2", "n_embd": 8, "n_head": 1}', "does not say vocab_size, n_layer"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_named(tmp_path, make_tiny, config, message):
+    to_huggingface(make_tiny(), tmp_path)
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=message):
+        from_huggingface(tmp_path)
+
+
+def test_damaged_weights_are_named(tmp_path, make_tiny):
+    path = to_huggingface(make_tiny(), tmp_path) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged, or no safetensors file"):
+        from_huggingface(tmp_path)
+
+
+def test_bfloat16_weights_are_named(tmp_path, make_tiny):
+    path = to_huggingface(make_tiny(), tmp_path) / "model.safetensors"
+    header = b'{"a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(ValueError, match="holds bfloat16 weights; save them as float32"):
+        from_huggingface(tmp_path)
+
+
 def change_config(folder, **changes):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

@@ -104,9 +104,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path, make_tiny):
     assert losses_in(tmp_path / "whole") == losses_in(tmp_path / "parts")
 
 
-def test_a_resumed_run_drops_the_same_numbers_whatever_its_model_was_made_from(
-    tmp_path, make_tiny
-):
+def test_a_resumed_run_drops_the_same_numbers_whatever_its_model_was_made_from(tmp_path, make_tiny):
     run(tmp_path / "whole", make_tiny(dropout=0.1))
     interrupt_after(tmp_path / "parts", make_tiny(dropout=0.1), steps=11)
     run(tmp_path / "parts", make_tiny(dropout=0.1, seed=99), resume=True)

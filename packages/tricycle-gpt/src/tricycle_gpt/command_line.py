@@ -58,7 +58,9 @@ def read_command_line(
             description=description,
             config=(tyro.conf.DisallowNone,),  # None is for what is not given
         )
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        sys.exit(f"error: {_what_failed(error)}")
+    except ValueError as error:
         sys.exit(f"error: {error}")
 
 
@@ -83,12 +85,16 @@ def end_politely(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit("\nstopped")
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {place}{error.strerror or error}")
+        sys.exit(f"error: {_what_failed(error)}")
     except MemoryError as error:
         sys.exit(f"error: not enough memory ({error}); try a smaller batch or model")
     except (ValueError, IndexError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+
+
+def _what_failed(error):
+    """An OSError without its number: "notes.txt: No such file or directory"."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
 def _put(defaults: Any, values: dict[str, Any], where: str) -> Any:

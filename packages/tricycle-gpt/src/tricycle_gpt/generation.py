@@ -98,7 +98,8 @@ def choose(
     if temperature == 0:
         return int(np.argmax(scores))
     scores = scores.astype(np.float64)
-    probabilities = np.exp((scores - scores.max()) / temperature)
+    with np.errstate(over="ignore"):  # as far below the best as a float can say: probability 0
+        probabilities = np.exp((scores - scores.max()) / temperature)
     order = np.argsort(-probabilities, kind="stable")  # best first
     if top_k is not None:
         order = order[:top_k]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from tricycle_gpt.config import GPTConfig
@@ -135,8 +136,8 @@ def to_huggingface(model: GPT, folder: str | Path, tokeniser: Any = None) -> Pat
 def from_huggingface(folder: str | Path) -> GPT:
     """Read a model folder: GPT-2, Llama or Qwen3 weights in safetensors.
 
-    Raises FileNotFoundError if a file is missing, ValueError for another kind of model or for
-    weights that do not fit their config (every name that is wrong is listed).
+    Raises FileNotFoundError if a file is missing, ValueError for a damaged one, for another kind
+    of model or for weights that do not fit their config (every name that is wrong is listed).
     """
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
@@ -145,8 +146,8 @@ def from_huggingface(folder: str | Path) -> GPT:
                 f"{folder} is not a model folder: it has no {name}. A model folder holds "
                 f"{CONFIG} and {WEIGHTS} (weights in other formats are not read)"
             )
-    config = _our_config(json.loads((folder / CONFIG).read_text(encoding="utf-8")), folder)
-    weights = _without_extras(load_file(folder / WEIGHTS), config)
+    config = _our_config(_read_config(folder / CONFIG), folder)
+    weights = _without_extras(_read_weights(folder / WEIGHTS), config)
     model = GPT(config, rng=np.random.default_rng(0))
     parameters = {name: parameter.array for name, parameter in model.named_parameters()}
     expected = pieces(config)
@@ -164,6 +165,29 @@ def from_huggingface(folder: str | Path) -> GPT:
     for name, piece in expected.items():
         piece.of(parameters)[...] = weights[name]
     return model
+
+
+def _read_config(path):
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} should hold names and values, got {type(config).__name__}")
+    return config
+
+
+def _read_weights(path):
+    """Their weights by name."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        if "BF16" in kinds:
+            raise ValueError(f"{path} holds bfloat16 weights; save them as float32 to read them")
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
+    return weights
 
 
 def _without_extras(weights, config):
@@ -222,13 +246,27 @@ def _their_config(config):
     }
 
 
+NEEDED = {  # settings without which a config says too little
+    "gpt2": ("vocab_size", "n_embd", "n_layer", "n_head"),
+    "llama": (
+        "vocab_size",
+        "max_position_embeddings",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+    ),
+}
+NEEDED["qwen3"] = NEEDED["llama"]
+
+
 def _our_config(theirs, folder):
     kind = theirs.get("model_type")
+    missing = [name for name in NEEDED.get(kind, ()) if name not in theirs]
+    if missing:
+        raise ValueError(f"{folder / CONFIG} does not say {', '.join(missing)}")
     if kind == "gpt2":
-        if theirs.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
-            raise ValueError(
-                f"{folder}: a gpt2 block uses gelu_new, this model {theirs['activation_function']}"
-            )
+        _refuse_other_gpt2s(theirs, folder)
         return GPTConfig(
             vocab_size=theirs["vocab_size"],
             context_window=theirs.get("n_positions", 1024),
@@ -260,6 +298,17 @@ def _our_config(theirs, folder):
     raise ValueError(f"{folder} holds a model of type {kind!r}; gpt2, llama and qwen3 can be read")
 
 
+def _refuse_other_gpt2s(theirs, folder):
+    """Raise ValueError for options of their config that our block does not have."""
+    activation = theirs.get("activation_function", "gelu_new")
+    refused = {
+        "activation_function": activation not in ("gelu_new", "gelu_pytorch_tanh"),
+        "scale_attn_weights": not theirs.get("scale_attn_weights", True),
+        "scale_attn_by_inverse_layer_idx": theirs.get("scale_attn_by_inverse_layer_idx", False),
+    }
+    _refuse(refused, folder)
+
+
 def _refuse_other_llamas(theirs, folder):
     """Raise ValueError for options of their config that our blocks do not have."""
     rope = theirs.get("rope_scaling") or theirs.get("rope_parameters") or {}
@@ -272,6 +321,10 @@ def _refuse_other_llamas(theirs, folder):
         "hidden_act": theirs.get("hidden_act", "silu") != "silu",
         "use_sliding_window": theirs.get("use_sliding_window", False),
     }
+    _refuse(refused, folder)
+
+
+def _refuse(refused, folder):
     found = [name for name, is_refused in refused.items() if is_refused]
     if found:
         raise ValueError(f"{folder}: our blocks do not have this model's {', '.join(found)}")
