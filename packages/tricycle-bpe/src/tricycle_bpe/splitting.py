@@ -150,9 +150,19 @@ def read_in_parts(file: BinaryIO, pattern: str, part_bytes: int) -> Iterator[byt
     while block := file.read(part_bytes):
         searched = max(0, len(kept) - 2)  # a cut there needed the next byte to be seen
         kept += block
-        cuts = [match.end() for match in SAFE_CUT.finditer(kept, searched)]
-        if cuts:
-            yield kept[: cuts[-1]]
-            kept = kept[cuts[-1] :]
+        cut = _last_safe_cut(kept, searched)
+        if cut:
+            yield kept[:cut]
+            kept = kept[cut:]
     if kept:
         yield kept
+
+
+def _last_safe_cut(text: bytes, begin: int) -> int:
+    """Find the last place behind `begin` where a text may be cut; 0 if there is none."""
+    window = 4096
+    for i in range(len(text) - window, begin - window, 2 - window):  # they overlap by two bytes
+        cuts = [match.end() for match in SAFE_CUT.finditer(text, max(i, begin), i + window)]
+        if cuts:
+            return cuts[-1]
+    return 0

@@ -23,6 +23,7 @@ from .shards import PART_BYTES, text_files
 from .splitting import compile_pattern, read_in_parts, splitter
 
 LARGEST_ID = 1 << 22
+LONG_LIST = 1000  # ids; from here on it pays to make an array of a list and decode that
 
 
 class Tokeniser:
@@ -353,6 +354,9 @@ class Tokeniser:
                     f"expected a row of integers, got an array of {ids.dtype} of shape {ids.shape}"
                 )
             return self._encoder.decode(ids.astype(np.int64))
+        ids = list(ids)
+        if len(ids) > LONG_LIST:
+            return self.decode_bytes(np.array(ids))
         try:
             return b"".join(map(self._token_of.__getitem__, ids))
         except KeyError as error:
@@ -464,16 +468,14 @@ class Tokeniser:
         return cls(**formats.read_huggingface(Path(path)))
 
     def fingerprint(self) -> str:
-        """Hash all that decides which ids a text gets: two tokenisers with one fingerprint are
-        equal.
+        """Hash what decides which ids a text gets: the tokens, the special ones and the pattern.
+
+        The merges are not in it: they follow from the tokens, and a rank file does not list them.
         """
-        digest = hashlib.sha256(f"{self.pattern}\n{self.whole_pieces}\n".encode())
-        for token, i in sorted(self.vocab.items()):
-            digest.update(f"{token.hex()} {i}\n".encode())
-        for left, right in self.merges:
-            digest.update(f"{left.hex()} {right.hex()}\n".encode())
-        for text, i in sorted(self.special_tokens.items()):
-            digest.update(f"{text!r} {i}\n".encode())
+        digest = hashlib.sha256(self.pattern.encode())
+        for tokens in (self.vocab, {t.encode(): i for t, i in self.special_tokens.items()}):
+            for token, i in sorted(tokens.items(), key=lambda item: item[1]):
+                digest.update(b"%d %d " % (i, len(token)) + token)
         return digest.hexdigest()
 
 
