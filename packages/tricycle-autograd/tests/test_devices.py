@@ -92,7 +92,7 @@ def test_there_are_two_devices():
 
 def test_the_gpu_needs_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(ImportError, match="install cupy-cuda12x or cupy-cuda13x"):
+    with pytest.raises(ImportError, match="tricycle-autograd\\[cuda12\\]"):
         Tensor([1.0]).to("cuda")
 
 
