@@ -37,20 +37,11 @@ SUMS = "float32[:, :, ::1]"
 @cpu_kernel(signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, boolean, float32)")
 def forward(q, k, v, out, log_sums, causal, scale):
     """out (B, H, T, D), log_sums (B, H, T), from q (B, H, T, D) and k, v (B, G, S, D)."""
-    B, H, T, D = q.shape
-    G, S = k.shape[1], k.shape[2]
+    B, H, T, _ = q.shape
     n_blocks = (T + QUERIES - 1) // QUERIES
     for piece in prange(B * H * n_blocks):
-        scores = np.empty((QUERIES, S), np.float32)
-        scaled = np.empty((QUERIES, D), np.float32)
-        shares = np.empty(QUERIES, np.float32)
-        b, h, start = piece // n_blocks // H, piece // n_blocks % H, piece % n_blocks * QUERIES
-        g, mine = h // (H // G), slice(start, min(T, start + QUERIES))
-        sees, more = (S - T + start + 1, 1) if causal else (S, 0)
-        _look_back(
-            *(q[b, h, mine], k[b, g], v[b, g], out[b, h, mine], log_sums[b, h, mine]),
-            *(sees, more, scale, scores, scaled, shares),
-        )
+        b, h, block = piece // n_blocks // H, piece // n_blocks % H, piece % n_blocks
+        _look_back(b, h, block * QUERIES, q, k, v, out, log_sums, causal, scale)
 
 
 @cpu_kernel(
@@ -59,69 +50,75 @@ def forward(q, k, v, out, log_sums, causal, scale):
 )
 def backward(q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
     """dq, dk and dv from what the forward pass was given and made, and dy (B, H, T, D)."""
-    B, H, T, D = q.shape
-    G, S = k.shape[1], k.shape[2]
-    group = H // G
+    B, G = k.shape[:2]
     for piece in prange(B * G):
-        weights = np.empty((QUERIES, S), np.float32)
-        d_scores = np.empty((QUERIES, S), np.float32)
-        scaled = np.empty((QUERIES, D), np.float32)
         b, g = piece // G, piece % G
-        dk[b, g] = ZERO
-        dv[b, g] = ZERO
-        for h in range(g * group, g * group + group):
-            for start in range(0, T, QUERIES):
-                mine = slice(start, min(T, start + QUERIES))
-                sees, more = (S - T + start + 1, 1) if causal else (S, 0)
-                _send_back(
-                    *(q[b, h, mine], k[b, g], v[b, g], out[b, h, mine], log_sums[b, h, mine]),
-                    *(dy[b, h, mine], dq[b, h, mine], dk[b, g], dv[b, g]),
-                    *(sees, more, scale, weights, d_scores, scaled),
-                )
+        _send_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale)
 
 
 @cpu_function
-def _look_back(q, k, v, out, log_sums, sees, more, scale, scores, scaled, shares):
-    """One block: q, out (M, D); k, v (S, D).  The first query sees the first `sees` keys, and
-    each one after it sees `more` (0 or 1) than the one before."""
-    M, D = q.shape
-    n_keys = sees + (M - 1) * more
-    _scale(scaled, q, scale)
-    multiply(scores[:M, :n_keys], scaled[:M], k[:n_keys].T, False)
+def _look_back(b, h, start, q, k, v, out, log_sums, causal, scale):
+    """The block of queries of one head that begins at `start`."""
+    T, D, S = q.shape[2], q.shape[3], k.shape[2]
+    g, stop = h // (q.shape[1] // k.shape[1]), min(T, start + QUERIES)
+    M, n_keys = stop - start, _seen(stop - 1, T, S, causal)
+    scaled, scores = np.empty((M, D), np.float32), np.empty((M, n_keys), np.float32)
+    shares = np.empty(M, np.float32)
+
+    _scale(scaled, q[b, h, start:stop], scale)
+    multiply(scores, scaled, k[b, g, :n_keys].T, False)
     for i in range(M):
-        seen = sees + i * more
+        seen = _seen(start + i, T, S, causal)
         row = scores[i]
         largest = row_maximum(row[:seen])
         total = _exponentials(row[:seen], largest)
-        row[seen:n_keys] = ZERO
-        log_sums[i] = largest + np.log(total)
+        row[seen:] = ZERO
+        log_sums[b, h, start + i] = largest + np.log(total)
         shares[i] = ONE / total
-    multiply(out, scores[:M, :n_keys], v[:n_keys], False)
+    out = out[b, h, start:stop]
+    multiply(out, scores, v[b, g, :n_keys], False)
     # Divided by the total only now, when D numbers are left of each row of n_keys.
     for i in range(M):
         _scale_row(out[i], out[i], shares[i])
 
 
 @cpu_function
-def _send_back(
-    q, k, v, out, log_sums, dy, dq, dk, dv, sees, more, scale, weights, d_scores, scaled
-):
-    """One block backwards: dq is written; dk and dv, which other blocks share, are added to."""
-    M, D = q.shape
-    n_keys = sees + (M - 1) * more
-    _scale(scaled, q, scale)
-    multiply(weights[:M, :n_keys], scaled[:M], k[:n_keys].T, False)
-    multiply(d_scores[:M, :n_keys], dy, v[:n_keys].T, False)
-    for i in range(M):
-        seen = sees + i * more
-        mean = _dot(out[i], dy[i])
-        _softmax_back(weights[i, :seen], d_scores[i, :seen], log_sums[i], mean)
-        weights[i, seen:n_keys] = ZERO
-        d_scores[i, seen:n_keys] = ZERO
-    multiply(dv[:n_keys], weights[:M, :n_keys].T, dy, True)
-    multiply(dk[:n_keys], d_scores[:M, :n_keys].T, scaled[:M], True)
-    multiply(dq, d_scores[:M, :n_keys], k[:n_keys], False)
-    _scale(dq, dq, scale)
+def _send_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
+    """All blocks of queries that read one key head; their additions to dk and dv go in order."""
+    H, T, D = q.shape[1:]
+    G, S = k.shape[1], k.shape[2]
+    k, v, dk, dv = k[b, g], v[b, g], dk[b, g], dv[b, g]
+    dk[:] = ZERO
+    dv[:] = ZERO
+    scaled = np.empty((QUERIES, D), np.float32)
+    all_weights, all_d_scores = np.empty((2, QUERIES, S), np.float32)
+    for h in range(g * (H // G), (g + 1) * (H // G)):
+        for start in range(0, T, QUERIES):
+            stop = min(T, start + QUERIES)
+            M, n_keys = stop - start, _seen(stop - 1, T, S, causal)
+            q_scaled, mine = scaled[:M], slice(start, stop)
+            weights, d_scores = all_weights[:M, :n_keys], all_d_scores[:M, :n_keys]
+
+            _scale(q_scaled, q[b, h, mine], scale)
+            multiply(weights, q_scaled, k[:n_keys].T, False)
+            multiply(d_scores, dy[b, h, mine], v[:n_keys].T, False)
+            for i in range(M):
+                t = start + i
+                seen, mean = _seen(t, T, S, causal), _dot(out[b, h, t], dy[b, h, t])
+                row, d_row = all_weights[i], all_d_scores[i]
+                _softmax_back(row[:seen], d_row[:seen], log_sums[b, h, t], mean)
+                row[seen:n_keys] = ZERO
+                d_row[seen:n_keys] = ZERO
+            multiply(dv[:n_keys], weights.T, dy[b, h, mine], True)
+            multiply(dk[:n_keys], d_scores.T, q_scaled, True)
+            multiply(dq[b, h, mine], d_scores, k[:n_keys], False)
+            _scale(dq[b, h, mine], dq[b, h, mine], scale)
+
+
+@cpu_function
+def _seen(t, T, S, causal):
+    """How many of S keys the query t of T sees."""
+    return S - T + t + 1 if causal else S
 
 
 @cpu_function
