@@ -88,7 +88,8 @@ def main() -> None:
         facts={"tokens": hashlib.sha256(ids.tobytes()).hexdigest()},
     )
     model_folder = write_results(args.folder, model, tokeniser)
-    if not result.finished:
+    found = result.evaluation
+    if found is None:  # there was no last look at the validation text: interrupted
         say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
         return
 
@@ -102,7 +103,6 @@ def main() -> None:
         temperature=args.temperature,
         seed=args.training.seed,
     )
-    found = result.evaluation
     say(
         f"\ntrained in {duration(time.perf_counter() - began)}: validation loss {found.loss:.3f}, "
         f"perplexity {found.perplexity:.1f}, {found.bits_per_byte:.3f} bits per byte"
