@@ -6,7 +6,7 @@ splitting three times slower; and `array[i]` looks whether i is negative. A kern
 asks for their addresses once (`array.ctypes.data`), and its helpers read with the functions
 below.
 
-The price is care. Every text must be followed by PADDING zero bytes, because the last eight-byte
+The price is care. Every text must be followed by PADDING zero bytes, because the last
 load reaches past the end. And an array must outlive its address: arguments of a kernel do, but an
 array made inside one is freed after the last line that mentions it by name.
 """
@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from .kernels import helper
 
-PADDING = 32
+PADDING = 64
 
 
 def _loader(bits, result, extend):
@@ -94,6 +94,32 @@ def put_eight_bytes(typing_context, address, index, word):
 
 
 @intrinsic
+def bytes_between(typing_context, address, index, low, high):
+    """Look at 64 bytes from `index` on at once; set bit j where byte j is from low to high."""
+
+    def generate(context, builder, signature, arguments):
+        address, index, low, high = arguments
+        byte, many = ir.IntType(8), ir.VectorType(ir.IntType(8), 64)
+        place = builder.inttoptr(builder.add(address, index), many.as_pointer())
+        least = _repeat(builder, builder.trunc(low, byte), many)
+        width = _repeat(builder, builder.trunc(builder.sub(high, low), byte), many)
+        # A byte below `low` wraps around to a large one, so one comparison is enough.
+        above = builder.sub(builder.load(place, align=1), least)
+        return builder.bitcast(builder.icmp_unsigned("<=", above, width), ir.IntType(64))
+
+    arguments = (types.int64, types.int64, types.int64, types.int64)
+    return types.uint64(*arguments), generate
+
+
+def _repeat(builder, value, many):
+    """Make a vector of one value."""
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), many.count), None)
+    first = ir.Constant(ir.IntType(32), 0)
+    nothing = ir.Constant(many, ir.Undefined)
+    return builder.shuffle_vector(builder.insert_element(nothing, value, first), nothing, zeros)
+
+
+@intrinsic
 def prefetch(typing_context, address):
     """Ask for what lies at an address to be brought into the cache: it will be wanted soon."""
 
@@ -110,6 +136,12 @@ def prefetch(typing_context, address):
 
 
 @helper
+def first_set_bit(mask):
+    """Tell which bit of a mask is its lowest that is set: 0 … 63, or 64 if none is."""
+    return np.int64(trailing_zeros(mask))
+
+
+@helper
 def first_set_byte(mask):
     """Tell which byte of a mask holds its lowest set bit: 0 … 7."""
-    return np.int64(trailing_zeros(mask)) >> 3
+    return first_set_bit(mask) >> 3

@@ -6,7 +6,8 @@ is to find the end of a run of letters, digits, punctuation or blanks. Each patt
 `next_…` which says that, in the order of the pattern's alternatives, and one kernel that calls it.
 
 What a character is (letter, number, blank …) is looked up in the table of `unicode_classes.py`.
-Eight ASCII letters are recognised at once by arithmetic on a 64-bit word.
+Eight ASCII letters are recognised at once by arithmetic on a 64-bit word, and for the pattern gpt2 the
+pieces of 64 ASCII bytes are found together.
 
 The text is valid UTF-8, followed by `memory.PADDING` zero bytes. `n` is its length in bytes, `i` a
 position in it. The result is an array of ends: piece k is text[ends[k - 1] : ends[k]].
@@ -17,7 +18,7 @@ Order of the file: characters, runs, and then for each pattern its function and 
 import numpy as np
 
 from .kernels import helper, kernel
-from .memory import byte_at, eight_bytes_at, first_set_byte
+from .memory import byte_at, bytes_between, eight_bytes_at, first_set_bit, first_set_byte
 from .unicode_classes import BLANK, LOWER, MARK, NEWLINE, NUMBER, OTHER, UNCASED, UPPER
 
 LETTER = UPPER | LOWER | UNCASED
@@ -29,6 +30,10 @@ LOWER_OR_UNCASED = LOWER | UNCASED | MARK  # [\p{Ll}\p{Lm}\p{Lo}\p{M}]
 LINE_FEED, CARRIAGE_RETURN, SPACE_BYTE, APOSTROPHE, SLASH = (ord(c) for c in "\n\r '/")
 LETTER_D, LETTER_E, LETTER_L, LETTER_M, LETTER_R, LETTER_S, LETTER_T, LETTER_V = b"delmrstv"
 LOWER_CASE_BIT = 0x20
+TAB, DIGIT_0, DIGIT_9, CAPITAL_A, CAPITAL_Z, LETTER_A, LETTER_Z = b"\t09AZaz"
+
+LOOK_AHEAD = 3  # bytes behind a piece's first that say whether it is one: a contraction has three
+PIECES_ONE_BY_ONE = 8
 
 
 # ---- characters ----
@@ -189,15 +194,69 @@ def next_gpt2(text, i, n, classes):
     return leave_one_blank(end, last, i, n)
 
 
+@helper
+def starts_gpt2(text, i, n):
+    """Find where pieces begin among the next 64 bytes, as far as they are ASCII: a bit for each.
+
+    A piece begins at i. Whether one begins at another byte can be seen from the byte before it and the
+    two behind it, so all 64 are decided at once, by shifting masks of letters, digits and so on:
+
+        a letter, digit or sign   where its kind of run begins, but not behind a blank, which leads it
+        a blank                   where a run of blanks begins, and where its last one leads a word
+
+    Only a contraction has to be looked at by itself.
+    """
+    one = np.uint64(1)
+    letters = bytes_between(text, i, LETTER_A, LETTER_Z)
+    letters |= bytes_between(text, i, CAPITAL_A, CAPITAL_Z)
+    digits = bytes_between(text, i, DIGIT_0, DIGIT_9)
+    spaces = bytes_between(text, i, SPACE_BYTE, SPACE_BYTE)
+    blanks = spaces | bytes_between(text, i, TAB, CARRIAGE_RETURN)
+    strangers = bytes_between(text, i, 0x80, 0xFF)
+    signs = ~(letters | digits | blanks | strangers)
+
+    starts = letters & ~(letters << one) | digits & ~(digits << one) | signs & ~(signs << one)
+    starts &= ~(spaces << one)
+    starts |= blanks & ~(blanks << one & blanks >> one)
+    starts |= one
+
+    decided = min(first_set_bit(strangers), n - i) - LOOK_AHEAD
+    if decided <= 0:
+        return one
+    keep = ~np.uint64(0) >> np.uint64(64 - decided)
+    apostrophes = bytes_between(text, i, APOSTROPHE, APOSTROPHE) & starts & keep
+    while apostrophes != 0:
+        j = first_set_bit(apostrophes)
+        apostrophes &= apostrophes - one
+        end = end_of_contraction(text, i + j, n, False)
+        if end > 0:
+            starts &= ~(one << np.uint64(j + 1))
+            starts |= one << np.uint64(end - i)
+    return starts & keep
+
+
 @kernel
 def scan_gpt2(text_array, i, n, class_table, ends):
     """Write the ends of the pieces from position i on until `ends` is full; return their number."""
     text, classes = text_array.ctypes.data, class_table.ctypes.data
     k = 0
     while i < n and k < len(ends):
-        i = next_gpt2(text, i, n, classes)
-        ends[k] = i
-        k += 1
+        if k + 64 <= len(ends):
+            starts = starts_gpt2(text, i, n) & ~np.uint64(1)  # each of them ends the piece before
+            begin = i
+            while starts != 0:
+                i = begin + first_set_bit(starts)
+                starts &= starts - np.uint64(1)
+                ends[k] = i
+                k += 1
+            if i > begin:
+                continue
+        # Other scripts, long words, the end of the text: piece by piece, for a while.
+        for _ in range(PIECES_ONE_BY_ONE):
+            if i < n and k < len(ends):
+                i = next_gpt2(text, i, n, classes)
+                ends[k] = i
+                k += 1
     return k
 
 
