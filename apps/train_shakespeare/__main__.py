@@ -132,4 +132,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    end_politely(main)
+    end_politely(main, "stopped; the same command with --resume goes on from the last checkpoint")

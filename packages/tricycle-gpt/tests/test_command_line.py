@@ -110,7 +110,7 @@ def test_every_kind_of_value_can_stand_in_the_file(tmp_path):
         ),
         (OSError("no model in x"), "error: no model in x"),
         (MemoryError("Unable to allocate 9 TiB"), r"error: not enough memory \(Unable .*smaller"),
-        (KeyboardInterrupt(), "stopped"),
+        (KeyboardInterrupt(), "use --resume"),
     ],
 )
 def test_what_a_user_can_cause_ends_with_a_message(error, message):
@@ -118,4 +118,4 @@ def test_what_a_user_can_cause_ends_with_a_message(error, message):
         raise error
 
     with pytest.raises(SystemExit, match=message):
-        end_politely(main)
+        end_politely(main, "stopped: use --resume")

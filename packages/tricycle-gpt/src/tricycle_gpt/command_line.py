@@ -78,12 +78,15 @@ def read_config(path: str | Path, defaults: Settings) -> Settings:
     return _put(defaults, values, str(path))
 
 
-def end_politely(main: Callable[[], None]) -> None:
-    """Run a program's main(); what a user can cause ends it with a message, not a traceback."""
+def end_politely(main: Callable[[], None], farewell: str = "stopped") -> None:
+    """Run a program's main(); what a user can cause ends it with a message, not a traceback.
+
+    farewell  what to say after Ctrl-C
+    """
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("\nstopped")
+        sys.exit(f"\n{farewell}")
     except OSError as error:
         sys.exit(f"error: {_what_failed(error)}")
     except MemoryError as error:
