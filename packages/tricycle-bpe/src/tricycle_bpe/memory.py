@@ -15,7 +15,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.cpython.unsafe.numbers import trailing_zeros
+from numba.cpython.unsafe.numbers import leading_zeros, trailing_zeros
 from numba.extending import intrinsic
 
 from .kernels import helper
@@ -139,6 +139,12 @@ def prefetch(typing_context, address):
 def first_set_bit(mask):
     """Tell which bit of a mask is its lowest that is set: 0 … 63, or 64 if none is."""
     return np.int64(trailing_zeros(mask))
+
+
+@helper
+def last_set_bit(mask):
+    """Tell which bit of a mask is its highest that is set: 0 … 63, or -1 if none is."""
+    return 63 - np.int64(leading_zeros(mask))
 
 
 @helper

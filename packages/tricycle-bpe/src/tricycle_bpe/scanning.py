@@ -6,19 +6,27 @@ is to find the end of a run of letters, digits, punctuation or blanks. Each patt
 `next_…` which says that, in the order of the pattern's alternatives, and one kernel that calls it.
 
 What a character is (letter, number, blank …) is looked up in the table of `unicode_classes.py`.
-Eight ASCII letters are recognised at once by arithmetic on a 64-bit word, and for the pattern gpt2 the
-pieces of 64 ASCII bytes are found together.
+Eight ASCII letters are recognised at once by arithmetic on a 64-bit word, and the pieces of 64
+bytes of ASCII are found together.
 
 The text is valid UTF-8, followed by `memory.PADDING` zero bytes. `n` is its length in bytes, `i` a
 position in it. The result is an array of ends: piece k is text[ends[k - 1] : ends[k]].
 
-Order of the file: characters, runs, and then for each pattern its function and its kernel.
+Order of the file: characters, runs, 64 bytes at a time, and then for each pattern its functions and
+its kernel.
 """
 
 import numpy as np
 
 from .kernels import helper, kernel
-from .memory import byte_at, bytes_between, eight_bytes_at, first_set_bit, first_set_byte
+from .memory import (
+    byte_at,
+    bytes_between,
+    eight_bytes_at,
+    first_set_bit,
+    first_set_byte,
+    last_set_bit,
+)
 from .unicode_classes import BLANK, LOWER, MARK, NEWLINE, NUMBER, OTHER, UNCASED, UPPER
 
 LETTER = UPPER | LOWER | UNCASED
@@ -32,6 +40,7 @@ LETTER_D, LETTER_E, LETTER_L, LETTER_M, LETTER_R, LETTER_S, LETTER_T, LETTER_V =
 LOWER_CASE_BIT = 0x20
 TAB, DIGIT_0, DIGIT_9, CAPITAL_A, CAPITAL_Z, LETTER_A, LETTER_Z = b"\t09AZaz"
 
+ONE = np.uint64(1)
 LOOK_AHEAD = 3  # bytes behind a piece's first that say whether it is one: a contraction has three
 PIECES_ONE_BY_ONE = 8
 
@@ -171,6 +180,92 @@ def end_of_contraction(text, i, n, any_case):
     return 0
 
 
+# ---- sixty-four bytes at a time: bit j of a mask is about byte i + j ----
+
+
+@helper
+def upper_case(text, i):
+    return bytes_between(text, i, CAPITAL_A, CAPITAL_Z)
+
+
+@helper
+def lower_case(text, i):
+    return bytes_between(text, i, LETTER_A, LETTER_Z)
+
+
+@helper
+def digits_at(text, i):
+    return bytes_between(text, i, DIGIT_0, DIGIT_9)
+
+
+@helper
+def blanks_at(text, i):
+    return bytes_between(text, i, SPACE_BYTE, SPACE_BYTE) | bytes_between(
+        text, i, TAB, CARRIAGE_RETURN
+    )
+
+
+@helper
+def newlines_at(text, i):
+    return bytes_between(text, i, LINE_FEED, LINE_FEED) | bytes_between(
+        text, i, CARRIAGE_RETURN, CARRIAGE_RETURN
+    )
+
+
+@helper
+def not_ascii(text, i):
+    return bytes_between(text, i, 0x80, 0xFF)
+
+
+@helper
+def first_bits(n):
+    """A mask of the first n bits, but of one bit at least: at the first a piece begins anyway."""
+    return ~np.uint64(0) >> np.uint64(64 - max(n, 1))
+
+
+@helper
+def every_third(digits):
+    r"""Begin a piece at every third digit of each run: \p{N}{1,3}."""
+    begin = digits & ~(digits << ONE)
+    starts = begin
+    three_before = digits & digits << ONE & digits << np.uint64(2) & digits << np.uint64(3)
+    while begin != 0:
+        begin = begin << np.uint64(3) & three_before
+        starts |= begin
+    return starts
+
+
+@helper
+def starts_of_blanks(blanks, newlines, signs):
+    r"""Find where pieces begin among blanks, for [^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+.
+
+    Newlines right behind signs belong to them. A run of other blanks is a piece up to its last
+    newline; of what is left, if a word follows, the last blank is kept for that word.
+    """
+    behind_signs = newlines & ~(newlines + (signs << ONE & newlines))  # the sum carries through
+    free = blanks & ~behind_signs
+    plain = free & ~newlines
+    starts = free & ~(free << ONE) | plain & ~(blanks >> ONE)
+    candidates = plain & newlines << ONE & ~starts
+    while candidates != 0:
+        j = first_set_bit(candidates)
+        candidates &= candidates - ONE
+        after = first_set_bit(~(plain >> np.uint64(j))) + j
+        if after > 63 or not newlines >> np.uint64(after) & ONE:
+            starts |= ONE << np.uint64(j)
+    return starts
+
+
+@helper
+def decided_bits(blanks, n_known):
+    """Up to where it is decided what begins a piece, if n_known bytes are known ASCII text.
+
+    A run of blanks that goes up to the end of them may go on with a newline, or not.
+    """
+    not_blank = ~blanks & first_bits(n_known)
+    return first_bits(min(n_known - LOOK_AHEAD, last_set_bit(not_blank) + 2))
+
+
 # ---- gpt2 ----
 
 
@@ -198,41 +293,34 @@ def next_gpt2(text, i, n, classes):
 def starts_gpt2(text, i, n):
     """Find where pieces begin among the next 64 bytes, as far as they are ASCII: a bit for each.
 
-    A piece begins at i. Whether one begins at another byte can be seen from the byte before it and the
-    two behind it, so all 64 are decided at once, by shifting masks of letters, digits and so on:
+    A piece begins at i. Whether one begins at another byte can be seen from the byte before it and
+    the two behind it, so all 64 are decided at once, by shifting masks of letters, digits …:
 
-        a letter, digit or sign   where its kind of run begins, but not behind a blank, which leads it
-        a blank                   where a run of blanks begins, and where its last one leads a word
+        a letter, digit, sign   where its kind of run begins, unless a space before leads it
+        a blank                 where a run of blanks begins, and where its last one leads a word
 
     Only a contraction has to be looked at by itself.
     """
-    one = np.uint64(1)
-    letters = bytes_between(text, i, LETTER_A, LETTER_Z)
-    letters |= bytes_between(text, i, CAPITAL_A, CAPITAL_Z)
-    digits = bytes_between(text, i, DIGIT_0, DIGIT_9)
+    letters = upper_case(text, i) | lower_case(text, i)
+    digits, blanks, strangers = digits_at(text, i), blanks_at(text, i), not_ascii(text, i)
     spaces = bytes_between(text, i, SPACE_BYTE, SPACE_BYTE)
-    blanks = spaces | bytes_between(text, i, TAB, CARRIAGE_RETURN)
-    strangers = bytes_between(text, i, 0x80, 0xFF)
     signs = ~(letters | digits | blanks | strangers)
 
-    starts = letters & ~(letters << one) | digits & ~(digits << one) | signs & ~(signs << one)
-    starts &= ~(spaces << one)
-    starts |= blanks & ~(blanks << one & blanks >> one)
-    starts |= one
+    starts = letters & ~(letters << ONE) | digits & ~(digits << ONE) | signs & ~(signs << ONE)
+    starts &= ~(spaces << ONE)
+    starts |= blanks & ~(blanks << ONE & blanks >> ONE)
+    starts |= ONE
 
-    decided = min(first_set_bit(strangers), n - i) - LOOK_AHEAD
-    if decided <= 0:
-        return one
-    keep = ~np.uint64(0) >> np.uint64(64 - decided)
-    apostrophes = bytes_between(text, i, APOSTROPHE, APOSTROPHE) & starts & keep
+    decided = first_bits(min(first_set_bit(strangers), n - i) - LOOK_AHEAD)
+    apostrophes = bytes_between(text, i, APOSTROPHE, APOSTROPHE) & starts & decided
     while apostrophes != 0:
         j = first_set_bit(apostrophes)
-        apostrophes &= apostrophes - one
+        apostrophes &= apostrophes - ONE
         end = end_of_contraction(text, i + j, n, False)
         if end > 0:
-            starts &= ~(one << np.uint64(j + 1))
-            starts |= one << np.uint64(end - i)
-    return starts & keep
+            starts &= ~(ONE << np.uint64(j + 1))
+            starts |= ONE << np.uint64(end - i)
+    return starts & decided
 
 
 @kernel
@@ -242,11 +330,11 @@ def scan_gpt2(text_array, i, n, class_table, ends):
     k = 0
     while i < n and k < len(ends):
         if k + 64 <= len(ends):
-            starts = starts_gpt2(text, i, n) & ~np.uint64(1)  # each of them ends the piece before
+            starts = starts_gpt2(text, i, n) & ~ONE  # each of them ends the piece before
             begin = i
             while starts != 0:
                 i = begin + first_set_bit(starts)
-                starts &= starts - np.uint64(1)
+                starts &= starts - ONE
                 ends[k] = i
                 k += 1
             if i > begin:
@@ -299,15 +387,52 @@ def next_cl100k(text, i, n, classes, keep_last_blanks):
     return leave_one_blank(end, last, i, n)
 
 
+@helper
+def starts_cl100k(text, i, n):
+    """As `starts_gpt2`. Here a blank or a lone sign leads a word, and only a blank leads signs."""
+    letters = upper_case(text, i) | lower_case(text, i)
+    digits, blanks, strangers = digits_at(text, i), blanks_at(text, i), not_ascii(text, i)
+    newlines = newlines_at(text, i)
+    spaces = bytes_between(text, i, SPACE_BYTE, SPACE_BYTE)
+    signs = ~(letters | digits | blanks | strangers)
+
+    of_signs = signs & ~(signs << ONE) & ~(spaces << ONE)
+    leading = blanks & ~newlines | of_signs
+    starts = ONE | of_signs | letters & ~(letters << ONE) & ~(leading << ONE)
+    starts |= every_third(digits) | starts_of_blanks(blanks, newlines, signs)
+
+    decided = decided_bits(blanks, min(first_set_bit(strangers), n - i))
+    apostrophes = bytes_between(text, i, APOSTROPHE, APOSTROPHE) & of_signs & decided
+    while apostrophes != 0:
+        j = first_set_bit(apostrophes)
+        apostrophes &= apostrophes - ONE
+        end = end_of_contraction(text, i + j, n, True)
+        if end > 0:
+            starts |= ONE << np.uint64(end - i) & letters
+    return starts & decided
+
+
 @kernel
 def scan_cl100k(text_array, i, n, class_table, ends):
     """As `scan_gpt2`, for the pattern cl100k."""
     text, classes = text_array.ctypes.data, class_table.ctypes.data
     k = 0
     while i < n and k < len(ends):
-        i = next_cl100k(text, i, n, classes, True)
-        ends[k] = i
-        k += 1
+        if k + 64 <= len(ends):
+            starts = starts_cl100k(text, i, n) & ~ONE
+            begin = i
+            while starts != 0:
+                i = begin + first_set_bit(starts)
+                starts &= starts - ONE
+                ends[k] = i
+                k += 1
+            if i > begin:
+                continue
+        for _ in range(PIECES_ONE_BY_ONE):
+            if i < n and k < len(ends):
+                i = next_cl100k(text, i, n, classes, True)
+                ends[k] = i
+                k += 1
     return k
 
 
@@ -317,9 +442,21 @@ def scan_cl100k_huggingface(text_array, i, n, class_table, ends):
     text, classes = text_array.ctypes.data, class_table.ctypes.data
     k = 0
     while i < n and k < len(ends):
-        i = next_cl100k(text, i, n, classes, False)
-        ends[k] = i
-        k += 1
+        if k + 64 <= len(ends):
+            starts = starts_cl100k(text, i, n) & ~ONE
+            begin = i
+            while starts != 0:
+                i = begin + first_set_bit(starts)
+                starts &= starts - ONE
+                ends[k] = i
+                k += 1
+            if i > begin:
+                continue
+        for _ in range(PIECES_ONE_BY_ONE):
+            if i < n and k < len(ends):
+                i = next_cl100k(text, i, n, classes, False)
+                ends[k] = i
+                k += 1
     return k
 
 
@@ -405,15 +542,59 @@ def next_o200k(text, i, n, classes):
     return leave_one_blank(end, last, i, n)
 
 
+@helper
+def starts_o200k(text, i, n):
+    """As `starts_cl100k`. A capital behind a small letter begins a word, a contraction ends one."""
+    capitals, small = upper_case(text, i), lower_case(text, i)
+    letters = capitals | small
+    digits, blanks, strangers = digits_at(text, i), blanks_at(text, i), not_ascii(text, i)
+    newlines = newlines_at(text, i)
+    spaces = bytes_between(text, i, SPACE_BYTE, SPACE_BYTE)
+    signs = ~(letters | digits | blanks | strangers)
+
+    of_signs = signs & ~(signs << ONE) & ~(spaces << ONE)
+    leading = blanks & ~newlines | of_signs
+    starts = ONE | of_signs | letters & ~(letters << ONE) & ~(leading << ONE)
+    starts |= capitals & small << ONE
+    starts |= every_third(digits) | starts_of_blanks(blanks, newlines, signs)
+
+    # A slash behind newlines may belong to the signs before them: that is left to `next_o200k`.
+    odd = bytes_between(text, i, SLASH, SLASH) & newlines << ONE | strangers
+    decided = decided_bits(blanks, min(first_set_bit(odd), n - i))
+    apostrophes = bytes_between(text, i, APOSTROPHE, APOSTROPHE) & letters << ONE & decided
+    last_end = i
+    while apostrophes != 0:
+        j = first_set_bit(apostrophes)
+        apostrophes &= apostrophes - ONE
+        end = end_of_contraction(text, i + j, n, True)
+        if end > 0 and last_end != i + j:  # a word has one contraction at most
+            starts &= ~(ONE << np.uint64(j))
+            starts |= ONE << np.uint64(end - i) & letters
+            last_end = end
+    return starts & decided
+
+
 @kernel
 def scan_o200k(text_array, i, n, class_table, ends):
     """As `scan_gpt2`, for the pattern o200k."""
     text, classes = text_array.ctypes.data, class_table.ctypes.data
     k = 0
     while i < n and k < len(ends):
-        i = next_o200k(text, i, n, classes)
-        ends[k] = i
-        k += 1
+        if k + 64 <= len(ends):
+            starts = starts_o200k(text, i, n) & ~ONE
+            begin = i
+            while starts != 0:
+                i = begin + first_set_bit(starts)
+                starts &= starts - ONE
+                ends[k] = i
+                k += 1
+            if i > begin:
+                continue
+        for _ in range(PIECES_ONE_BY_ONE):
+            if i < n and k < len(ends):
+                i = next_o200k(text, i, n, classes)
+                ends[k] = i
+                k += 1
     return k
 
 
