@@ -101,6 +101,16 @@ def test_any_text_is_cut_as_by_the_expression(pattern, text):
     assert pieces(text, pattern) == expected(text, pattern)
 
 
+FRAGMENTS = [*"aZ'./!(09 \n\r\t\x0b", "  ", "\n\n", "'s", "'LL", "'re'", "x'", " '", "word", "Word"]
+FRAGMENTS += ["WORDs", "1234", " the", "/\n", "\n/", ".\n  ", "é", "漢", "\u0301", "\u3000", "ſ"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@given(st.lists(st.sampled_from(FRAGMENTS), min_size=20, max_size=100).map("".join))
+def test_sixty_four_bytes_at_a_time_is_cut_as_by_the_expression(pattern, text):
+    assert pieces(text, pattern) == expected(text, pattern)
+
+
 @given(COMMON)
 def test_possessive_spellings_cut_alike(text):
     for expression, name in OTHER_SPELLINGS.items():

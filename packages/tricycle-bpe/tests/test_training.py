@@ -1,14 +1,16 @@
 """Training gives Hugging Face's merges, and the lesson's."""
 
 import json
+import random
 import re
+from pathlib import Path
 
 import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tricycle_bpe import Tokeniser, merges
+from tricycle_bpe import Tokeniser, merges, training
 from tricycle_bpe.byte_characters import to_characters
 
 
@@ -81,6 +83,49 @@ def test_special_tokens_equal_to_text_behave_as_with_hugging_face(special):
     tokeniser = Tokeniser.train(texts, 275, special_tokens=special)
     vocab, pairs = trained_by_hugging_face(texts, 275, special)
     assert as_hugging_face_writes(tokeniser)[1] == pairs
+
+
+CORPORA = {
+    "English": lambda: ["the quick brown fox jumps over the lazy dog, isn't it? "] * 9,
+    "code": lambda: [Path(training.__file__).read_text()],
+    "many scripts": lambda: ["été naïve привет мир 漢字仮名 नमस्ते שלום 👩\u200d👧 12 ½ "] * 5,
+    "repeated characters": lambda: ["a" * k + " " + "ab" * k + " " + "-" * k for k in range(60)],
+    "random letters": lambda: [random_letters()],
+    "one word": lambda: ["banana"],
+}
+
+
+def random_letters() -> str:
+    rng = random.Random(0)
+    return "".join(rng.choices("abcdefgh  ", k=20_000))
+
+
+@pytest.mark.parametrize("name", CORPORA)
+@pytest.mark.parametrize("vocab_size", [257, 280, 400, 1000, 3000])
+def test_six_corpora_at_five_sizes_merge_as_with_hugging_face(name, vocab_size):
+    texts = CORPORA[name]()
+    tokeniser = Tokeniser.train(texts, vocab_size)
+    assert as_hugging_face_writes(tokeniser) == trained_by_hugging_face(texts, vocab_size)
+
+
+@pytest.mark.parametrize("vocab_size", [1024, 8192])
+def test_tinyshakespeare_merges_as_with_hugging_face(vocab_size, data_file):
+    texts = [data_file("tinyshakespeare.txt").read_text()]
+    tokeniser = Tokeniser.train(texts, vocab_size, special_tokens=["<|endoftext|>"])
+    expected = trained_by_hugging_face(texts, vocab_size, ["<|endoftext|>"])
+    assert as_hugging_face_writes(tokeniser) == expected
+
+
+@given(st.lists(st.text("ab c", max_size=50), max_size=6))
+def test_any_number_of_workers_learns_the_same(texts):
+    one, three = (Tokeniser.train(texts, 270, workers=n) for n in (1, 3))
+    assert one.merges == three.merges
+    assert one.vocab == three.vocab
+
+
+def test_training_needs_at_least_one_worker():
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        Tokeniser.train(["a"], 300, workers=0)
 
 
 @given(st.lists(st.text("abcd ", max_size=30)), st.integers(0, 30))
