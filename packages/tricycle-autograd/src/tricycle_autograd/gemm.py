@@ -20,7 +20,8 @@ and the loops are, from the outside in:
     tiles       32 columns of the block
 
 a and b are packed first, copied into the order in which the tiles read them (gemm_packing.py).
-That costs about 0.2 ns a number, and each number is used hundreds of times, at 0.01 ns.
+That costs about 0.2 ns a number, and each number is used hundreds of times, at 0.01 ns.  Where a
+has few rows, the rows of b are read where they lie.
 
     multiply(out, a, b, add)        in kernels, one thread
     product(out, a, b, add)         from Python, all cores
@@ -62,6 +63,7 @@ store_number = needs_numba("tricycle_autograd.gemm_tile", "store_number")
 DEPTH = np.int64(512)
 BLOCK_COLUMNS = np.int64(512)
 HEAP_STRIPS = np.int64(8)
+FEW_ROWS = np.int64(128)  # of a: up to here reading b where it lies is faster than packing it
 NOT_PACKED = np.int64(0)
 ZERO = np.float32(0)
 FLOAT32 = np.dtype(np.float32)
@@ -154,47 +156,66 @@ def multiply_at(
     depth = equal_part(K, DEPTH, LANES)
     block = equal_part(N, BLOCK_COLUMNS, TILE_COLUMNS)
     heap = HEAP_STRIPS * TILE_ROWS
+    read_rows_of_b = b_column == FLOAT_BYTES and M <= FEW_ROWS and K % UNROLL == 0
     for_a = NOT_PACKED if packed_a else packed_bytes(M, depth, TILE_ROWS)
     for_b = NOT_PACKED if packed_b else packed_bytes(block, depth, TILE_COLUMNS)
     memory = np.empty(for_a + for_b + LINE_BYTES, np.uint8)
-    strips = first_line(memory)
-    panels = strips + for_a
+    own_strips = first_line(memory)
+    own_panels = own_strips + for_a
 
     for k in range(0, K, depth):
         steps = min(depth, K - k)
-        if packed_a:
-            strips = packed_a + k // depth * packed_bytes(M, depth, TILE_ROWS)
-        for j in range(0, N, block):
+        strips = (
+            packed_a + k // depth * packed_bytes(M, depth, TILE_ROWS) if packed_a else own_strips
+        )
+        j = np.int64(0)
+        while j < N:
             columns = min(block, N - j)
+            # Packed panels, unless the rows of b are read where they lie: each panel of the
+            # block is then a little further on in the same row.
+            panels, next_panel = own_panels, panel_bytes(steps, TILE_COLUMNS)
+            next_step = TILE_COLUMNS * FLOAT_BYTES
+            b_here = b + j * b_column + k * b_step
             if packed_b:
                 panels = packed_b + k // depth * packed_bytes(N, depth, TILE_COLUMNS)
-                panels += j // TILE_COLUMNS * panel_bytes(steps, TILE_COLUMNS)
+                panels += j // TILE_COLUMNS * next_panel
+            elif read_rows_of_b and columns >= TILE_COLUMNS:
+                columns -= columns % TILE_COLUMNS  # the rest is packed, in a block of its own
+                panels, next_panel, next_step = b_here, TILE_COLUMNS * FLOAT_BYTES, b_step
             else:
-                b_here = b + j * b_column + k * b_step
-                pack(b_here, b_column, b_step, columns, steps, TILE_COLUMNS, panels)
+                pack(b_here, b_column, b_step, columns, steps, TILE_COLUMNS, own_panels)
             for i in range(0, M, heap):
                 rows = min(heap, M - i)
                 heap_strips = strips + i // TILE_ROWS * panel_bytes(steps, TILE_ROWS)
                 if j == 0 and not packed_a:
                     a_here = a + i * a_row + k * a_step
                     pack(a_here, a_row, a_step, rows, steps, TILE_ROWS, heap_strips)
-                out_here = out + i * out_row + j * FLOAT_BYTES
-                add_here = add or k > 0
-                multiply_packed(
-                    out_here, out_row, heap_strips, panels, rows, columns, steps, add_here
+                multiply_heap(
+                    out + i * out_row + j * FLOAT_BYTES,
+                    out_row,
+                    heap_strips,
+                    panels,
+                    next_panel,
+                    next_step,
+                    rows,
+                    columns,
+                    steps,
+                    add or k > 0,
                 )
+            j += columns
     memory[0] = 0  # numba frees an array after its last mention: not before here
 
 
 @cpu_function
-def multiply_packed(out, out_row, strips, panels, rows, columns, steps, add):
+def multiply_heap(out, out_row, strips, panels, next_panel, next_step, rows, columns, steps, add):
     """A heap of strips of a meets a block of panels of b, tile by tile."""
     for i in range(0, rows, TILE_ROWS):
         for j in range(0, columns, TILE_COLUMNS):
             multiply_panels(
                 round_up(steps, UNROLL),
                 strips + i // TILE_ROWS * panel_bytes(steps, TILE_ROWS),
-                panels + j // TILE_COLUMNS * panel_bytes(steps, TILE_COLUMNS),
+                panels + j // TILE_COLUMNS * next_panel,
+                next_step,
                 out + i * out_row + j * FLOAT_BYTES,
                 out_row,
                 rows - i,

@@ -52,6 +52,8 @@ LANES = vector_lanes()
 _neon = LANES == 4 and binding.get_process_triple().startswith(("aarch64", "arm64"))
 TILE_ROWS, TILE_VECTORS = NEON_TILE if _neon else TILES[LANES]
 TILE_COLUMNS = TILE_VECTORS * LANES
+# Lower tiles, for the last rows: 64 rows are four tiles of 14 and one of 8.
+HEIGHTS = [height for height in (4, 8) if height < TILE_ROWS]
 UNROLL = 4  # steps of the summed dimension written out in one turn of the loop
 PREFETCH = 2048  # bytes ahead of the current step at which panels are called into the cache
 
@@ -64,19 +66,33 @@ ZEROS = ir.Constant(VECTOR, [0.0] * LANES)
 
 
 @intrinsic
-def multiply_panels(typing, steps, a, b, out, out_stride, rows, columns, add):
+def multiply_panels(typing, steps, a, b, b_step, out, out_row, rows, columns, add):
     """out[:rows, :columns] = a @ b, or += if `add`, for a tile of at most TILE_ROWS x TILE_COLUMNS.
 
-    a   packed panel: TILE_ROWS numbers for each of `steps` steps of the summed dimension
-    b   packed panel: TILE_COLUMNS numbers for each step, at a multiple of 64 bytes
-    steps is a multiple of UNROLL.
+    steps    of the summed dimension, a multiple of UNROLL
+    a        packed panel: TILE_ROWS numbers for each step
+    b        TILE_COLUMNS numbers for each step, a packed panel or rows of a matrix
+    b_step   bytes from one step's to the next
+    out_row  bytes from a row of the tile to the next
     """
 
     def generate(context, builder, signature, arguments):
-        builder.call(_tile_function(builder.module), arguments)
+        rows = arguments[6]
+        done = builder.append_basic_block("done")
+        for height in HEIGHTS:
+            fits = builder.append_basic_block("fits")
+            too_high = builder.append_basic_block("too_high")
+            builder.cbranch(builder.icmp_signed("<=", rows, INT(height)), fits, too_high)
+            builder.position_at_end(fits)
+            builder.call(_tile_function(builder.module, height), arguments)
+            builder.branch(done)
+            builder.position_at_end(too_high)
+        builder.call(_tile_function(builder.module, TILE_ROWS), arguments)
+        builder.branch(done)
+        builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.none(*[types.int64] * 7, types.boolean), generate
+    return types.none(*[types.int64] * 8, types.boolean), generate
 
 
 @intrinsic
@@ -159,29 +175,29 @@ def address_of(typing, array):
     return types.int64(array), generate
 
 
-def _tile_function(module):
-    """The function behind multiply_panels, written into a module when it is first asked for."""
-    name = "tricycle_tile"
+def _tile_function(module, height):
+    """multiply_panels for tiles of some height, written into a module when it is first needed."""
+    name = f"tricycle_tile_{height}"
     if name in module.globals:
         return module.globals[name]
-    arguments = [INT] * 7 + [ir.IntType(1)]
+    arguments = [INT] * 8 + [ir.IntType(1)]
     function = ir.Function(module, ir.FunctionType(VOID, arguments), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     function.attributes.add("nounwind")
-    steps, a, b, out, out_stride, rows, columns, add = function.args
+    steps, a, b, b_step, out, out_row, rows, columns, add = function.args
     builder = ir.IRBuilder(function.append_basic_block("entry"))
 
     out_rows = [_pointer(builder, out)]
-    for _ in range(1, TILE_ROWS):
-        out_rows.append(_moved(builder, out_rows[-1], out_stride))
+    for _ in range(1, height):
+        out_rows.append(_moved(builder, out_rows[-1], out_row))
     for row in out_rows:
         for v in range(TILE_VECTORS):
             _prefetch(builder, _moved(builder, row, v * VECTOR_BYTES), for_writing=True, nearness=3)
-    sums = _sum_steps(builder, steps, _pointer(builder, a), _pointer(builder, b))
+    sums = _sum_steps(builder, height, steps, _pointer(builder, a), _pointer(builder, b), b_step)
 
     whole = builder.and_(
-        builder.icmp_signed(">=", rows, INT(TILE_ROWS)),
+        builder.icmp_signed(">=", rows, INT(height)),
         builder.icmp_signed(">=", columns, INT(TILE_COLUMNS)),
     )
     with builder.if_else(whole) as (then, otherwise):
@@ -193,7 +209,7 @@ def _tile_function(module):
     return function
 
 
-def _sum_steps(builder, steps, a, b):
+def _sum_steps(builder, height, steps, a, b, b_step):
     """Write the loop over the summed dimension; returns the tile's vectors, row by row."""
     before = builder.block
     loop, end = builder.append_basic_block("steps"), builder.append_basic_block("end")
@@ -202,30 +218,27 @@ def _sum_steps(builder, steps, a, b):
     builder.position_at_end(loop)
     # A phi is a variable of the loop: its value on entering, and from the turn before.
     turn, a_now, b_now = builder.phi(INT), builder.phi(POINTER), builder.phi(POINTER)
-    sums_now = [builder.phi(VECTOR) for _ in range(TILE_ROWS * TILE_VECTORS)]
-    sums = list(sums_now)
+    sums_now = [builder.phi(VECTOR) for _ in range(height * TILE_VECTORS)]
+    sums, b_row = list(sums_now), b_now
     for step in range(UNROLL):
-        b_step = step * TILE_VECTORS * VECTOR_BYTES
-        b_vectors = [
-            _load(builder, b_now, b_step + v * VECTOR_BYTES, VECTOR) for v in range(TILE_VECTORS)
-        ]
+        b_vectors = [_load(builder, b_row, v * VECTOR_BYTES, VECTOR) for v in range(TILE_VECTORS)]
         for v in range(TILE_VECTORS):
-            ahead = _moved(builder, b_now, b_step + v * VECTOR_BYTES + PREFETCH)
+            ahead = _moved(builder, b_row, v * VECTOR_BYTES + PREFETCH)
             _prefetch(builder, ahead, for_writing=False, nearness=3)
         ahead = _moved(builder, a_now, step * TILE_ROWS * FLOAT_BYTES + PREFETCH)
         _prefetch(builder, ahead, for_writing=False, nearness=3)
-        for i in range(TILE_ROWS):
+        for i in range(height):
             number = _load(builder, a_now, (step * TILE_ROWS + i) * FLOAT_BYTES, FLOAT)
             factor = _in_every_lane(builder, number)
             for v in range(TILE_VECTORS):
                 tile = i * TILE_VECTORS + v
                 sums[tile] = _multiply_add(builder, factor, b_vectors[v], sums[tile])
+        b_row = _moved(builder, b_row, b_step)
     turn_next = builder.sub(turn, INT(1))
     a_next = _moved(builder, a_now, UNROLL * TILE_ROWS * FLOAT_BYTES)
-    b_next = _moved(builder, b_now, UNROLL * TILE_VECTORS * VECTOR_BYTES)
     starts = [turns, a, b] + [ZEROS] * len(sums)
     for phi, first, following in zip(
-        [turn, a_now, b_now, *sums_now], starts, [turn_next, a_next, b_next, *sums], strict=True
+        [turn, a_now, b_now, *sums_now], starts, [turn_next, a_next, b_row, *sums], strict=True
     ):
         phi.add_incoming(first, before)
         phi.add_incoming(following, loop)
