@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tricycle_autograd.cpu import cpu_kernel, prange
 from tricycle_autograd.gemm import _cut, multiply, multiply_in_pieces, product
+from tricycle_autograd.gemm_one_row import PIECE_NUMBERS
 
 UNTOUCHED = np.float32(-77)
 
@@ -107,6 +108,22 @@ def test_several_blocks_and_depths(shape, a_layout, b_layout):
     assert_product(one_thread, *shape, a_layout, b_layout, add=False)
 
 
+@pytest.mark.parametrize("shape", [(1, 900, 301), (1, 301, 900), (900, 1, 301), (1, 1, 900)])
+@pytest.mark.parametrize("a_layout", ["rows", "columns", "slice of rows", "every second"])
+@pytest.mark.parametrize("b_layout", ["rows", "columns", "slice of rows", "every second"])
+@pytest.mark.parametrize("add", [False, True])
+def test_a_single_row_or_column(shape, a_layout, b_layout, add):
+    assert_product(product, *shape, a_layout, b_layout, add)
+
+
+def test_a_row_times_a_matrix_that_is_worth_sharing():
+    a, b, out = draw(1, 1500), draw(1500, 1400), np.empty((1, 1400), np.float32)
+    for matrix in (b, np.asfortranarray(b)):
+        assert matrix.size > 8 * PIECE_NUMBERS
+        product(out, a, matrix)
+        np.testing.assert_allclose(out, a.astype(np.float64) @ b, rtol=1e-4, atol=1e-3)
+
+
 @given(
     st.integers(1, 200),
     st.integers(1, 200),
@@ -169,7 +186,8 @@ sys.path.insert(0, {folder!r})
 from test_gemm import assert_product, draw, product
 from tricycle_autograd import gemm_tile
 digest = hashlib.sha256()
-for M, N, K in [(300, 130, 70), (130, 300, 70), (97, 65, 530), (3, 5, 7), (1, 64, 1)]:
+shapes = [(300, 130, 70), (130, 300, 70), (97, 65, 530), (3, 5, 7), (1, 700, 900), (700, 1, 900)]
+for M, N, K in shapes:
     for layouts in [("rows", "columns"), ("columns", "rows"), ("every second", "backwards")]:
         assert_product(product, M, N, K, *layouts, add=True)
     out = np.empty((M, N), np.float32)

@@ -1,4 +1,8 @@
-"""Any number of threads gives the same bits."""
+"""Any number of threads gives the same bits, and so does the run that compiles the kernels."""
+
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -53,3 +57,32 @@ def test_one_thread_and_all_threads_give_the_same_bits(name, with_threads):
 
     alone = with_threads(1, value_and_gradients)
     assert with_threads(config.NUMBA_NUM_THREADS, value_and_gradients) == alone
+
+
+PROGRAM = """
+import hashlib
+import numpy as np
+import tricycle_nn as nn
+from tricycle_autograd import Tensor
+
+x = np.random.default_rng(0).standard_normal((2, 3, 50, 16)).astype(np.float32)
+turned = nn.rotary(Tensor(x), np.arange(50)).array
+print(hashlib.sha256(turned.tobytes()).hexdigest())
+"""
+
+
+def test_the_run_that_has_kernels_compiled_gives_the_bits_of_later_ones(tmp_path):
+    environment = {**os.environ, "TRICYCLE_CACHE": str(tmp_path)}
+    first, later = (
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for _ in range(2)
+    )
+    assert "compiling kernels" in first.stderr
+    assert later.stderr == ""
+    assert first.stdout == later.stdout

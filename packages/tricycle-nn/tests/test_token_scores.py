@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tricycle_autograd import Tensor
 from tricycle_autograd.testing import check_fused, draw
 from tricycle_nn import token_scores

@@ -10,7 +10,8 @@ Decorating costs nothing.  numba itself, most of a second to import, is imported
 first kernel is called; then a kernel's own name and the names it mentions are looked up, and
 it is compiled.  Compiled code is kept on disk, in a folder named after a hash of the sources
 and constants the kernel was made from, because numba's own cache notices a change in the
-kernel's file but not one in a file it imports from.
+kernel's file but not one in a file it imports from.  A process never runs what it compiled
+itself: see compiling.py.
 
 Same bits for any number of threads: every `prange` below runs over pieces whose number
 depends on the shapes alone, and every piece owns what it writes.
@@ -34,6 +35,8 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_autograd.compiling import compile_elsewhere, describe
+
 # In plain Python a prange is a range; the compiler is shown numba's.
 prange = range
 
@@ -47,6 +50,8 @@ FLAGS = {
 
 _lock = threading.Lock()
 _announced = False
+_used = False  # whether a kernel was made ready in this process
+_compiles_here = False  # whether this is the process that compiles for others
 _forked = False  # whether this process was forked from one that had used kernels
 
 
@@ -76,7 +81,9 @@ class Compiled:
     @property
     def dispatcher(self):
         """numba's dispatcher for this function, made at first use."""
+        global _used
         if self._dispatcher is None:
+            _used = True
             self._dispatcher = self._make_dispatcher()
         return self._dispatcher
 
@@ -85,16 +92,52 @@ class Compiled:
 
         dispatcher = numba.njit(self._function_for_numba(), **FLAGS, **self.options)
         self._enable_caching(dispatcher)
+        # numba's compile() only loads what is stored already; it is called for every new
+        # combination of argument types.
+        load = dispatcher.compile
         if self.signature is not None:
-            dispatcher.compile(self.signature)
+            self._have_stored(None)
+            load(self.signature)
             dispatcher.disable_compile()
+        else:
+
+            def store_and_load(types):
+                self._have_stored(types)
+                return load(types)
+
+            dispatcher.compile = store_and_load
         return dispatcher
+
+    def store(self, types) -> None:
+        """Compile for these numba types, if there is no signature, and store the machine code."""
+        if self.signature is None:
+            self.dispatcher.compile(types)
+        else:
+            self.dispatcher  # noqa: B018  (made at first use, and compiled as it is made)
+
+    def _have_stored(self, types):
+        """See to it that the machine code for arguments of these types is on the disk."""
+        if _compiles_here:
+            return
+        mark = self._mark(types)
+        if not mark.exists():
+            _announce_compilation()
+            described = None if types is None else [describe(t) for t in types]
+            if compile_elsewhere(self.__module__, self.function.__qualname__, described):
+                mark.touch()
+
+    def _mark(self, types):
+        """A file whose being there says that numba has stored, and will find, the machine code."""
+        # numba looks by the source file's path and age, and by the kind of processor.
+        source = Path(self.function.__code__.co_filename)
+        parts = (self.function.__qualname__, types, str(source), source.stat().st_mtime_ns)
+        digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        return cache_folder(self.files(), self.constants()) / f"{self.__name__}-{digest}.stored"
 
     def _function_for_numba(self):
         """The function, with numba's own objects in place of those that stand for them."""
         import numba
 
-        _announce_compilation()
         mentioned = self._mentioned()
         namespace = dict(self.function.__globals__)
         for name, value in mentioned.items():
@@ -180,7 +223,8 @@ class Routine(Compiled):
             self._function_for_numba(), (arguments, result), locals={}, options=FLAGS
         )
         self._enable_caching(self._compiled)
-        self._compiled.compile()
+        self._have_stored(None)
+        self._compiled.compile()  # loads it, if it is stored
         symbol = f"tricycle_{self.__name__}"
         binding.add_symbol(symbol, self._compiled.address)
         return numba.types.ExternalFunction(symbol, result(*arguments))
@@ -318,36 +362,28 @@ def cache_folder(files: set[str], constants: set[str]) -> Path:
     return folder
 
 
+def compile_here() -> None:
+    """Make this the process that compiles: it does not ask another one."""
+    global _compiles_here
+    _compiles_here = True
+
+
 def _announce_compilation():
-    """Say it, once, when code has to be compiled that is not in the cache."""
+    """Say it, once, when code has to be compiled that is not on the disk."""
     global _announced
-    if _announced:
-        return
-    _announced = True
-    from numba.core import event
-
-    class FirstCompilation(event.Listener):
-        said = False
-
-        def on_start(self, event):
-            if not FirstCompilation.said:
-                FirstCompilation.said = True
-                print(
-                    "tricycle: compiling kernels for this machine; this happens once "
-                    f"(they are kept in {cache_root()})",
-                    file=sys.stderr,
-                    flush=True,
-                )
-
-        def on_end(self, event):
-            pass
-
-    event.register("numba:compile", FirstCompilation())
+    if not _announced:
+        _announced = True
+        print(
+            "tricycle: compiling kernels for this machine; this happens once "
+            f"(they are kept in {cache_root()})",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _after_fork():
     global _forked
-    _forked = _announced
+    _forked = _used
 
 
 if hasattr(os, "register_at_fork"):

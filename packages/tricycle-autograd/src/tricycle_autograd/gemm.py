@@ -26,6 +26,8 @@ has few rows, the rows of b are read where they lie.
     multiply(out, a, b, add)        in kernels, one thread
     product(out, a, b, add)         from Python, all cores
 
+A single row or column is another matter, for then nothing is used twice: see gemm_one_row.py.
+
 For many cores the smaller operand is packed once, by all of them, and the larger is cut into
 pieces, which are packed and multiplied independently.  Each number of the result is one sum, in
 an order that depends on K alone: the same bits for any number of threads and for any cut.
@@ -40,6 +42,7 @@ from functools import lru_cache
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, cpu_routine, needs_numba, prange
+from tricycle_autograd.gemm_one_row import one_row_product
 from tricycle_autograd.gemm_packing import (
     FLOAT_BYTES,
     LINE_BYTES,
@@ -94,14 +97,19 @@ def product(out: np.ndarray, a: np.ndarray, b: np.ndarray, add: bool = False) ->
             f"product: (M, K) times (K, N) goes into (M, N), "
             f"got {a.shape} times {b.shape} into {out.shape}"
         )
-    if not _has_contiguous_rows(out):
-        if not _has_contiguous_rows(out.T):
-            raise ValueError(
-                f"product writes into rows or columns that are contiguous, and out has strides of "
-                f"{out.strides} bytes; give it an array of its own and copy from that"
-            )
+    by_rows, by_columns = _has_contiguous_rows(out), _has_contiguous_rows(out.T)
+    if not (by_rows or by_columns):
+        raise ValueError(
+            f"product writes into rows or columns that are contiguous, and out has strides of "
+            f"{out.strides} bytes; give it an array of its own and copy from that"
+        )
+    # Transposed, columns are rows: out.T = b.T @ a.T.  And one column is one row.
+    if not by_rows or (by_columns and N == 1):
         out, a, b, M, N = out.T, b.T, a.T, N, M
-    multiply_in_pieces(out, a, b, add, *_cut(M, N, K))
+    if M == 1 and (b.flags.c_contiguous or b.flags.f_contiguous):
+        one_row_product(out[0], np.ascontiguousarray(a[0]), b, add)
+    else:
+        multiply_in_pieces(out, a, b, add, *_cut(M, N, K))
 
 
 @cpu_function

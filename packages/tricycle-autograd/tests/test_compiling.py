@@ -1,0 +1,112 @@
+"""Kernels are compiled by a process of their own, and loaded by everybody else."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tricycle_autograd import compiling
+from tricycle_autograd.compiling import compile_elsewhere, describe, numba_type
+from tricycle_autograd.cpu import cpu_kernel, prange
+
+KERNEL = """
+import numpy as np
+from tricycle_autograd.cpu import cpu_kernel, prange
+
+@cpu_kernel
+def double(x):
+    for i in prange(len(x)):
+        x[i] *= 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def my_kernels(tmp_path):
+    (tmp_path / "my_kernels.py").write_text(KERNEL)
+
+
+def run(tmp_path, program):
+    environment = {**os.environ, "TRICYCLE_CACHE": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+    # The sources are found by path here; where they are installed this adds nothing.
+    environment["PYTHONPATH"] += os.pathsep + os.pathsep.join(sys.path)
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+
+
+def test_the_compiling_process_stores_what_others_load(tmp_path):
+    program = """
+import numpy as np
+from my_kernels import double
+x = np.ones(3, np.float32)
+double(x)
+loaded, compiled = double.dispatcher.stats.cache_hits, double.dispatcher.stats.cache_misses
+print(x.tolist(), sum(loaded.values()), sum(compiled.values()))
+"""
+    first, second = run(tmp_path, program), run(tmp_path, program)
+    assert first.stdout == second.stdout == "[2.0, 2.0, 2.0] 1 0\n"
+    assert first.stderr.count("compiling kernels for this machine") == 1
+    assert second.stderr == ""
+    assert len(list(tmp_path.rglob("double-*.stored"))) == 1
+
+
+def test_a_kernel_that_cannot_be_imported_is_compiled_where_it_is():
+    @cpu_kernel
+    def triple(x):
+        for i in prange(len(x)):
+            x[i] *= 3
+
+    x = np.ones(3, np.float32)
+    triple(x)
+    assert x.tolist() == [3, 3, 3]
+
+
+def test_a_kernel_that_does_not_compile_says_why(tmp_path):
+    program = """
+import numpy as np
+from my_kernels import double
+try:
+    double(np.array(["a"]))
+except Exception as error:
+    print(type(error).__name__)
+"""
+    assert run(tmp_path, program).stdout == "TypingError\n"
+
+
+def test_what_is_not_there_is_not_compiled():
+    assert not compile_elsewhere("no_such_module", "kernel", [])
+    assert not compile_elsewhere("__main__", "kernel", [])
+    assert not compile_elsewhere("tricycle_autograd.cpu", "function.<locals>.kernel", [])
+
+
+def test_a_compiler_that_was_killed_is_started_again():
+    assert not compile_elsewhere("no_such_module", "kernel", [])
+    compiling._compiler.kill()
+    compiling._compiler.wait()
+    assert not compile_elsewhere("no_such_module", "kernel", [])
+    assert compiling._compiler.poll() is None
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        np.zeros((2, 3), np.float32),
+        np.zeros((2, 3), np.float32).T,
+        np.zeros((4, 6), np.float64)[::2, ::2],
+        np.broadcast_to(np.float32(1), (3,)),
+        np.zeros(3, np.int64),
+        np.zeros(3, bool),
+        np.float32(1),
+        1,
+        2.5,
+        True,
+    ],
+    ids=str,
+)
+def test_types_survive_being_put_into_words(argument):
+    import numba
+
+    found = numba.typeof(argument)
+    assert numba_type(describe(found)) == found
