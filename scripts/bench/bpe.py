@@ -225,24 +225,37 @@ def train_one(text: str, vocab_size: int, repeats: int) -> None:
     report(f"train {megabytes:.0f} MB to {vocab_size}", race(repeats, **contestants), megabytes)
 
 
+def resident_megabytes(which: str) -> float:
+    """Read the memory of this process: VmRSS is what it has now, VmHWM the most it had."""
+    status = Path("/proc/self/status").read_text()
+    return (
+        int(next(line for line in status.splitlines() if line.startswith(which)).split()[1]) / 1e3
+    )
+
+
+def megabytes_of_training(who: str, path: str) -> float:
+    """Train in this process, and tell how far its memory rose meanwhile (Linux)."""
+    train_by(who, ["warm up"], 300)
+    documents = in_documents(Path(path).read_text("utf-8"))
+    before = resident_megabytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    train_by(who, documents, 8192)
+    return resident_megabytes("VmHWM") - before
+
+
 def memory(corpora: dict[str, str]) -> None:
-    """Peak memory of training 25 MB, over that of the same process before it."""
+    """Peak memory of training on 25 MB, beyond the texts and what was imported before."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "text.txt")
         path.write_text(corpora["english"][:25_000_000], encoding="utf-8")
         for who in ("ours", "rustbpe", "gigatoken", "tokenizers"):
             if who == "ours" or has(who):
                 code = (
-                    f"import sys, resource; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-                    "import bpe, numba, tricycle_bpe.training, tricycle_bpe.counting\n"
-                    f"bpe.train_by({who!r}, ['warm up'], 300)\n"
-                    f"documents = bpe.in_documents(open({str(path)!r}, encoding='utf-8').read())\n"
-                    "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-                    f"before = peak(); bpe.train_by({who!r}, documents, 8192)\n"
-                    "print(f'{peak() - before:.0f} MB over {before:.0f} MB')"
+                    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+                    f"import bpe; print(round(bpe.megabytes_of_training({who!r}, {str(path)!r})))"
                 )
                 done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-                print(f"memory of training 25 MB: {who} {done.stdout.strip() or done.stderr}")
+                print(f"memory of training 25 MB: {who} {done.stdout.split()[-1]} MB", flush=True)
 
 
 def start(corpora: dict[str, str]) -> None:

@@ -30,8 +30,6 @@ Order of the file: hashing, tables, merging one piece, encoding, decoding, and t
 the tables of one vocabulary.
 """
 
-import threading
-
 import numpy as np
 
 from .kernels import helper, kernel
@@ -646,7 +644,7 @@ def decode_ids(ids, spelling_array, starts, out_array):
 # ---- one vocabulary ----
 
 PIECES_AT_ONCE = 16_384
-FEWEST_ROWS, MOST_ROWS = 1 << 14, 1 << 20  # 1 MB and 64 MB, for each thread that encodes
+FEWEST_ROWS, MOST_ROWS = 1 << 14, 1 << 20  # 1 MB and 64 MB, for each call at one time
 LONG_ROWS, ARENA_WORDS = 1 << 17, 1 << 21  # 2 MB and 16 MB, of which only what is used is touched
 
 
@@ -667,8 +665,8 @@ def _empty_rows(n: int) -> np.ndarray:
     return words[skip : skip + 8 * n].reshape(n, 8)
 
 
-class _Memory(threading.local):
-    """What one thread remembers between calls."""
+class _Memory:
+    """What is remembered from call to call. Only one call at a time may use it."""
 
     def __init__(self):
         self.ends = np.empty(PIECES_AT_ONCE, np.int64)
@@ -736,7 +734,7 @@ class Encoder:
             whole_pieces,
             longest,
         )
-        self._memory = _Memory()
+        self._free: list[_Memory] = []  # those that no call is using just now
 
     def _pairs_from_ranks(self, ids: np.ndarray, table: np.ndarray) -> np.ndarray:
         room = _room_for(2 * len(ids))
@@ -751,7 +749,16 @@ class Encoder:
 
         raises  ValueError if the vocabulary lacks a byte of it
         """
-        memory = self._memory
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = _Memory()
+        try:
+            return self._encode_with(memory, text, split)
+        finally:
+            self._free.append(memory)
+
+    def _encode_with(self, memory: _Memory, text: bytes, split: Splitter) -> np.ndarray:
         buffer = padded(text)
         out = np.empty(len(text) + 8, np.uint32)
         start = o = 0
