@@ -12,6 +12,7 @@ from tricycle_autograd.cpu import (
     contiguous,
     cpu_function,
     cpu_kernel,
+    cpu_routine,
     kernel_inputs,
     prange,
     rows_contiguous,
@@ -34,6 +35,21 @@ def add_squares(out, x):
         out[i] = total
 
 
+@cpu_routine("float32(float32, int64)")
+def power(x, n):
+    product = x
+    for _ in range(n - 1):
+        product *= x
+    return product
+
+
+@cpu_kernel
+def add_powers(out, x, n):
+    """out (N,) += x (N,) to the power of n."""
+    for i in prange(x.size):
+        out[i] += power(x[i], n)
+
+
 def squares_of(x):
     out = np.empty(len(x), x.dtype)
     add_squares(out, x)
@@ -46,6 +62,12 @@ def squares_of(x):
 def test_a_kernel_runs_and_calls_its_helper():
     x = np.array([[1, 2], [3, 4]], np.float32)
     assert squares_of(x).tolist() == [5, 25]
+
+
+def test_a_kernel_calls_a_routine():
+    out = np.ones(3, np.float32)
+    add_powers(out, np.array([1, 2, 3], np.float32), 3)
+    assert out.tolist() == [2, 9, 28]
 
 
 def test_a_kernel_keeps_its_name_and_its_explanation():
