@@ -160,9 +160,8 @@ def read_in_parts(file: BinaryIO, pattern: str, part_bytes: int) -> Iterator[byt
 
 def _last_safe_cut(text: bytes, begin: int) -> int:
     """Find the last place behind `begin` where a text may be cut; 0 if there is none."""
-    window = 4096
-    for i in range(len(text) - window, begin - window, 2 - window):  # they overlap by two bytes
-        cuts = [match.end() for match in SAFE_CUT.finditer(text, max(i, begin), i + window)]
-        if cuts:
-            return cuts[-1]
+    newline = len(text)
+    while (newline := text.rfind(b"\n", begin, newline)) > 0:
+        if SAFE_CUT.match(text, newline - 1):
+            return newline + 1
     return 0
