@@ -474,8 +474,9 @@ class Tokeniser:
         """
         digest = hashlib.sha256(self.pattern.encode())
         for tokens in (self.vocab, {t.encode(): i for t, i in self.special_tokens.items()}):
-            for token, i in sorted(tokens.items(), key=lambda item: item[1]):
-                digest.update(b"%d %d " % (i, len(token)) + token)
+            in_order = sorted(tokens, key=tokens.__getitem__)
+            ids_and_lengths = [(tokens[token], len(token)) for token in in_order]
+            digest.update(np.array(ids_and_lengths, "<i8").tobytes() + b"".join(in_order))
         return digest.hexdigest()
 
 

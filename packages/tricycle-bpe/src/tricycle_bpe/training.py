@@ -230,6 +230,130 @@ def first_places(symbols, weights):
     return counts, starts, places
 
 
+# What a merge of (a, b) into c meets on one side of it is tallied in a tuple of four arrays:
+#     change     (V,) by neighbour, how often it was met, each place weighted
+#     cursor     (V,) by neighbour, at how many places; later, where its next place is written
+#     met        (V,) the neighbours that were met, each once
+#     log        (n, 2) neighbour and place, in the order in which they were met
+
+
+@helper
+def new_tally(vocab_size):
+    return (
+        np.zeros(vocab_size, np.int64),
+        np.zeros(vocab_size, np.int64),
+        np.empty(vocab_size, np.int32),
+        np.empty((1024, 2), np.int32),
+    )
+
+
+@kernel
+def merge_places(symbols, weights, lengths, places, a, b, c, left_tally, right_tally):
+    """Merge a pair wherever it still stands: `merges.merge`, which here visits its places only.
+
+    The neighbours of each place go into the tallies, whose logs have room for them.
+
+    returns  the number of entries in left met, left log, right met, right log
+    """
+    left_change, left_cursor, left_met, left_log = left_tally
+    right_change, right_cursor, right_met, right_log = right_tally
+    n_left_met = n_left = n_right_met = n_right = 0
+    length_a, length_b = lengths[a], lengths[b]
+    for i in places:
+        j = i + length_a
+        if symbols[i] != a or symbols[j] != b:
+            continue
+        after = j + length_b
+        symbols[j - 1] = INSIDE
+        symbols[j] = INSIDE
+        symbols[i] = c
+        symbols[after - 1] = ENDS - c
+        right = symbols[after]
+        if right != SEPARATOR:
+            if right_change[right] == 0:
+                right_met[n_right_met] = right
+                n_right_met += 1
+            right_change[right] += weights[i]
+            if right == c:  # (c, c) may be met from both sides, and must stay one list
+                left_log[n_left, 0], left_log[n_left, 1] = c, i
+                n_left += 1
+                left_cursor[c] += 1
+            else:
+                right_log[n_right, 0], right_log[n_right, 1] = right, i
+                n_right += 1
+                right_cursor[right] += 1
+        left = symbols[i - 1]
+        if left != SEPARATOR:
+            if left < 0:
+                left = ENDS - left
+            if left_change[left] == 0:
+                left_met[n_left_met] = left
+                n_left_met += 1
+            left_change[left] += weights[i]
+            left_log[n_left, 0], left_log[n_left, 1] = left, i - lengths[left]
+            n_left += 1
+            left_cursor[left] += 1
+    if right_change[c] > 0 and left_change[c] == 0:
+        left_met[n_left_met] = c
+        n_left_met += 1
+    return n_left_met, n_left, n_right_met, n_right
+
+
+@helper
+def pair_of(left, right):
+    """Write two ids as one number."""
+    return (np.int64(left) << 32) | np.int64(right)
+
+
+@kernel
+def change_counts(pairs, counts, merged, tally, n_met, on_the_left):
+    """Take the pairs that a merge has broken out of the counts, and put those it has made in.
+
+    merged   a, b and c of the merge of (a, b) into c
+    returns  how many pairs are new to the table
+    """
+    a, b, c = merged
+    change, _, met, _ = tally
+    n_new = 0
+    for k in range(n_met):
+        other = met[k]
+        old = pair_of(other, a) if on_the_left else pair_of(b, other)
+        new = pair_of(other, c) if on_the_left else pair_of(c, other)
+        n_new += add_to_count(pairs, counts, old, -change[other])
+        n_new += add_to_count(pairs, counts, new, change[other])
+    return n_new
+
+
+@kernel
+def list_places(places, n_places, spans, n_spans, tally, n_met, n_log):
+    """Write the places in a log behind `places`, sorted by neighbour; a row of `spans` for each."""
+    _, cursor, met, log = tally
+    for k in range(n_met):
+        begin = n_places
+        n_places += cursor[met[k]]
+        cursor[met[k]] = begin
+        spans[n_spans + k, 0], spans[n_spans + k, 1] = begin, n_places
+    for k in range(n_log):
+        places[cursor[log[k, 0]]] = log[k, 1]
+        cursor[log[k, 0]] += 1
+    return n_places
+
+
+@kernel
+def push_pairs(heap, n_heap, pairs, counts, c, spans, n_spans, tally, n_met, on_the_left):
+    """Push the pairs that a merge has made, if any are left of them, and clear the tally."""
+    change, cursor, met, _ = tally
+    for k in range(n_met):
+        other = met[k]
+        pair = pair_of(other, c) if on_the_left else pair_of(c, other)
+        count = counts[slot_of(pairs, pair)]
+        if count > 0 and spans[n_spans + k, 1] > spans[n_spans + k, 0]:
+            heap_push(heap, n_heap, count, pair, n_spans + k)
+            n_heap += 1
+        change[other] = cursor[other] = 0
+    return n_heap
+
+
 @kernel
 def learn_merges(symbols, weights, byte_ids, spelling, starts, n_tokens, vocab_size, min_count):
     """Merge the most frequent pair until the vocabulary is full: the loop of `merges.train`.
@@ -238,7 +362,7 @@ def learn_merges(symbols, weights, byte_ids, spelling, starts, n_tokens, vocab_s
     byte_ids           (256,) the id of each byte
     spelling, starts   the bytes of token t are spelling[starts[t] : starts[t + 1]]; n_tokens of
                        them exist already, and starts has room for vocab_size
-    returns            merges (n, 3): left, right, merged id; n_tokens; starts; spelling
+    returns            merges (n, 3): left, right, merged id; n_tokens; spelling; starts
     """
     byte_counts, byte_starts, places = first_places(symbols, weights)
     n_places = len(places)
@@ -247,49 +371,32 @@ def learn_merges(symbols, weights, byte_ids, spelling, starts, n_tokens, vocab_s
             symbols[i] = byte_ids[symbols[i]]
 
     lengths = np.ones(vocab_size, np.int32)
-    strings = np.full(4 * vocab_size, -1, np.int32)[: 1 << np.int64(np.log2(4 * vocab_size))]
+    strings = np.full(1 << np.int64(np.log2(4 * vocab_size)), -1, np.int32)
     for token in range(n_tokens):
         length = starts[token + 1] - starts[token]
         if length > 0:
             strings[string_slot(strings, spelling, starts, starts[token], length)] = token
             lengths[token] = length
 
-    # An entry of the heap knows its places as a row (begin, end) of `spans`.
-    pairs = np.full(1 << 16, NO_PAIR)
-    counts = np.zeros(1 << 16, np.int64)
-    n_pairs = 0
-    heap = np.empty((1 << 16, 3), np.int64)
-    spans = np.empty((1 << 16, 2), np.int64)
-    n_heap = 0
-    n_spans = 0
-    for byte_pair in range(65536):
-        if byte_counts[byte_pair] > 0:
-            left, right = byte_ids[byte_pair >> 8], byte_ids[byte_pair & 255]
-            pair = (np.int64(left) << 32) | right
-            if 2 * n_pairs >= len(pairs):
-                pairs, counts = rehash(pairs, counts, 4 * len(pairs))
-            n_pairs += add_to_count(pairs, counts, pair, byte_counts[byte_pair])
-            spans[n_spans, 0], spans[n_spans, 1] = (
-                byte_starts[byte_pair],
-                byte_starts[byte_pair + 1],
-            )
-            heap_push(heap, n_heap, byte_counts[byte_pair], pair, n_spans)
+    # An entry of the heap knows its places by a row of `spans`: begin and end in `places`.
+    pairs, counts, n_pairs = np.full(1 << 18, NO_PAIR), np.zeros(1 << 18, np.int64), 0
+    heap, n_heap = np.empty((1 << 16, 3), np.int64), 0
+    spans, n_spans = np.empty((1 << 16, 2), np.int64), 0
+    for k in range(65536):
+        if byte_counts[k] > 0:
+            pair = pair_of(byte_ids[k >> 8], byte_ids[k & 255])
+            n_pairs += add_to_count(pairs, counts, pair, byte_counts[k])
+            spans[n_spans, 0], spans[n_spans, 1] = byte_starts[k], byte_starts[k + 1]
+            heap_push(heap, n_heap, byte_counts[k], pair, n_spans)
             n_heap += 1
             n_spans += 1
 
-    # What one merge meets to its left and right, by neighbour.
-    left_change = np.zeros(vocab_size, np.int64)
-    right_change = np.zeros(vocab_size, np.int64)
-    left_cursor = np.zeros(vocab_size, np.int64)
-    right_cursor = np.zeros(vocab_size, np.int64)
-    left_met = np.empty(vocab_size, np.int32)
-    right_met = np.empty(vocab_size, np.int32)
-    left_log = np.empty((1024, 2), np.int32)
-    right_log = np.empty((1024, 2), np.int32)
-
+    left_change, left_cursor, left_met, left_log = new_tally(vocab_size)
+    right_change, right_cursor, right_met, right_log = new_tally(vocab_size)
     merges = np.empty((vocab_size, 3), np.int32)
     n_merges = 0
     while n_tokens < vocab_size and n_heap > 0:
+        # Take the top of the heap, unless its count has sunk since it was pushed.
         count, pair, span = heap[0, 0], heap[0, 1], heap[0, 2]
         present = counts[slot_of(pairs, pair)]
         if present != count and present > 0:
@@ -303,15 +410,14 @@ def learn_merges(symbols, weights, byte_ids, spelling, starts, n_tokens, vocab_s
             break
 
         # Name the pair: the next free id, unless the same string has one already.
-        a = np.int32(pair >> 32)
-        b = np.int32(pair & 0xFFFFFFFF)
+        a, b = np.int32(pair >> 32), np.int32(pair & 0xFFFFFFFF)
         spelling = grown(spelling, starts[n_tokens] + lengths[a] + lengths[b])
         length = spell_pair(spelling, starts, n_tokens, a, b)
         slot = string_slot(strings, spelling, starts, starts[n_tokens], length)
+        c = np.int32(n_tokens)
         if strings[slot] >= 0:
             c = strings[slot]
         else:
-            c = np.int32(n_tokens)
             strings[slot] = c
             starts[c + 1] = starts[c] + length
             lengths[c] = length
@@ -320,96 +426,32 @@ def learn_merges(symbols, weights, byte_ids, spelling, starts, n_tokens, vocab_s
         merges[n_merges, 0], merges[n_merges, 1], merges[n_merges, 2] = a, b, c
         n_merges += 1
 
-        # Merge it wherever it still stands, and note the neighbours.
-        begin, end = spans[span, 0], spans[span, 1]
-        left_log = grown_rows(left_log, 2 * (end - begin))
-        right_log = grown_rows(right_log, end - begin)
-        n_left = n_right = n_left_met = n_right_met = 0
-        length_a, length_b = lengths[a], lengths[b]
-        for k in range(begin, end):
-            i = places[k]
-            j = i + length_a
-            if symbols[i] != a or symbols[j] != b:
-                continue
-            after = j + length_b
-            symbols[j - 1] = INSIDE
-            symbols[j] = INSIDE
-            symbols[i] = c
-            symbols[after - 1] = ENDS - c
-            right = symbols[after]
-            if right != SEPARATOR:
-                if right_change[right] == 0:
-                    right_met[n_right_met] = right
-                    n_right_met += 1
-                right_change[right] += weights[i]
-                # (c, c) met from the left as well must stay one list, or it would be merged twice.
-                if right == c:
-                    left_log[n_left, 0], left_log[n_left, 1] = c, i
-                    n_left += 1
-                    left_cursor[c] += 1
-                else:
-                    right_log[n_right, 0], right_log[n_right, 1] = right, i
-                    n_right += 1
-                    right_cursor[right] += 1
-            left = symbols[i - 1]
-            if left != SEPARATOR:
-                if left < 0:
-                    left = ENDS - left
-                if left_change[left] == 0:
-                    left_met[n_left_met] = left
-                    n_left_met += 1
-                left_change[left] += weights[i]
-                left_log[n_left, 0], left_log[n_left, 1] = left, i - lengths[left]
-                n_left += 1
-                left_cursor[left] += 1
-        if right_change[c] > 0 and left_change[c] == 0:
-            left_met[n_left_met] = c
-            n_left_met += 1
+        here = places[spans[span, 0] : spans[span, 1]]
+        left_log, right_log = grown_rows(left_log, 2 * len(here)), grown_rows(right_log, len(here))
+        lefts = left_change, left_cursor, left_met, left_log
+        rights = right_change, right_cursor, right_met, right_log
+        n_left_met, n_left, n_right_met, n_right = merge_places(
+            symbols, weights, lengths, here, a, b, c, lefts, rights
+        )
 
-        # Change the counts, and give each new pair a list of its places.
-        needed = n_pairs + 2 * (n_left_met + n_right_met)
-        if 2 * needed > len(pairs):
+        n_met = n_left_met + n_right_met
+        if 2 * (n_pairs + 2 * n_met) > len(pairs):
             pairs, counts = rehash(pairs, counts, 4 * len(pairs))
         places = grown(places, n_places + n_left + n_right)
-        spans = grown_rows(spans, n_spans + n_left_met + n_right_met)
-        heap = grown_rows(heap, n_heap + n_left_met + n_right_met)
-        first_span = n_spans
-        for k in range(n_left_met):
-            x = left_met[k]
-            n_pairs += add_to_count(pairs, counts, (np.int64(x) << 32) | a, -left_change[x])
-            n_pairs += add_to_count(pairs, counts, (np.int64(x) << 32) | c, left_change[x])
-            spans[n_spans, 0], spans[n_spans, 1] = n_places, n_places + left_cursor[x]
-            left_cursor[x], n_places = n_places, n_places + left_cursor[x]
-            n_spans += 1
-        for k in range(n_right_met):
-            y = right_met[k]
-            n_pairs += add_to_count(pairs, counts, (np.int64(b) << 32) | y, -right_change[y])
-            n_pairs += add_to_count(pairs, counts, (np.int64(c) << 32) | y, right_change[y])
-            spans[n_spans, 0], spans[n_spans, 1] = n_places, n_places + right_cursor[y]
-            right_cursor[y], n_places = n_places, n_places + right_cursor[y]
-            n_spans += 1
-        for k in range(n_left):
-            places[left_cursor[left_log[k, 0]]] = left_log[k, 1]
-            left_cursor[left_log[k, 0]] += 1
-        for k in range(n_right):
-            places[right_cursor[right_log[k, 0]]] = right_log[k, 1]
-            right_cursor[right_log[k, 0]] += 1
-
+        spans = grown_rows(spans, n_spans + n_met)
+        heap = grown_rows(heap, n_heap + n_met)
+        merged = a, b, c
+        n_pairs += change_counts(pairs, counts, merged, lefts, n_left_met, True)
+        n_pairs += change_counts(pairs, counts, merged, rights, n_right_met, False)
+        right_spans = n_spans + n_left_met
+        n_places = list_places(places, n_places, spans, n_spans, lefts, n_left_met, n_left)
+        n_places = list_places(places, n_places, spans, right_spans, rights, n_right_met, n_right)
         # Only now are the counts right: a pair made by one place may be unmade by the next.
-        for k in range(n_left_met + n_right_met):
-            if k < n_left_met:
-                x = left_met[k]
-                pair = (np.int64(x) << 32) | c
-                left_change[x] = left_cursor[x] = 0
-            else:
-                y = right_met[k - n_left_met]
-                pair = (np.int64(c) << 32) | y
-                right_change[y] = right_cursor[y] = 0
-            span = first_span + k
-            present = counts[slot_of(pairs, pair)]
-            if present > 0 and spans[span, 1] > spans[span, 0]:
-                heap_push(heap, n_heap, present, pair, span)
-                n_heap += 1
+        n_heap = push_pairs(heap, n_heap, pairs, counts, c, spans, n_spans, lefts, n_left_met, True)
+        n_heap = push_pairs(
+            heap, n_heap, pairs, counts, c, spans, right_spans, rights, n_right_met, False
+        )
+        n_spans += n_met
     return merges[:n_merges], n_tokens, spelling, starts
 
 
