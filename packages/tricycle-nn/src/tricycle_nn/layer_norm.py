@@ -19,7 +19,7 @@ normalisation undoes.  The others sum over all vectors:
 Only mean and r are kept, besides x itself: two numbers for each vector; n is recomputed.
 A constant vector has variance 0 and becomes zeros: eps keeps r finite.
 
-Source: Ba, Kiros & Hinton, Layer Normalization (2016).
+Source: Ba, Kiros & Hinton, "Layer Normalization" (2016).
 
 This file: the definition, the operation, its CPU kernels, the layer.
 """

@@ -87,7 +87,7 @@ class Optimiser:
         """Forget the gradients; the next backward pass overwrites them."""
         for group in self.groups:
             for tensor in group.arena.tensors:
-                tensor.node.grad = None
+                tensor.grad = None
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """A copy of all that is needed to go on exactly: steps taken, learning rate, moments.
@@ -130,7 +130,7 @@ class Optimiser:
                     yield f"{g}.{p}.{moment_name}", window
 
 
-def default_groups(model, weight_decay: float) -> list[dict[str, Any]]:
+def default_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: weight decay for matrices, none for vectors (biases, norms' weights).
 
     Decay pulls a matrix towards small weights; a norm's weight or a bias has no reason to be
