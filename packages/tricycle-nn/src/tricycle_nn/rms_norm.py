@@ -13,7 +13,7 @@ follow from the chain rule through r: with g = dy · weight,
 
 Only r is kept, besides x itself: one number for each vector.  A vector of zeros stays zero.
 
-Source: Zhang & Sennrich, Root Mean Square Layer Normalization (2019).
+Source: Zhang & Sennrich, "Root Mean Square Layer Normalization" (2019).
 
 This file: the definition, the operation, its CPU kernels, the layer.
 """
