@@ -172,7 +172,7 @@ def read_huggingface(path: Path) -> dict[str, Any]:
             )
     if document.get("normalizer") is not None:
         raise ValueError(
-            f"{path}: its `normalizer` changes texts before they are encoded, which is not done here"
+            f"{path}: its `normalizer` changes texts before they are encoded, not done here"
         )
     special_tokens = {}
     for added in document.get("added_tokens") or []:
