@@ -110,7 +110,7 @@ SPOILT = {
     "no merges": (lambda d: d["model"].update(merges=3), "expected a list in 'merges', found 3"),
     "dropout": (lambda d: d["model"].update(dropout=0.1), "model has dropout 0.1"),
     "bytes as <0x41>": (lambda d: d["model"].update(byte_fallback=True), "has byte_fallback"),
-    "a normaliser": (lambda d: d.update(normalizer={"type": "NFC"}), "normalizer changes texts"),
+    "a normaliser": (lambda d: d.update(normalizer={"type": "NFC"}), "changes texts before they are encoded"),
     "a blank in front": (
         lambda d: d["pre_tokenizer"].update(add_prefix_space=True),
         "puts a blank before each text",
@@ -137,7 +137,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("what", SPOILT)
-def test_a_tokenizer_json_is_refused_for(what, document, load):
+def test_a_spoilt_document_is_refused_for(what, document, load):
     spoil, message = SPOILT[what]
     spoil(document)
     with pytest.raises(ValueError, match=message):
