@@ -1,7 +1,7 @@
 """Write the golden files: numbers by PyTorch and transformers that CI holds ours to, without them.
 
-Run it (`hatch run golden`, in an environment that has both, such as `compat`) where what they
-freeze has changed on purpose, and look at the difference before it is committed.
+Run it (`hatch run compat:golden`) where what they freeze has changed on purpose, and look at the
+difference before it is committed.
 
     packages/tricycle-nn/tests/optimiser_golden.npz    fifty steps of SGD and of AdamW
     tests/golden/NAME.json                             a model's loss, logits, gradients, and the

@@ -110,7 +110,10 @@ SPOILT = {
     "no merges": (lambda d: d["model"].update(merges=3), "expected a list in 'merges', found 3"),
     "dropout": (lambda d: d["model"].update(dropout=0.1), "model has dropout 0.1"),
     "bytes as <0x41>": (lambda d: d["model"].update(byte_fallback=True), "has byte_fallback"),
-    "a normaliser": (lambda d: d.update(normalizer={"type": "NFC"}), "changes texts before they are encoded"),
+    "a normaliser": (
+        lambda d: d.update(normalizer={"type": "NFC"}),
+        "changes texts before they are encoded",
+    ),
     "a blank in front": (
         lambda d: d["pre_tokenizer"].update(add_prefix_space=True),
         "puts a blank before each text",
@@ -130,7 +133,7 @@ SPOILT = {
     "a token in plain text": (lambda d: d["model"]["vocab"].update({"a b": 999}), "'a b' is not w"),
     "an id that is a word": (lambda d: d["model"]["vocab"].update(a="one"), "'a' has the id 'one'"),
     "an id below zero": (lambda d: d["model"]["vocab"].update(a=-1), "b'a' has the id -1; ids go"),
-    "an enormous id": (lambda d: d["model"]["vocab"].update(a=10**15), "ids go from 0 to 2"),
+    "an enormous id": (lambda d: d["model"]["vocab"].update(a=10**15), "ids go from 0 to 4194303"),
     "an id used twice": (lambda d: d["model"]["vocab"].update(a=40), "two tokens have the same id"),
     "an empty special token": (lambda d: d["added_tokens"][0].update(content=""), "is empty"),
 }
