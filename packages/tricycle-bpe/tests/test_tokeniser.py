@@ -1,14 +1,16 @@
 """Encoding, decoding, special tokens and saving."""
 
+import copy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tricycle_bpe import StreamDecoder, Tokeniser, Tokenizer
+from tricycle_bpe import StreamDecoder, Tokeniser, Tokenizer, encoding
 
 TEXT = "the cat sat on the mat. The other cat isn't there; it's out! 1234 été 漢字 👩‍👩‍👧\n\n" * 3
 
@@ -81,6 +83,48 @@ def test_special_tokens_in_a_text_are_an_error_unless_allowed(tokeniser):
     assert tokeniser.encode("<|end|>", disallowed_special=()) == tokeniser.encode_ordinary(
         "<|end|>"
     )
+
+
+def test_rules_for_special_tokens_are_sets(tokeniser):
+    for rule in {"allowed_special": "<|end|>"}, {"disallowed_special": "<|end|>"}:
+        with pytest.raises(ValueError, match="'all' or a set of special tokens, got '<|end|>'"):
+            tokeniser.encode("a", **rule)
+
+
+def test_bytes_are_not_a_text(tokeniser):
+    with pytest.raises(TypeError, match="expected a text .*, got bytes; bytes: encode_bytes"):
+        tokeniser.encode(b"a", disallowed_special=())
+
+
+def test_one_string_is_not_a_batch(tokeniser):
+    with pytest.raises(ValueError, match="texts is one string; pass a list"):
+        tokeniser.encode_batch("abc")
+
+
+def test_many_threads_may_encode_at_once(tokeniser):
+    texts = [f"{TEXT[k:]} {k} {'the cat ' * k}" for k in range(60)] * 3
+    expected = [tokeniser.encode(text) for text in texts]
+    fresh = copy.copy(tokeniser)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(fresh.encode, texts)) == expected
+
+
+def test_so_many_pieces_are_remembered_that_the_table_grows_and_is_emptied(tokeniser, monkeypatch):
+    monkeypatch.setattr(encoding, "FEWEST_ROWS", 1 << 4)
+    monkeypatch.setattr(encoding, "MOST_ROWS", 1 << 10)
+    monkeypatch.setattr(encoding, "PIECES_AT_ONCE", 100)
+    monkeypatch.setattr(encoding, "LONG_ROWS", 1 << 6)
+    monkeypatch.setattr(encoding, "ARENA_WORDS", 1 << 9)
+    small = copy.copy(tokeniser)
+    words = [f"{chr(97 + k % 26) * (k % 50)}{k}" for k in range(3000)]
+    for text in " ".join(words), " ".join(words[::-1]):
+        assert small.encode(text) == tokeniser.encode(text)
+
+
+def test_a_copy_encodes_alike(tokeniser):
+    again = copy.deepcopy(tokeniser)
+    assert again.fingerprint() == tokeniser.fingerprint()
+    assert again.encode(TEXT) == tokeniser.encode(TEXT)
 
 
 def test_lone_surrogates_become_the_replacement_character(tokeniser):

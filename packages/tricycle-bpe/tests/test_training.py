@@ -144,6 +144,16 @@ def test_a_rotten_vocab_size_is_refused():
         Tokeniser.train(["a"], 256, special_tokens=["<|end|>"])
 
 
+def test_an_enormous_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="vocab_size 1000000000 is too large: ids go up to"):
+        Tokeniser.train(["a"], 10**9)
+
+
+def test_special_tokens_are_a_list():
+    with pytest.raises(ValueError, match="special_tokens must be a list, got the string '<|end|>'"):
+        Tokeniser.train(["a"], 300, special_tokens="<|end|>")
+
+
 def test_one_string_instead_of_a_list_is_refused():
     with pytest.raises(ValueError, match="texts is one string"):
         Tokeniser.train("hello", 300)

@@ -243,4 +243,4 @@ def _encode_part(tokeniser: "Tokeniser", path: Path, part: bytes) -> np.ndarray:
         part.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    return tokeniser.encode_utf8(part)
+    return tokeniser._encode_utf8(part)

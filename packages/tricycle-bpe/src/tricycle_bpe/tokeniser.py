@@ -68,7 +68,9 @@ class Tokeniser:
             raise ValueError("a vocabulary of no tokens at all can encode nothing")
         for i, token in self._token_of.items():
             if type(i) is not int or not 0 <= i < LARGEST_ID:
-                raise ValueError(f"token {token!r:.60} has the id {i!r:.60}; ids go from 0 to 2^22")
+                raise ValueError(
+                    f"token {token!r:.60} has the id {i!r:.60}; ids go from 0 to {LARGEST_ID - 1}"
+                )
             if not token:
                 raise ValueError(f"the token with id {i} is empty")
         for what, ids in ("tokens", self.vocab), ("special tokens", self.special_tokens):
@@ -148,6 +150,10 @@ class Tokeniser:
             )
         if ties not in ("huggingface", "bytes"):
             raise ValueError(f"ties must be 'huggingface' or 'bytes', got {ties!r}")
+        if isinstance(special_tokens, str):
+            raise ValueError(f"special_tokens must be a list, got the string {special_tokens!r}")
+        if vocab_size > LARGEST_ID:
+            raise ValueError(f"vocab_size {vocab_size} is too large: ids go up to {LARGEST_ID}")
         least = 256 + len(set(special_tokens))
         if vocab_size < least:
             raise ValueError(
@@ -214,7 +220,7 @@ class Tokeniser:
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Turn text into ids, special tokens being text like any other."""
-        return self.encode_utf8(_to_bytes(text)).tolist()
+        return self._encode_utf8(_to_bytes(text)).tolist()
 
     def encode_to_numpy(
         self,
@@ -225,13 +231,16 @@ class Tokeniser:
         """Turn text into an array of ids (N,) uint32; the arguments are those of `encode`."""
         allowed = self._allowed(text, allowed_special, disallowed_special)
         if not allowed:
-            return self.encode_utf8(_to_bytes(text))
+            return self._encode_utf8(_to_bytes(text))
         return self._encode_with_special(text, allowed)
 
     def _allowed(
         self, text: str, allowed_special: Collection[str] | str, disallowed_special
     ) -> frozenset[str]:
         """Refuse a text with disallowed special tokens; return the tokens that are allowed."""
+        for rule in (allowed_special, disallowed_special):
+            if isinstance(rule, str) and rule != "all":
+                raise ValueError(f"expected 'all' or a set of special tokens, got {rule!r}")
         known = self.special_tokens.keys()
         allowed = frozenset(known if allowed_special == "all" else known & set(allowed_special))
         disallowed = known - allowed if disallowed_special == "all" else disallowed_special
@@ -248,14 +257,14 @@ class Tokeniser:
         parts = []
         end = 0
         for match in _any_of(allowed).finditer(text):
-            parts.append(self.encode_utf8(_to_bytes(text[end : match.start()])))
+            parts.append(self._encode_utf8(_to_bytes(text[end : match.start()])))
             parts.append(np.array([self.special_tokens[match.group()]], np.uint32))
             end = match.end()
-        parts.append(self.encode_utf8(_to_bytes(text[end:])))
+        parts.append(self._encode_utf8(_to_bytes(text[end:])))
         return np.concatenate(parts)
 
-    def encode_utf8(self, data: bytes) -> np.ndarray:
-        """Turn valid UTF-8 into an array of ids (N,) uint32, knowing nothing of special tokens."""
+    def _encode_utf8(self, data: bytes) -> np.ndarray:
+        """Turn UTF-8, which the caller knows to be valid, into an array of ids (N,) uint32."""
         return self._encoder.encode(data, self._split)
 
     def encode_bytes(self, data: bytes) -> list[int]:
@@ -268,7 +277,7 @@ class Tokeniser:
         """
         try:
             data.decode()
-            return self.encode_utf8(data).tolist()
+            return self._encode_utf8(data).tolist()
         except UnicodeDecodeError as error:
             valid = data[: error.start]
         *pieces, last = self._pieces(valid) or [b""]
@@ -339,7 +348,7 @@ class Tokeniser:
 
     def count(self, text: str) -> int:
         """Count the ids of a text, special tokens being text like any other."""
-        return len(self.encode_utf8(_to_bytes(text)))
+        return len(self._encode_utf8(_to_bytes(text)))
 
     # ---- decoding ----
 
@@ -484,6 +493,8 @@ def _to_bytes(text: str) -> bytes:
     """Write a text as UTF-8, which has no surrogates: pairs are joined, and a lone one becomes
     U+FFFD, as with tiktoken.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"expected a text (str), got {type(text).__name__}; bytes: encode_bytes")
     try:
         return text.encode()
     except UnicodeEncodeError:
