@@ -256,7 +256,7 @@ class Tokeniser:
     def _encode_with_special(self, text: str, allowed: frozenset[str]) -> np.ndarray:
         parts = []
         end = 0
-        for match in _any_of(allowed).finditer(text):
+        for match in _any_of(allowed)[1].finditer(text):
             parts.append(self._encode_utf8(_to_bytes(text[end : match.start()])))
             parts.append(np.array([self.special_tokens[match.group()]], np.uint32))
             end = match.end()
@@ -506,18 +506,18 @@ def _is_blank(token: bytes) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _any_of(tokens: frozenset[str]) -> re.Pattern:
-    """Match any of these texts, the longest where several begin at one place."""
-    return re.compile("|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True)))
+def _any_of(tokens: frozenset[str]) -> tuple[str, re.Pattern]:
+    """Make what finds any of these texts: how they all begin, and an expression that matches them,
+    the longest where several begin at one place.
+    """
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return commonprefix(longest_first), re.compile("|".join(map(re.escape, longest_first)))
 
 
 def _find_any(text: str, tokens: frozenset[str]) -> re.Match | None:
-    """Find any of these in a text. That they all begin alike, say with <|, is much faster to rule
-    out.
-    """
-    if commonprefix(list(tokens)) not in text:
-        return None
-    return _any_of(tokens).search(text)
+    """Find the first of these in a text. If all begin alike, say with <|, that is much quicker."""
+    beginning, expression = _any_of(tokens)
+    return expression.search(text) if beginning in text else None
 
 
 def _texts(texts: Iterable[str | Path], pattern: str, progress: Progress) -> Iterator[bytes]:
