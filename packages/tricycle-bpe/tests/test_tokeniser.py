@@ -10,7 +10,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tricycle_bpe import StreamDecoder, Tokeniser, Tokenizer, encoding
+from tricycle_bpe import StreamDecoder, Tokeniser, Tokenizer, remembering
 
 TEXT = "the cat sat on the mat. The other cat isn't there; it's out! 1234 été 漢字 👩‍👩‍👧\n\n" * 3
 
@@ -110,11 +110,11 @@ def test_many_threads_may_encode_at_once(tokeniser):
 
 
 def test_so_many_pieces_are_remembered_that_the_table_grows_and_is_emptied(tokeniser, monkeypatch):
-    monkeypatch.setattr(encoding, "FEWEST_ROWS", 1 << 4)
-    monkeypatch.setattr(encoding, "MOST_ROWS", 1 << 10)
-    monkeypatch.setattr(encoding, "PIECES_AT_ONCE", 100)
-    monkeypatch.setattr(encoding, "LONG_ROWS", 1 << 6)
-    monkeypatch.setattr(encoding, "ARENA_WORDS", 1 << 9)
+    monkeypatch.setattr(remembering, "FEWEST_ROWS", 1 << 4)
+    monkeypatch.setattr(remembering, "MOST_ROWS", 1 << 10)
+    monkeypatch.setattr(remembering, "PIECES_AT_ONCE", 100)
+    monkeypatch.setattr(remembering, "LONG_ROWS", 1 << 6)
+    monkeypatch.setattr(remembering, "ARENA_WORDS", 1 << 9)
     small = copy.copy(tokeniser)
     words = [f"{chr(97 + k % 26) * (k % 50)}{k}" for k in range(3000)]
     for text in " ".join(words), " ".join(words[::-1]):

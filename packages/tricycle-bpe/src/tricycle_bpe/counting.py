@@ -15,10 +15,12 @@ from queue import Queue
 
 import numpy as np
 
-from .encoding import PIECES_AT_ONCE, equal_bytes, hash_bytes, padded
+from .encoding import padded
 from .kernels import kernel
 from .memory import eight_bytes_at, put_eight_bytes
+from .remembering import PIECES_AT_ONCE
 from .splitting import Splitter
+from .tables import equal_bytes, hash_bytes
 
 
 @kernel

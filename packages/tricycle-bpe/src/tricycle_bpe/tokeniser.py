@@ -290,7 +290,8 @@ class Tokeniser:
 
     def _pieces(self, data: bytes) -> list[bytes]:
         """Split valid UTF-8 into the pieces that are encoded one by one."""
-        from .encoding import PIECES_AT_ONCE, padded
+        from .encoding import padded
+        from .remembering import PIECES_AT_ONCE
 
         room = np.empty(PIECES_AT_ONCE, np.int64)
         ends = [end for some in self._split(padded(data), len(data), room) for end in some.tolist()]

@@ -1,0 +1,179 @@
+"""Remembering the ids of pieces: most of a text is made of a few thousand words.
+
+A piece of up to 31 bytes and 7 ids has a row in a hash table. A row is one line of the processor's
+cache, 64 bytes: the piece, zeros up to the 31st byte, its length, its ids, their number. So a piece
+that was seen before costs one look into memory, and that look can be asked for ahead of time.
+
+Longer pieces, and those of more ids, have a row (hash, begin) in a second table, which points
+into an arena. An entry there is, in words of eight bytes: the length of the piece, the number of
+its ids, the piece itself, its ids two to a word.
+"""
+
+import numpy as np
+
+from .kernels import helper, kernel
+from .memory import byte_at, eight_bytes_at, int32_at, int64_at, put_eight_bytes, put_int64
+from .pieces import LOW_HALF, SHORT_PIECE
+from .tables import MIX, MIX_1, equal_bytes
+
+ROW_BYTES = 64
+LONGEST_REMEMBERED = 31  # bytes; the 32nd byte of the key is the length
+MOST_IDS_REMEMBERED = 7  # four bytes each; the last four bytes are their number
+BLOCK = 128  # pieces whose rows are fetched together
+
+MIX_2 = np.uint64(0x165667B19E3779F9)
+MIX_3 = np.uint64(0xD6E8FEB86659FD93)
+
+PIECES_AT_ONCE = 16_384
+FEWEST_ROWS, MOST_ROWS = 1 << 14, 1 << 20  # 1 MB and 64 MB, for each call at one time
+LONG_ROWS, ARENA_WORDS = 1 << 17, 1 << 21  # 2 MB and 16 MB, of which only what is used is touched
+
+
+def key_masks() -> np.ndarray:
+    """Masks (32, 4) uint64 that keep the first `length` bytes of 32, for each length up to 31."""
+    keep = np.arange(32)[:, None] > np.arange(32)[None, :]
+    return np.where(keep, 255, 0).astype(np.uint8).view(np.uint64)
+
+
+# ---- short pieces ----
+
+
+@helper
+def row_of_piece(text, i, length, masks):
+    """Mix the bytes of a piece of up to LONGEST_REMEMBERED bytes to a number that chooses its
+    row.
+    """
+    key = masks + 32 * length
+    mixed = (eight_bytes_at(text, i) & eight_bytes_at(key, 0)) * MIX
+    mixed += (eight_bytes_at(text, i + 8) & eight_bytes_at(key, 8)) * MIX_1
+    mixed += (eight_bytes_at(text, i + 16) & eight_bytes_at(key, 16)) * MIX_2
+    mixed += (eight_bytes_at(text, i + 24) & eight_bytes_at(key, 24)) * MIX_3
+    mixed ^= mixed >> np.uint64(32)
+    mixed *= MIX
+    return np.int64(mixed >> np.uint64(36))
+
+
+@helper
+def last_key_word(text, i, length, masks):
+    """The last eight bytes of a piece's key; the very last is the length, so no key is zero."""
+    word = eight_bytes_at(text, i + 24) & eight_bytes_at(masks, 32 * length + 24)
+    return word | (np.uint64(length) << np.uint64(56))
+
+
+@helper
+def is_key_of(row, text, i, length, masks):
+    """Compare a row's key with a piece, without a branch on where they differ."""
+    key = masks + 32 * length
+    differ = eight_bytes_at(row, 0) ^ (eight_bytes_at(text, i) & eight_bytes_at(key, 0))
+    differ |= eight_bytes_at(row, 8) ^ (eight_bytes_at(text, i + 8) & eight_bytes_at(key, 8))
+    differ |= eight_bytes_at(row, 16) ^ (eight_bytes_at(text, i + 16) & eight_bytes_at(key, 16))
+    differ |= eight_bytes_at(row, 24) ^ last_key_word(text, i, length, masks)
+    return differ == np.uint64(0)
+
+
+@helper
+def remember(row, text, i, length, masks, out, o, count):
+    """Write a piece and its ids, out[o : o + count], into a row."""
+    key = masks + 32 * length
+    put_eight_bytes(row, 0, eight_bytes_at(text, i) & eight_bytes_at(key, 0))
+    put_eight_bytes(row, 8, eight_bytes_at(text, i + 8) & eight_bytes_at(key, 8))
+    put_eight_bytes(row, 16, eight_bytes_at(text, i + 16) & eight_bytes_at(key, 16))
+    put_eight_bytes(row, 24, last_key_word(text, i, length, masks))
+    for k in range(0, MOST_IDS_REMEMBERED, 2):
+        put_eight_bytes(row, 32 + 4 * k, eight_bytes_at(out, 4 * (o + k)))
+    last = np.uint64(int32_at(row, 14) & LOW_HALF)
+    put_eight_bytes(row, 56, last | (np.uint64(count) << np.uint64(32)))
+
+
+@kernel
+def move_remembered(old, new_array, masks_array):
+    """Enter all rows of one table of remembered pieces into a larger, empty one."""
+    new, masks = new_array.ctypes.data, masks_array.ctypes.data
+    mask = len(new_array) - 1
+    for k in range(len(old)):
+        if old[k, 3] != 0:
+            key = old.ctypes.data + ROW_BYTES * k
+            length = byte_at(key, LONGEST_REMEMBERED)
+            slot = row_of_piece(key, 0, length, masks) & mask
+            while new_array[slot, 3] != 0:
+                slot = (slot + 1) & mask
+            for word in range(8):
+                put_eight_bytes(new + ROW_BYTES * slot, 8 * word, eight_bytes_at(key, 8 * word))
+
+
+# ---- long pieces ----
+
+
+@helper
+def find_long(text, i, length, hashed, rows, mask, arena):
+    """Look for a piece in the second table; return where its entry in the arena begins, or 0.
+
+    A row is (hash, begin). An entry is, in words of eight bytes: the length of the piece, the
+    number of its ids, the piece itself, its ids two to a word.
+    """
+    slot = hashed & mask
+    while int64_at(rows, 2 * slot + 1) != 0:
+        begin = int64_at(rows, 2 * slot + 1)
+        if (
+            int64_at(rows, 2 * slot) == hashed
+            and int64_at(arena, begin) == length
+            and equal_bytes(text, i, arena + 8 * (begin + 2), 0, length)
+        ):
+            return begin
+        slot = (slot + 1) & mask
+    return np.int64(0)
+
+
+@helper
+def remember_long(text, i, length, hashed, rows, mask, arena, begin, out, o, count):
+    """Write an entry into the arena at `begin`, and a row that points to it; return its end."""
+    slot = hashed & mask
+    while int64_at(rows, 2 * slot + 1) != 0:
+        slot = (slot + 1) & mask
+    put_int64(rows, 2 * slot, hashed)
+    put_int64(rows, 2 * slot + 1, begin)
+    put_int64(arena, begin, length)
+    put_int64(arena, begin + 1, count)
+    words = (length + 7) >> 3
+    for k in range(words):
+        put_eight_bytes(arena, 8 * (begin + 2 + k), eight_bytes_at(text, i + 8 * k))
+    ids = begin + 2 + words
+    for k in range((count + 1) >> 1):
+        put_eight_bytes(arena, 8 * (ids + k), eight_bytes_at(out, 4 * o + 8 * k))
+    return ids + ((count + 1) >> 1)
+
+
+# ---- what one call may use ----
+
+
+def empty_rows(n: int) -> np.ndarray:
+    """An empty table of remembered pieces, each row on one cache line."""
+    words = np.zeros((n + 1) * 8, np.uint64)
+    skip = -words.ctypes.data % ROW_BYTES // 8
+    return words[skip : skip + 8 * n].reshape(n, 8)
+
+
+class Memory:
+    """What is remembered from call to call. Only one call at a time may use it."""
+
+    def __init__(self):
+        self.ends = np.empty(PIECES_AT_ONCE, np.int64)
+        self.rows = empty_rows(FEWEST_ROWS)
+        self.long_rows = np.zeros((LONG_ROWS, 2), np.int64)
+        self.arena = np.empty(ARENA_WORDS, np.int64)
+        self.used = np.array([0, 0, 1])  # the arena begins at 1, so that 0 can mean "nowhere"
+        self.scratch = np.empty(2 * SHORT_PIECE + BLOCK, np.int64)
+
+    def make_room(self, masks: np.ndarray) -> None:
+        """Grow the first table when it is half full; what may not grow any more is begun anew."""
+        if 2 * self.used[0] > len(self.rows):
+            if len(self.rows) < MOST_ROWS:
+                larger = empty_rows(2 * len(self.rows))
+                move_remembered(self.rows, larger, masks)
+                self.rows = larger
+            else:
+                self.rows[:] = 0
+                self.used[0] = 0
+        if 3 * self.used[1] > LONG_ROWS or 2 * self.used[2] > ARENA_WORDS:
+            self.long_rows[:] = 0
+            self.used[1:] = 0, 1
