@@ -100,6 +100,37 @@ def test_every_kind_of_value_can_stand_in_the_file(tmp_path):
     assert found.model == GPTConfig(**changed)
 
 
+@dataclass(frozen=True)
+class WithPresets:
+    """What a test app with presets takes."""
+
+    preset: str = "small"
+    config: Path | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+PRESETS = {
+    "small": WithPresets(),
+    "large": WithPresets("large", training=TrainingConfig(batch_size=512, steps=9000)),
+}
+
+
+def test_a_preset_may_be_named_in_the_file_and_a_flag_wins_over_it(tmp_path):
+    path = str(write(tmp_path, 'preset = "large"\n[training]\nsteps = 500'))
+    found = read_command_line(WithPresets(), ["--config", path], presets=PRESETS)
+    assert (found.preset, found.training.batch_size, found.training.steps) == ("large", 512, 500)
+    words = ["--config", path, "--preset", "small"]
+    found = read_command_line(WithPresets(), words, presets=PRESETS)
+    assert (found.preset, found.training.batch_size, found.training.steps) == ("small", 16, 500)
+
+
+@pytest.mark.parametrize("name", ['"huge"', "5", "[]"])
+def test_a_preset_that_is_not_there_is_named_wherever_it_stands(tmp_path, name):
+    path = str(write(tmp_path, f"preset = {name}"))
+    with pytest.raises(SystemExit, match="no preset .*; there are small, large"):
+        read_command_line(WithPresets(), ["--config", path], presets=PRESETS)
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

@@ -29,7 +29,8 @@ def read_command_line(
     defaults   an instance of a frozen dataclass, which may hold others; it should have a field
                `config: Path | None` (and `preset`), so that these are in the help
     arguments  the words of the command line; sys.argv's by default
-    presets    what --preset may name, to be used in place of `defaults`
+    presets    what --preset, or else `preset` in the file, may name, to be used in place of
+               `defaults`
 
     Ends the program with a message for words that do not fit, as command line programs do.
     """
@@ -45,12 +46,13 @@ def read_command_line(
     first.add_argument("--preset")
     named = first.parse_known_args(words)[0]
     try:
-        if presets is not None and named.preset is not None:
-            if named.preset not in presets:
-                raise ValueError(f"no preset {named.preset!r}; there are {', '.join(presets)}")
-            defaults = presets[named.preset]
-        if named.config is not None:
-            defaults = read_config(named.config, defaults)
+        values = {} if named.config is None else _read_toml(named.config)
+        if presets is not None:
+            preset = values.get("preset") if named.preset is None else named.preset
+            if preset is not None and preset not in list(presets):
+                raise ValueError(f"no preset {preset!r}; there are {', '.join(presets)}")
+            defaults = defaults if preset is None else presets[preset]
+        defaults = _put(defaults, values, str(named.config))
         return tyro.cli(
             type(defaults),
             default=defaults,
@@ -70,12 +72,7 @@ def read_config(path: str | Path, defaults: Settings) -> Settings:
     Raises OSError if the file cannot be read, ValueError for what is not TOML, for a name that
     is not a field (it lists those there are) and for values of another type.
     """
-    path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not TOML: {error}") from error
-    return _put(defaults, values, str(path))
+    return _put(defaults, _read_toml(Path(path)), str(path))
 
 
 def end_politely(main: Callable[[], None], farewell: str = "stopped") -> None:
@@ -98,6 +95,13 @@ def end_politely(main: Callable[[], None], farewell: str = "stopped") -> None:
 def _what_failed(error):
     """An OSError without its number: "notes.txt: No such file or directory"."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def _read_toml(path):
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
 
 
 def _put(defaults: Any, values: dict[str, Any], where: str) -> Any:
