@@ -54,7 +54,7 @@ def test_a_very_large_loss_has_an_infinite_perplexity(make_tiny):
     assert found.perplexity == np.inf
 
 
-@pytest.mark.parametrize("name", ["n_bytes", "max_windows"])
+@pytest.mark.parametrize("name", ["n_bytes", "batch_size", "max_windows"])
 def test_nothing_cannot_be_measured(make_tiny, name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         evaluate(make_tiny(), np.arange(20), **{name: 0})

@@ -54,12 +54,13 @@ def evaluate(
     max_windows  look at this many windows only, spread evenly over the text
 
     Dropout is off while it runs.  Raises ValueError for a text of fewer than two tokens, for
-    n_bytes or max_windows below 1.
+    n_bytes, batch_size or max_windows below 1.
     """
     ids = np.asarray(ids)
     if ids.ndim != 1 or len(ids) < 2:
         raise ValueError(f"evaluation needs a text of at least two tokens, got shape {ids.shape}")
-    for name, number in (("n_bytes", n_bytes), ("max_windows", max_windows)):
+    limits = {"n_bytes": n_bytes, "batch_size": batch_size, "max_windows": max_windows}
+    for name, number in limits.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
     inputs, targets = windows(ids, model.config.context_window)
