@@ -81,6 +81,11 @@ def test_all_packages_have_one_version_and_pin_each_other_to_it():
     assert len(versions()) == 1
 
 
+def test_no_source_repeats_the_version_where_a_release_would_not_find_it():
+    for path in (ROOT / "packages").glob("*/src/**/*.py"):
+        assert not re.search(r"(?m)^(__version__|VERSION) = ", path.read_text()), path
+
+
 def test_a_release_leaves_one_version_everywhere(release, copy):
     release.release(copy, "9.8.7")
     assert versions(copy) == {"9.8.7"}

@@ -8,4 +8,3 @@ from .tokeniser import Tokeniser
 Tokenizer = Tokeniser  # the same, in the spelling of other libraries
 
 __all__ = ["StreamDecoder", "Tokeniser", "Tokenizer"]
-__version__ = "0.1.0"
