@@ -32,25 +32,23 @@ def source_hash(folder: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Choose where compiled kernels are kept: below the user's cache folder, else a temporary
-    one.
+    """Choose where compiled kernels are kept: below the user's cache folder.
+
+    Where that cannot be written to it is a new temporary folder, for this process only: one that is
+    shared might hold what somebody else put there.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = Path("tricycle_bpe") / f"kernels-{source_hash(Path(__file__).parent)}"
-    for candidate in (base, Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"):
-        try:
-            (candidate / name).mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=candidate / name).close()
-        except OSError:
-            continue
-        return candidate / name
-    return Path(tempfile.mkdtemp(prefix="tricycle_bpe-"))
+    folder = base / "tricycle_bpe" / f"kernels-{source_hash(Path(__file__).parent)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="tricycle_bpe-"))
+    return folder
 
 
 def kernel(function: Callable) -> Callable:
-    """Compile `function` at its first call, keep the result on disk, let other threads run
-    meanwhile.
-    """
+    """Compile `function` at its first call, and keep the result; it runs beside other threads."""
     previous = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(CACHE_FOLDER)
     try:
