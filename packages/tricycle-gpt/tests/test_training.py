@@ -83,6 +83,14 @@ def test_two_runs_with_one_seed_give_equal_bits(tmp_path, make_tiny):
     assert weights_in(tmp_path / "first") == weights_in(tmp_path / "second")
 
 
+def test_a_gradient_that_was_there_before_is_not_trained_on(tmp_path, make_tiny):
+    run(tmp_path / "fresh", make_tiny())
+    model = make_tiny()
+    model.loss(text(10)[None], text(10)[None]).backward()
+    run(tmp_path / "looked at", model)
+    assert weights_in(tmp_path / "fresh") == weights_in(tmp_path / "looked at")
+
+
 def test_accumulated_gradients_are_those_of_the_large_batch(model):
     ids = np.random.default_rng(0).integers(0, 23, (6, 17))
     model.loss(ids[:, :-1], ids[:, 1:]).backward()

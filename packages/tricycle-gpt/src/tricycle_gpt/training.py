@@ -93,6 +93,7 @@ def train(
     folder = Path(folder)
     recipe = make_recipe(model, config, facts)
     optimiser = make_optimiser(model, config)
+    optimiser.zero_grad()  # whoever called may have looked at a gradient
     start = restore(folder, model, optimiser, batches, recipe) if resume else begin(folder)
     set_dropout_step(model, start * config.micro_batches)
     schedule = config.make_schedule()
