@@ -25,6 +25,8 @@ def test_swiglus_three_matrices_are_as_large_as_gelus_two():
         ({"block": "llama", "n_key_value_heads": 5}, "multiple of n_key_value_heads, got 12 and 5"),
         ({"block": "llama", "embedding_dim": 36}, "must be even, got 3"),
         ({"hidden_dim": 0}, "hidden_dim must be at least 1, got 0"),
+        ({"norm_eps": 0.0}, "norm_eps must be above 0, got 0.0"),
+        ({"rotary_theta": -1.0}, "rotary_theta must be above 0, got -1.0"),
     ],
 )
 def test_a_model_that_cannot_be_is_refused(changes, message):

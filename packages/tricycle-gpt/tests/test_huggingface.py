@@ -18,6 +18,14 @@ def test_a_model_is_the_same_after_being_written_and_read(tmp_path, model):
         np.testing.assert_array_equal(again.state_dict()[name], array)
 
 
+def test_a_model_that_was_read_drops_nothing_until_it_is_trained(tmp_path, make_tiny):
+    model = make_tiny(dropout=0.5)
+    again = from_huggingface(to_huggingface(model, tmp_path))
+    ids = np.arange(9)[None]
+    np.testing.assert_array_equal(again(ids).array, model.eval()(ids).array)
+    assert not np.array_equal(again.train()(ids).array, model(ids).array)
+
+
 def test_gpt2_names_and_layouts_are_hugging_faces(tmp_path, make_tiny):
     model = make_tiny(n_layers=1)
     weights = load_file(to_huggingface(model, tmp_path) / "model.safetensors")
@@ -132,6 +140,10 @@ def test_gpt2s_that_differ_from_ours_are_refused(tmp_path, make_tiny, changes, m
         ("{", r"config\.json is not JSON"),
         ("[]", "should hold names and values, got list"),
         ('{"model_type": "gpt2", "n_embd": 8, "n_head": 1}', "does not say vocab_size, n_layer"),
+        (
+            '{"model_type": "gpt2", "n_embd": "8", "n_head": 1, "n_layer": 1, "vocab_size": 9}',
+            "n_embd should be a whole number, got '8'",
+        ),
     ],
 )
 def test_a_config_that_cannot_be_used_is_named(tmp_path, make_tiny, config, message):

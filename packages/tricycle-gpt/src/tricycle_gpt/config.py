@@ -61,6 +61,9 @@ class GPTConfig:
             )
         if self.hidden_dim is not None and self.hidden_dim < 1:
             raise ValueError(f"hidden_dim must be at least 1, got {self.hidden_dim}")
+        for name in ("norm_eps", "rotary_theta"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if self.block == "gpt2" and (self.qk_norm or self.key_value_heads != self.n_heads):

@@ -136,6 +136,8 @@ def to_huggingface(model: GPT, folder: str | Path, tokeniser: Any = None) -> Pat
 def from_huggingface(folder: str | Path) -> GPT:
     """Read a model folder: GPT-2, Llama or Qwen3 weights in safetensors.
 
+    Dropout is off in it, as in one that transformers has read; `train` turns it on.
+
     Raises FileNotFoundError if a file is missing, ValueError for a damaged one, for another kind
     of model or for weights that do not fit their config (every name that is wrong is listed).
     """
@@ -164,6 +166,7 @@ def from_huggingface(folder: str | Path) -> GPT:
         )
     for name, piece in expected.items():
         piece.of(parameters)[...] = weights[name]
+    model.eval()
     return model
 
 
@@ -265,6 +268,11 @@ def _our_config(theirs, folder):
     missing = [name for name in NEEDED.get(kind, ()) if name not in theirs]
     if missing:
         raise ValueError(f"{folder / CONFIG} does not say {', '.join(missing)}")
+    for name in NEEDED.get(kind, ()):
+        if type(theirs[name]) is not int:
+            raise ValueError(
+                f"{folder / CONFIG}: {name} should be a whole number, got {theirs[name]!r}"
+            )
     if kind == "gpt2":
         _refuse_other_gpt2s(theirs, folder)
         return GPTConfig(
