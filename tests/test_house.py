@@ -73,6 +73,18 @@ def test_every_module_says_what_it_is_and_its_examples_hold(module):
     assert doctest.testmod(module).failed == 0
 
 
+def test_architecture_names_every_room_and_no_other_and_stays_short():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named: dict[str, set[str]] = {}
+    package = ""
+    for first, rooms_of_row in re.findall(r"(?m)^\| (\w*) ?\| (`.*?) \|", text):
+        package = first or package  # named in the first of its rows
+        named.setdefault(f"tricycle_{package}", set()).update(re.findall(r"\w+", rooms_of_row))
+    rooms = {name: {m.split(".")[1] for m in MODULES if m.startswith(f"{name}.")} for name in NAMES}
+    assert named == rooms
+    assert len(text.splitlines()) < 150
+
+
 # ---- Tests that can fail ----
 
 

@@ -49,9 +49,8 @@ def read_command_line(
         values = {} if named.config is None else _read_toml(named.config)
         if presets is not None:
             preset = values.get("preset") if named.preset is None else named.preset
-            if preset is not None and preset not in list(
-                presets
-            ):  # a list or table in the file too
+            # In a list, because what stands in the file may be a list itself.
+            if preset is not None and preset not in list(presets):
                 raise ValueError(f"no preset {preset!r}; there are {', '.join(presets)}")
             defaults = defaults if preset is None else presets[preset]
         defaults = _put(defaults, values, str(named.config))
