@@ -10,7 +10,7 @@ import pytest
 from tricycle_gpt import CheckpointError, load_checkpoint, load_newest_checkpoint, save_checkpoint
 from tricycle_gpt.checkpoint import list_checkpoints
 
-LONG = bool(os.environ.get("TRICYCLE_TEST_LONG"))
+LONG = os.environ.get("TRICYCLE_TEST_LONG") == "1"
 
 
 def save(folder, step, **options):

@@ -14,7 +14,7 @@ from tricycle_gpt import GPT, TrainingConfig, load_newest_checkpoint, read_metri
 from tricycle_gpt.training import accumulate_gradients, make_optimiser
 from tricycle_nn import gradient_norm
 
-KILLS = 200 if os.environ.get("TRICYCLE_TEST_LONG") else 20
+KILLS = 200 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 20
 
 
 class Stream:
