@@ -269,3 +269,15 @@ def test_indices_on_the_gpu_are_checked_before_they_could_wrap_around():
     ):
         with pytest.raises(IndexError, match=message):
             x[index]
+
+
+def test_sequences_are_indices_as_in_numpy():
+    x = np.arange(9.0).reshape(3, 3)
+    for index in (range(2), ([0, 1], (1, 2)), ((), 1), np.bool_(True), True):
+        np.testing.assert_array_equal(Tensor(x)[index].array, x[index])
+
+
+@pytest.mark.parametrize("index", [1.5, np.float64(1.5), "a", (0, 1.5)])
+def test_what_is_no_index_is_named(index):
+    with pytest.raises(IndexError, match="an index must be integers or booleans, got an array of"):
+        Tensor(np.zeros((3, 3)))[index]

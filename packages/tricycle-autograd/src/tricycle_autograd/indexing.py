@@ -50,11 +50,13 @@ def getitem(x: Any, index: Any) -> Tensor:
 
 
 def _plain(part):
-    """One part of an index as numpy knows it: tensors and lists become arrays."""
+    """One part of an index as numpy knows it: tensors, lists and ranges become arrays."""
     if isinstance(part, Tensor):
         part = part.array
-    if isinstance(part, (list, bool, np.bool_)):
-        part = np.asarray(part, dtype=None if part != [] else np.intp)
+    is_array = hasattr(part, "dtype") and not isinstance(part, np.generic)
+    if isinstance(part, bool) or not (is_array or _is_basic(part)):
+        part = np.asarray(part)
+        part = part if part.size else part.astype(np.intp)
     if isinstance(part, np.ndarray) and part.dtype.kind not in "iub":
         raise IndexError(
             f"an index must be integers or booleans, got an array of dtype {part.dtype}; "
