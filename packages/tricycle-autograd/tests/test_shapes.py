@@ -191,6 +191,14 @@ def test_a_split_tensor_may_be_used_elsewhere_too():
     assert x.grad.tolist() == [11, 11, 1, 1]
 
 
+def test_pieces_of_a_split_that_overlap_add_their_gradients():
+    x = Tensor(np.zeros(5), requires_grad=True)
+    first, nothing, last = ours.split(x, [3, 1])  # [:3], [3:1] and [1:], as in numpy
+    assert (first.shape, nothing.shape, last.shape) == ((3,), (0,), (4,))
+    (first.sum() + last.sum()).backward()
+    assert x.grad.tolist() == [1, 2, 2, 1, 1]
+
+
 def test_a_split_costs_one_array_for_the_gradients_of_all_its_pieces():
     x = Tensor(np.zeros(100_000), requires_grad=True)
     pieces = ours.split(x, 100)
@@ -274,7 +282,7 @@ def test_integers_keep_their_dtype():
         (lambda x: ours.repeat(x, 1.5, 1), r"repeats must be integers from 0 up, got 1.5"),
         (lambda x: ours.pad(x, 1, mode="reflect"), r"pad: mode 'reflect' is not supported"),
         (lambda x: ours.pad(x, -1), r"pad: pad_width must not be negative, got -1"),
-        (lambda x: ours.pad(x, (1, 2, 3)), r"pad: pad_width \(1, 2, 3\) does not give a pair"),
+        (lambda x: ours.pad(x, (1, 2, 3)), r"pad: pad_width \[1, 2, 3\] does not give a pair"),
         (lambda x: ours.split(x, 2, 1), r"split: axis 1 of shape \(2, 3\) does not divide into 2"),
         (lambda x: ours.split(x, 0), r"split: axis 0 of shape \(2, 3\) does not divide into 0"),
         (lambda x: ours.concatenate([]), r"concatenate: needs a list of at least one tensor"),
@@ -295,3 +303,12 @@ def test_tensors_on_different_devices_are_not_joined():
     elsewhere = Tensor(np.zeros(2).view(EmulatedArray))
     with pytest.raises(ValueError, match="concatenate: its inputs are on different devices"):
         ours.concatenate([x, elsewhere])
+
+
+def test_what_is_not_a_number_is_refused():
+    with pytest.raises(TypeError, match="a tensor holds numbers, got an array of dtype <U32"):
+        Tensor([1.0]).astype(str)
+    with pytest.raises(TypeError, match="a tensor holds numbers, got an array of dtype complex64"):
+        Tensor([1.0]).astype(np.complex64)
+    with pytest.raises(TypeError, match="pad: pad_width counts entries in whole numbers, got 1.5"):
+        ours.pad(Tensor([1.0]), 1.5)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd.devices import array_module, check_same_device
-from tricycle_autograd.tensor import Tensor, as_tensor, record, wrap
+from tricycle_autograd.tensor import Tensor, as_tensor, record
 
 Axes = int | Sequence[int] | None
 
@@ -263,11 +263,14 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
     x = as_tensor(x)
     if mode != "constant":
         raise ValueError(f"pad: mode {mode!r} is not supported, only 'constant' is")
+    pad_width = np.asarray(pad_width)
+    if pad_width.dtype.kind not in "iu":
+        raise TypeError(f"pad: pad_width counts entries in whole numbers, got {pad_width}")
     try:
-        pairs = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))
+        pairs = np.broadcast_to(pad_width, (x.ndim, 2))
     except ValueError as error:
         raise ValueError(
-            f"pad: pad_width {pad_width} does not give a pair (before, after) for each of the "
+            f"pad: pad_width {pad_width.tolist()} does not give a pair (before, after) for each of the "
             f"{x.ndim} axes of shape {x.shape}"
         ) from error
     widths = [(int(before), int(after)) for before, after in pairs]
@@ -349,7 +352,7 @@ def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> li
 
 
 def _cut(x, places):
-    """The parts of x at some places that do not overlap, each a tensor.
+    """The parts of x at some places, each a tensor.
 
     A part alone would answer with zeros everywhere but in its own place, and summing those
     answers would cost a whole array for each part.  So the parts write into one array, which
@@ -363,7 +366,7 @@ def _cut(x, places):
     def part(place):
         def backward(dy):
             if shared:
-                shared[0][place] = dy
+                shared[0][place] += dy  # added: indices out of order cut parts that overlap
                 return (None,)
             shared.append(array_module(array).zeros_like(array))
             shared[0][place] = dy
@@ -389,11 +392,12 @@ def astype(x: Any, dtype: Any) -> Tensor:
     """The same numbers as another dtype.
 
     Between floating point dtypes the gradient is converted back on its way; integers and
-    booleans have no gradient, so a conversion to them leaves the tape.
+    booleans have no gradient, so a conversion to them leaves the tape.  Raises TypeError for a
+    dtype that is not numbers.
     """
     x = as_tensor(x)
     before = x.dtype
     array = x.array.astype(dtype, copy=False)
     if array.dtype.kind != "f":
-        return wrap(array)
+        return Tensor(array)
     return record(array, (x,), lambda dy: (dy.astype(before, copy=False),))
