@@ -352,3 +352,18 @@ def test_bounds_of_clip_have_no_gradient():
     with pytest.raises(TypeError, match="use maximum"):
         tri.clip(Tensor([1.0]), Tensor(0.0, requires_grad=True), 1)
     assert tri.clip(Tensor([-1.0]), Tensor(0.0), 1).tolist() == [0]
+
+
+def test_the_gradient_of_clip_has_the_dtype_of_its_input():
+    x = Tensor(np.array([-1, 1], np.float32), requires_grad=True)
+    tri.clip(x, np.zeros(2), None).sum().backward()  # float64 bounds, a float64 result
+    assert (x.grad.dtype, x.grad.tolist()) == (np.float32, [0, 1])
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int8, np.int64])
+def test_sigmoid_and_logsumexp_of_integers_of_any_kind(dtype):
+    x = np.array([0, 1, 100]).astype(dtype)
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(tri.sigmoid(Tensor(x)).array, 1 / (1 + np.exp(-exact)), rtol=1e-12)
+    total = tri.logsumexp(Tensor(x)).item()
+    assert total == pytest.approx(math.log(np.exp(exact).sum()), rel=1e-12)

@@ -186,7 +186,7 @@ def sigmoid(a: Any) -> Tensor:
     Computed from e^-|a|, which cannot overflow.
     """
     a, xp = _tensor_and_module(a)
-    x = a.array
+    x = _floating(a.array)
     small = xp.exp(-xp.abs(x))
     out = xp.where(x < 0, small, 1) / (1 + small)
     return record(out, (a,), lambda dy: (dy * out * (1 - out),))
@@ -235,7 +235,7 @@ def clip(a: Any, a_min: Any = None, a_max: Any = None) -> Tensor:
             inside = x >= low
         if high is not None:
             inside = inside & (x <= high)
-        return (unbroadcast(xp.where(inside, dy, 0), x.shape),)
+        return (_fit(xp.where(inside, dy, 0), x.shape, x.dtype),)
 
     return record(out, (a,), backward)
 
@@ -363,6 +363,11 @@ def _same(dy):
     return dy
 
 
+def _floating(x):
+    """x, or integers as float64: unsigned ones have no negative, and small ones overflow."""
+    return x if x.dtype.kind == "f" else x.astype(np.float64)
+
+
 def _slope_of_base(x, y):
     """b·a^(b-1), which is 0 for b = 0 whatever a is (0·0^-1 would be NaN)."""
     if isinstance(y, NUMBER):
@@ -427,7 +432,7 @@ OUTER_BOTTOM = (
 
 
 def _erf(xp, x):
-    x = x if x.dtype.kind == "f" else x.astype(np.float64)
+    x = _floating(x)
     near = xp.clip(x, -0.46875, 0.46875)
     inner = near * _polynomial(INNER_TOP, near * near) / _polynomial(INNER_BOTTOM, near * near)
     far = xp.minimum(xp.abs(x), 6)

@@ -151,7 +151,8 @@ def logsumexp(a: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     gradient 0.
     """
     a = as_tensor(a)
-    x = a.array
+    # Unsigned integers have no negative, and small ones overflow.
+    x = a.array if a.dtype.kind == "f" else a.array.astype(np.float64)
     xp = array_module(x)
     largest = x.max(axis=axis, keepdims=True) if x.size else xp.zeros((), x.dtype)
     largest = xp.where(xp.isfinite(largest), largest, 0)
