@@ -92,7 +92,8 @@ class Tensor(NumpyMethods):
         """Find the gradients of this tensor with respect to every leaf behind it.
 
         grad   the gradient at this tensor, of its shape; only a single number can do without,
-               for which it is 1
+               for which it is 1.  It is not copied, and may become a leaf's `.grad`: do not
+               write into it afterwards
 
         Gradients are added to what the leaves' `.grad` holds already.  Raises RuntimeError if
         there is nothing to differentiate, if `grad` is missing, or if this graph was walked
