@@ -2,6 +2,7 @@
 
 import random
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +43,36 @@ NASTY = [
     "  \u3000 x\u3000\u3000y",
     "I'LL we'Re 'ſ it'ſ they'VE ''s",
     "ABCdefGHI漢ABC ǅungla",
+]
+
+LANGUAGES = [
+    "All human beings are born free and equal in dignity and rights.",
+    "Alle Menschen sind frei und gleich an Würde und Rechten geboren.",
+    "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
+    "Todos los seres humanos nacen libres e iguales; ¿y después? ¡Mañana más!",
+    "Todos os seres humanos nascem livres; não há exceção, irmão.",
+    "Tutti gli esseri umani nascono liberi: perché no? Così è.",
+    "Alle mensen worden vrij geboren, en 's avonds zijn ze moe.",
+    "Alla människor är födda fria och lika i värde och rättigheter.",
+    "Alle mennesker er født frie; på øen bor en æblepige.",
+    "Kaikki ihmiset syntyvät vapaina ja tasavertaisina arvoltaan.",
+    "Wszyscy ludzie rodzą się wolni i równi; źdźbło, żółć, łąka.",
+    "Všichni lidé se rodí svobodní. Příliš žluťoučký kůň úpěl.",
+    "Minden ember szabadon születik; árvíztűrő tükörfúrógép.",
+    "Bütün insanlar hür doğarlar. İstanbul'da ılık bir gün.",
+    "Tất cả mọi người sinh ra đều được tự do và bình đẳng.",
+    "Все люди рождаются свободными и равными в своём достоинстве.",
+    "Всі люди народжуються вільними; її об'єм — п'ять літрів.",
+    "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι.",
+    "כל בני האדם נולדו בני חורין ושווים בערכם. שָׁלוֹם",
+    "يولد جميع الناس أحرارًا متساوين في الكرامة والحقوق.",
+    "सभी मनुष्य जन्म से स्वतन्त्र हैं और अधिकारों में समान हैं।",
+    "মানুষ স্বাধীন হয়ে জন্মায়। ১২৩ টাকা।",
+    "மனிதப் பிறவியினர் சகலரும் சுதந்திரமாகவே பிறக்கின்றனர்.",
+    "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกัน ๑๒๓",
+    "人人生而自由，在尊严和权利上一律平等。第１２３条",
+    "すべての人間は、生まれながらにして自由であり、ｶﾀｶﾅも。",
+    "모든 인간은 태어날 때부터 자유로우며 평등하다.",
 ]
 
 
@@ -95,6 +126,17 @@ def test_every_character_in_order_and_shuffled(ours, theirs):
 def test_nasty_strings(ours, theirs):
     for text in NASTY:
         assert ours.encode_ordinary(text) == theirs.encode_ordinary(text), repr(text[:20])
+
+
+def test_english_code_and_many_languages(ours, theirs, data_file):
+    code = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
+    languages = "\n".join(LANGUAGES)
+    for text in data_file("tinyshakespeare.txt").read_text(), code, languages, languages * 20:
+        assert np.array_equal(
+            ours.encode_to_numpy(text, disallowed_special=()),
+            theirs.encode_to_numpy(text, disallowed_special=()),
+        )
+        assert ours.decode(ours.encode_ordinary(text)) == text
 
 
 def test_every_single_token_round_trip(ours, theirs):
