@@ -319,3 +319,17 @@ def test_a_cache_while_recording_is_refused():
     layer = CausalSelfAttention(4, 2, rng=np.random.default_rng(0))
     with pytest.raises(RuntimeError, match=r"no gradient flows.*no_grad\(\)"):
         layer(Tensor(single(1, 2, 4)), ListCache())
+
+
+def test_no_queries_are_no_trouble():
+    check_fused(attention, draw(2, 2, 0, 3), draw(2, 1, 4, 3), draw(2, 1, 4, 3))
+    check_fused(attention, draw(2, 2, 0, 3), draw(2, 1, 0, 3), draw(2, 1, 0, 3))
+
+
+def test_heads_of_no_numbers_and_no_heads_are_refused():
+    with pytest.raises(ValueError, match="attention expected heads with at least one number"):
+        attention(*(Tensor(single(1, 2, 3, 0)) for _ in range(3)))
+    with pytest.raises(ValueError, match="packed_attention needs at least one head, got 0 and 0"):
+        packed_attention(Tensor(single(1, 3, 6)), 0)
+    with pytest.raises(ValueError, match="got width 12, 0 heads and 0 key-value heads"):
+        CausalSelfAttention(12, 0, rng=np.random.default_rng(0))

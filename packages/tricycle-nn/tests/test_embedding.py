@@ -81,3 +81,17 @@ def test_a_layer_starts_with_vectors_of_length_about_one():
 def test_the_definition_runs_in_float64():
     with definitions_only():
         assert embedding([1], Tensor(draw(3, 2))).dtype == np.float64
+
+
+def test_vectors_of_no_numbers_are_no_trouble():
+    check_fused(embedding, np.array([2, 0]), draw(3, 0))
+
+
+def test_a_table_that_is_an_array_is_not_taken_for_a_tensor():
+    with pytest.raises(TypeError, match="embedding works on tensors, got ndarray"):
+        embedding([0], np.zeros((3, 2), np.float32))
+
+
+def test_a_layer_of_no_size_is_refused():
+    with pytest.raises(ValueError, match="Embedding needs sizes from 1 up, got 3, 0"):
+        Embedding(3, 0, rng=np.random.default_rng(0))

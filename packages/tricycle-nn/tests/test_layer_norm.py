@@ -109,3 +109,8 @@ def test_shapes_that_do_not_fit_are_explained():
 def test_the_definition_runs_in_float64():
     with definitions_only():
         assert layer_norm(Tensor(draw(2, 3)), Tensor(draw(3))).dtype == np.float64
+
+
+def test_vectors_of_no_numbers_are_no_trouble():
+    with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="empty slice"):
+        check_fused(layer_norm, draw(2, 0), draw(0), draw(0))

@@ -125,3 +125,20 @@ def test_other_dtypes_are_refused_by_the_kernels_and_run_by_the_definition():
         linear(x, weight)
     with definitions_only():
         assert linear(x, weight).dtype == np.float64
+
+
+def test_vectors_of_no_numbers_give_the_bias():
+    y = linear(Tensor(np.zeros((2, 0), np.float32)), Tensor(np.zeros((0, 3), np.float32)))
+    assert y.tolist() == [[0, 0, 0]] * 2
+    check_fused(linear, draw(2, 0), draw(0, 3), draw(3))
+
+
+def test_an_array_is_not_taken_for_a_tensor():
+    layer = Linear(3, 2, rng=np.random.default_rng(0))
+    with pytest.raises(TypeError, match=r"linear works on tensors, got ndarray; .*Tensor\(array\)"):
+        layer(np.zeros((1, 3), np.float32))
+
+
+def test_a_layer_of_no_size_is_refused():
+    with pytest.raises(ValueError, match="Linear needs sizes from 1 up, got 0, 2"):
+        Linear(0, 2, rng=np.random.default_rng(0))

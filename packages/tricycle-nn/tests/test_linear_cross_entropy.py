@@ -107,3 +107,9 @@ def test_what_cannot_be_is_named():
             run(x, table, [0, 5])
         with pytest.raises(ValueError, match="between 0 and 1, got -0.1"):
             run(x, table, [0, 1], label_smoothing=-0.1)
+
+
+def test_vectors_of_no_numbers_and_tables_of_no_classes():
+    check_fused(linear_cross_entropy, draw(2, 0), draw(3, 0), targets=np.array([0, 2]))
+    with pytest.raises(ValueError, match="linear_cross_entropy expected at least one class"):
+        linear_cross_entropy(Tensor(single(2, 4)), Tensor(single(0, 4)), np.array([-100, -100]))

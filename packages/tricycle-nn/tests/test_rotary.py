@@ -97,3 +97,12 @@ def test_what_cannot_be_is_named():
             run(Tensor(np.zeros((3, 5), np.float32)), np.arange(3))
         with pytest.raises(TypeError, match="integer positions, got float64"):
             run(x, np.arange(3) / 2)
+
+
+def test_vectors_of_no_numbers_are_no_trouble():
+    check_fused(rotary, draw(2, 3, 0), positions=np.arange(3))
+
+
+def test_a_theta_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match="rotary expected a theta above 0, got 0"):
+        rotary(Tensor(np.zeros((1, 2), np.float32)), np.arange(1), theta=0)

@@ -125,3 +125,8 @@ def test_an_axis_that_is_not_there_is_refused(operation):
         )
     with pytest.raises(ValueError, match=r"along axis -1, but its input has shape \(\)"):
         operation(Tensor(1.0))
+
+
+@pytest.mark.parametrize("operation", [softmax, log_softmax])
+def test_rows_of_no_numbers_are_no_trouble(operation):
+    check_fused(operation, draw(2, 0))

@@ -33,3 +33,7 @@ def test_the_gradient_goes_into_a_buffer_and_is_added_there():
 def test_widths_that_differ_are_named():
     with pytest.raises(ValueError, match=r"expected x \(\.\.\., C\).*\(2, 3\) and \(5, 4\)"):
         token_scores(Tensor(np.ones((2, 3), np.float32)), Tensor(np.ones((5, 4), np.float32)))
+
+
+def test_vectors_of_no_numbers_have_scores_of_zero():
+    check_fused(token_scores, draw(2, 0), draw(3, 0))

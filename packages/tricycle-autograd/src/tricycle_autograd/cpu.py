@@ -24,6 +24,7 @@ them is told to be started with "spawn".
 import hashlib
 import importlib
 import importlib.util
+import math
 import os
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd.compiling import compile_elsewhere, describe
+from tricycle_autograd.tensor import Tensor
 
 # In plain Python a prange is a range; the compiler is shown numba's.
 prange = range
@@ -311,17 +313,27 @@ def rows_contiguous(array):
     return array if in_order else array.copy(order="C")
 
 
+def as_rows(array):
+    """(..., C) as (N, C), also where C is 0 and reshape(-1, C) could not tell how many rows."""
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
+
+
 def kernel_inputs(name: str, *tensors, layout: Callable = contiguous):
     """The arrays of an operation's floating point inputs, as its CPU kernels want them.
 
     layout   `contiguous`, or `rows_contiguous` for kernels that take strided views
 
     Returns float32 arrays (a copy where an input has another layout).  Raises
-    TypeError for another dtype and ValueError for another device: kernels refuse what they
-    cannot do fast, and never slide to the definition unnoticed.
+    TypeError for what is no tensor or has another dtype, and ValueError for another device:
+    kernels refuse what they cannot do fast, and never slide to the definition unnoticed.
     """
     arrays = []
     for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{name} works on tensors, got {type(tensor).__name__}; make one of it with "
+                "Tensor(array)"
+            )
         array = tensor.array
         if array.dtype != np.float32:
             raise TypeError(

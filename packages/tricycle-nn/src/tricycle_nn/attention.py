@@ -158,6 +158,8 @@ def split_heads(qkv, n_heads, n_key_value_heads=None):
     """(B, T, (H + 2G)·D) seen as q (B, H, T, D), k (B, G, T, D) and v (B, G, T, D)."""
     H = n_heads
     G = H if n_key_value_heads is None else n_key_value_heads
+    if min(H, G) < 1:
+        raise ValueError(f"packed_attention needs at least one head, got {H} and {G}")
     if qkv.ndim != 3 or qkv.shape[2] % (H + 2 * G):
         raise ValueError(
             f"packed_attention with {H} heads and {G} key-value heads expected shape "
@@ -178,6 +180,8 @@ def _check(q, k, v, causal, scale):
             f"size, got {shapes}"
         )
     H, T, G, S = q.shape[1], q.shape[2], k.shape[1], k.shape[2]
+    if q.shape[3] == 0:
+        raise ValueError(f"attention expected heads with at least one number, got {shapes}")
     if G == 0 or H % G:
         raise ValueError(f"{H} query heads cannot share {G} key-value heads evenly, got {shapes}")
     if (T if causal else 1) > S:
@@ -218,7 +222,7 @@ class CausalSelfAttention(Module):
         rng: np.random.Generator,
     ):
         G = n_heads if n_key_value_heads is None else n_key_value_heads
-        if width % n_heads or n_heads % G:
+        if min(width, n_heads, G) < 1 or width % n_heads or n_heads % G:
             raise ValueError(
                 "width must be a multiple of n_heads, and n_heads of n_key_value_heads, got "
                 f"width {width}, {n_heads} heads and {G} key-value heads"

@@ -18,7 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.cpu import (
+    as_rows,
+    contiguous,
+    cpu_function,
+    cpu_kernel,
+    kernel_inputs,
+    prange,
+)
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tape import gradient_destination
 from tricycle_autograd.tensor import Tensor, record
@@ -43,10 +50,11 @@ def embedding(ids: Any, weight: Tensor) -> Tensor:
 @embedding.kernels
 def _(ids, weight):
     ids = checked_ids(ids, weight)
-    weight_node, table = weight.node, kernel_inputs("embedding", weight)
+    table = kernel_inputs("embedding", weight)
+    weight_node = weight.node
     flat = ids.reshape(-1)
     y = np.empty((*ids.shape, table.shape[1]), np.float32)
-    CPU.gather(y.reshape(-1, table.shape[1]), flat, table)
+    CPU.gather(as_rows(y), flat, table)
 
     def backward(dy):
         destination, add, d_weight = gradient_destination(weight_node, table)
@@ -122,9 +130,13 @@ class Embedding(Module):
     width         C, how many numbers stand for each
     rng           where the initial table is drawn from: normal, with standard deviation
                   1/√width, which gives vectors of length 1, about
+
+    Raises ValueError for sizes below 1.
     """
 
     def __init__(self, n_embeddings: int, width: int, *, rng: np.random.Generator):
+        if min(n_embeddings, width) < 1:
+            raise ValueError(f"Embedding needs sizes from 1 up, got {n_embeddings}, {width}")
         self.weight = Parameter(normal(rng, (n_embeddings, width), width**-0.5))
 
     def forward(self, ids: Any) -> Tensor:

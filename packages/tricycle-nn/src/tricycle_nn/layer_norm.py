@@ -26,7 +26,14 @@ This file: the definition, the operation, its CPU kernels, the layer.
 
 import numpy as np
 
-from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.cpu import (
+    as_rows,
+    contiguous,
+    cpu_function,
+    cpu_kernel,
+    kernel_inputs,
+    prange,
+)
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.module import Module, Parameter
@@ -57,7 +64,7 @@ def _(x, weight, bias=None, eps=1e-5):
     _check_shapes(x, weight, bias)
     inputs = (x, weight) if bias is None else (x, weight, bias)
     x_array, w, *b = kernel_inputs("layer_norm", *inputs)
-    rows = x_array.reshape(-1, x.shape[-1])  # (N, C)
+    rows = as_rows(x_array)  # (N, C)
     y, mean, r = CPU.forward(rows, w, b[0] if b else np.zeros_like(w), np.float32(eps))
 
     def backward(dy):

@@ -17,7 +17,14 @@ This file: the definition, the operation, its CPU kernels, the layer.
 
 import numpy as np
 
-from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.cpu import (
+    as_rows,
+    contiguous,
+    cpu_function,
+    cpu_kernel,
+    kernel_inputs,
+    prange,
+)
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import gradient_destination
@@ -47,9 +54,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _(x, weight, bias=None):
     _check_shapes(x, weight, bias)
     inputs = (x, weight) if bias is None else (x, weight, bias)
-    x_node, weight_node = x.node, weight.node
     x_array, w, *b = kernel_inputs("linear", *inputs)
-    rows = x_array.reshape(-1, w.shape[0])  # (N, in)
+    x_node, weight_node = x.node, weight.node
+    rows = as_rows(x_array)  # (N, in)
     y = np.empty((len(rows), w.shape[1]), np.float32)
     if bias is not None:
         CPU.fill_rows(y, b[0])
@@ -134,11 +141,15 @@ class Linear(Module):
     bias                       whether to add a bias, which starts at zero
     rng                        where the initial weights are drawn from: normal, with standard
                                deviation 1/√in_features, so that outputs are as large as inputs
+
+    Raises ValueError for sizes below 1.
     """
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, rng: np.random.Generator
     ):
+        if min(in_features, out_features) < 1:
+            raise ValueError(f"Linear needs sizes from 1 up, got {in_features}, {out_features}")
         self.weight = Parameter(normal(rng, (in_features, out_features), in_features**-0.5))
         self.bias = Parameter(np.zeros(out_features, np.float32)) if bias else None
 

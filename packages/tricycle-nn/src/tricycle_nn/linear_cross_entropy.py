@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.cpu import cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.cpu import as_rows, cpu_kernel, kernel_inputs, prange
 from tricycle_autograd.cpu_math import row_maximum
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
@@ -71,6 +71,8 @@ def _check(x, weight):
             "linear_cross_entropy expected x (..., C) and weight (V, C), got "
             f"{x.shape} and {weight.shape}"
         )
+    if weight.shape[0] == 0:
+        raise ValueError("linear_cross_entropy expected at least one class, got a weight of none")
 
 
 @linear_cross_entropy.kernels
@@ -78,7 +80,7 @@ def _(x, weight, targets, ignore_index=-100, label_smoothing=0.0):
     _check(x, weight)
     targets = check_targets(targets, x.shape[:-1], len(weight.array), ignore_index, label_smoothing)
     x_array, weight_array = kernel_inputs("linear_cross_entropy", x, weight)
-    rows, targets = x_array.reshape(-1, x.shape[-1]), numbered(targets, ignore_index)
+    rows, targets = as_rows(x_array), numbered(targets, ignore_index)
     N, V = len(rows), len(weight_array)
     x_node, weight_node = x.node, weight.node
     keep = is_recording() and not (x_node is None and weight_node is None)

@@ -20,7 +20,14 @@ This file: the definition, the operation, its CPU kernels, the layer.
 
 import numpy as np
 
-from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.cpu import (
+    as_rows,
+    contiguous,
+    cpu_function,
+    cpu_kernel,
+    kernel_inputs,
+    prange,
+)
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.module import Module, Parameter
@@ -47,7 +54,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
 def _(x, weight, eps=1e-5):
     _check_shapes(x, weight)
     x_array, w = kernel_inputs("rms_norm", x, weight)
-    rows = x_array.reshape(-1, x.shape[-1])  # (N, C)
+    rows = as_rows(x_array)  # (N, C)
     y, r = CPU.forward(rows, w, np.float32(eps))
 
     def backward(dy):

@@ -24,7 +24,14 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import concatenate, stack
-from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.cpu import (
+    as_rows,
+    contiguous,
+    cpu_function,
+    cpu_kernel,
+    kernel_inputs,
+    prange,
+)
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 
@@ -38,8 +45,8 @@ def rotary(x: Tensor, positions: Any, theta: float = 10000.0, interleaved: bool 
     theta      base of the wavelengths, the longest of which is nearly 2π·theta positions
     returns    (..., T, D); every vector keeps its length
 
-    Raises ValueError for an odd D or positions of another shape, TypeError for positions that
-    are not integers.
+    Raises ValueError for an odd D, positions of another shape or a theta that is not above 0,
+    TypeError for positions that are not integers.
     """
     cos, sin = _turns(x, positions, theta)  # each (T, D/2)
     half = x.shape[-1] // 2
@@ -63,6 +70,8 @@ def _turns(x, positions, theta):
             "rotary expected x (..., T, D) with an even D, and positions (T,), got "
             f"{x.shape} and {positions.shape}"
         )
+    if not theta > 0:
+        raise ValueError(f"rotary expected a theta above 0, got {theta}")
     return _turns_of(positions.astype(np.int64).tobytes(), x.shape[-1], float(theta), x.dtype)
 
 
@@ -80,18 +89,14 @@ def _(x, positions, theta=10000.0, interleaved=False):
     cos, sin = _turns(x, positions, theta)
     array = kernel_inputs("rotary", x)
     y = np.empty_like(array)
-    CPU.turn(_rows(array), cos, sin, interleaved, _rows(y))
+    CPU.turn(as_rows(array), cos, sin, interleaved, as_rows(y))
 
     def backward(dy):
         dx = np.empty_like(array)
-        CPU.turn(_rows(contiguous(dy)), cos, -sin, interleaved, _rows(dx))
+        CPU.turn(as_rows(contiguous(dy)), cos, -sin, interleaved, as_rows(dx))
         return (dx,)
 
     return record(y, (x,), backward)
-
-
-def _rows(x):
-    return x.reshape(-1, x.shape[-1])
 
 
 class CPU:

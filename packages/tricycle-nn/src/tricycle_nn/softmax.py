@@ -51,7 +51,9 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def _largest(x, axis):
-    """The largest number along the axis, as a constant; 0 where it is -inf."""
+    """The largest number along the axis, as a constant; 0 where it is -inf or there are none."""
+    if x.size == 0:
+        return 0.0
     largest = x.detach().max(axis=axis, keepdims=True)
     return where(largest == -np.inf, 0.0, largest)
 

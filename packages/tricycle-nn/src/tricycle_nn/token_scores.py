@@ -12,7 +12,7 @@ scores themselves, and for generation.
 
 import numpy as np
 
-from tricycle_autograd.cpu import contiguous, kernel_inputs
+from tricycle_autograd.cpu import as_rows, contiguous, kernel_inputs
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import gradient_destination
@@ -37,7 +37,7 @@ def token_scores(x: Tensor, weight: Tensor) -> Tensor:
 def _(x, weight):
     _check(x, weight)
     x_array, table = kernel_inputs("token_scores", x, weight)
-    rows = x_array.reshape(-1, x.shape[-1])  # (N, C)
+    rows = as_rows(x_array)  # (N, C)
     x_node, weight_node = x.node, weight.node
     scores = np.empty((len(rows), len(table)), np.float32)
     product(scores, rows, table.T)
