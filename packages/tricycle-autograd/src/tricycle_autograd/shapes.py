@@ -270,8 +270,8 @@ def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float =
         pairs = np.broadcast_to(pad_width, (x.ndim, 2))
     except ValueError as error:
         raise ValueError(
-            f"pad: pad_width {pad_width.tolist()} does not give a pair (before, after) for each of the "
-            f"{x.ndim} axes of shape {x.shape}"
+            f"pad: pad_width {pad_width.tolist()} does not give a pair (before, after) for each of "
+            f"the {x.ndim} axes of shape {x.shape}"
         ) from error
     widths = [(int(before), int(after)) for before, after in pairs]
     if min([n for pair in widths for n in pair], default=0) < 0:
