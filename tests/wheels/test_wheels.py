@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from email.parser import Parser
 from pathlib import Path
 
@@ -50,6 +51,19 @@ def siblings(wheels, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def environment(tmp_path_factory) -> Iterator[Path]:
+    """A new virtual environment, in the place where the one before was.
+
+    Compiled kernels are kept by the path and the age of their source: what the tests of
+    tricycle-autograd had compiled, those of tricycle-nn find here.
+    """
+    path = tmp_path_factory.getbasetemp() / "environment"
+    uv("venv", path, "--python", sys.executable)
+    yield path
+    shutil.rmtree(path)
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_wheel_holds_the_package_its_types_and_its_licence(wheels, package):
     module = package.replace("-", "_")
@@ -69,10 +83,9 @@ def test_a_wheel_holds_the_package_its_types_and_its_licence(wheels, package):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_wheel_passes_its_own_tests_alone(wheels, siblings, package, tmp_path):
+def test_a_wheel_passes_its_own_tests_alone(wheels, siblings, environment, package, tmp_path):
     module = package.replace("-", "_")
-    python = tmp_path / "environment" / "bin" / "python"
-    uv("venv", tmp_path / "environment", "--python", sys.executable)
+    python = environment / "bin" / "python"
 
     def install(extra: str = "") -> None:
         requirement = f"{package}{extra} @ {wheels[package].as_uri()}"
@@ -83,7 +96,7 @@ def test_a_wheel_passes_its_own_tests_alone(wheels, siblings, package, tmp_path)
     program = f"import {module}; print({module}.__file__)"
     imported = run(python, "-c", program, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert imported.returncode == 0, f"{package} cannot be imported with only what it declares"
-    assert Path(imported.stdout.strip()).is_relative_to(tmp_path / "environment")
+    assert Path(imported.stdout.strip()).is_relative_to(environment)
 
     install("[test]")
     folder = tmp_path / package
