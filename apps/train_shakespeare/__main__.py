@@ -50,12 +50,31 @@ class Arguments:
     """Of the sample: below 1 is bolder, above 1 wilder, 0 always takes the likeliest token."""
     config: Path | None = None
     """A TOML file with values for any of these settings, in sections [model] and [training]."""
+    # Chosen for the fewest bits per byte after three minutes on two cores: a small model that sees
+    # the text almost three times beats a larger one that sees it once.
     model: GPTConfig = field(
         default_factory=lambda: GPTConfig(
-            vocab_size=2048, context_window=128, embedding_dim=256, n_layers=4, n_heads=4
+            vocab_size=2048,
+            context_window=128,
+            embedding_dim=128,
+            n_layers=4,
+            n_heads=4,
+            block="llama",
+            qk_norm=True,
         )
     )
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(
+            steps=4000,
+            batch_size=8,
+            learning_rate=3e-3,
+            final_learning_rate=0.0,
+            warmup=50,
+            evaluate_every=500,
+            checkpoint_every=500,
+            log_every=50,
+        )
+    )
 
 
 def main() -> None:
