@@ -231,6 +231,15 @@ def test_train_gpt2_takes_a_folder_of_texts_and_a_toml_file(tmp_path):
     more = run("inference", "--model", "run/model", "--max-tokens", 3, cwd=tmp_path)
     assert more.returncode == 0, more.stderr
 
+    # The same tokeniser for another run, and that run once more.
+    words += ["--folder", "again", "--tokeniser", "run/model"]
+    for last in ([], ["--resume"]):
+        done = run("train_gpt2", *words, *last, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    first, again = (tmp_path / name / "model" for name in ("run", "again"))
+    for name in ("tokenizer.json", "model.safetensors"):
+        assert (first / name).read_bytes() == (again / name).read_bytes()
+
 
 # ---- Generating ----
 
@@ -306,6 +315,10 @@ MISTAKES = {
     "no steps": ("train_gpt2 --training.steps 0", "steps must be at least 1"),
     "a word for a number": ("train_gpt2 --training.steps many", "many"),
     "a flag that is not there": ("train_gpt2 --step 5", "--step"),
+    "a tokeniser that cannot end a text": (
+        "train_gpt2 --data text.txt --tokeniser whole/model",
+        "the tokeniser in whole/model has no <|endoftext|> token",
+    ),
     "an unknown preset": ("train_gpt2 --preset huge", "no preset 'huge'; there are laptop, gpt2"),
     "settings that are not there": ("inference --config no.toml", "no.toml: No such file"),
     "a model that is not there": (
