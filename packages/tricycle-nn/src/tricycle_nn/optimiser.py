@@ -65,6 +65,9 @@ class Optimiser:
 
         grad_scale  multiplies every gradient on the way, without a pass of its own: for
                     clipping (see clip_scale) and for averaging over micro-batches
+
+        The numbers change in place: a loss computed before a step is not to be walked backwards
+        after it, for its backward pass would find the new ones.
         """
         self.steps_taken += 1
         for group in self.groups:
