@@ -256,6 +256,8 @@ def test_a_cache_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(
     folder = cache_folder({__file__}, set())
     assert folder.is_relative_to(tmp_path)
     assert folder.is_dir()
+    assert folder.parents[2].stat().st_mode & 0o077 == 0, "others could put code there"
+    assert cache_folder({__file__}, set()) == folder
 
 
 # ---- Inputs of kernels ----

@@ -13,7 +13,7 @@ from tricycle_bpe import kernels, scanning
 
 
 def run(code: str, package_folder: Path, cache: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(package_folder), "XDG_CACHE_HOME": str(cache)}
+    environment = {**os.environ, "PYTHONPATH": str(package_folder), "TRICYCLE_CACHE": str(cache)}
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
@@ -52,6 +52,6 @@ def test_numbas_own_cache_folder_is_left_as_it_was():
 
 def test_where_nothing_can_be_written_there_is_a_temporary_folder(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("TRICYCLE_CACHE", str(tmp_path / "file"))
     folder = kernels.cache_folder()
     assert folder.is_dir() and tmp_path not in folder.parents

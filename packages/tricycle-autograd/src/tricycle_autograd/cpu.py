@@ -368,9 +368,12 @@ def cache_folder(files: set[str], constants: set[str]) -> Path:
     folder = cache_root() / digest.hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a read-only home: kernels are then compiled once for each boot or login
-        folder = Path(tempfile.gettempdir()) / f"tricycle-kernels-{os.getuid()}" / folder.name
-        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        # A home that cannot be written to: a new folder for this process, and for the one that
+        # compiles for it.  One with a known name could hold what somebody else put there.
+        os.environ["TRICYCLE_CACHE"] = tempfile.mkdtemp(prefix="tricycle-")
+        folder = cache_root() / folder.name
+        folder.mkdir(parents=True)
     return folder
 
 

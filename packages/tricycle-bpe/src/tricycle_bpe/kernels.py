@@ -32,13 +32,14 @@ def source_hash(folder: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Choose where compiled kernels are kept: below the user's cache folder.
+    """Choose where compiled kernels are kept: TRICYCLE_CACHE, else the user's cache folder.
 
     Where that cannot be written to it is a new temporary folder, for this process only: one that is
     shared might hold what somebody else put there.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "tricycle_bpe" / f"kernels-{source_hash(Path(__file__).parent)}"
+    chosen = os.environ.get("TRICYCLE_CACHE") or os.environ.get("XDG_CACHE_HOME")
+    base = Path(chosen) if chosen else Path.home() / ".cache"
+    folder = base / "tricycle" / f"bpe-kernels-{source_hash(Path(__file__).parent)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

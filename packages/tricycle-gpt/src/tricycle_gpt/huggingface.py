@@ -123,9 +123,12 @@ def to_huggingface(model: GPT, folder: str | Path, tokeniser: Any = None) -> Pat
         theirs: np.ascontiguousarray(piece.of(parameters))
         for theirs, piece in pieces(model.config).items()
     }
-    # The metadata tells transformers that matrices lie as PyTorch would have them.
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / WEIGHTS).chmod(0o644)
+    # Written apart and renamed when whole, so that a full disk leaves the weights of before.  The
+    # metadata tells transformers that matrices lie as PyTorch would have them.
+    temporary = folder / f"{WEIGHTS}.tmp"
+    save_file(weights, temporary, metadata={"format": "pt"})
+    temporary.chmod(0o644)
+    temporary.replace(folder / WEIGHTS)
     _write_json(folder / CONFIG, _their_config(model.config))
     _write_json(folder / "generation_config.json", {"max_length": model.config.context_window})
     if tokeniser is not None:
