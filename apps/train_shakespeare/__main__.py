@@ -65,7 +65,7 @@ class Arguments:
     )
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            steps=4000,
+            steps=4400,
             batch_size=8,
             learning_rate=3e-3,
             final_learning_rate=0.0,

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 
 _use_kernels = True
 
-registry: dict[str, "Fused"] = {}  # by name, so that a test can find one that nobody checks
+# By module and name, so that a test can find one that nobody checks.
+registry: dict[str, "Fused"] = {}
 
 
 class Fused:
@@ -32,7 +33,7 @@ class Fused:
         functools.update_wrapper(self, definition)
         self.definition = definition
         self.fast: Callable | None = None
-        registry[definition.__name__] = self
+        registry[f"{definition.__module__}.{definition.__name__}"] = self
 
     def kernels(self, fast: Callable) -> Callable:
         """Attach the fast path; it takes the same arguments as the definition."""
