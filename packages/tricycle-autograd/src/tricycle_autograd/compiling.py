@@ -16,6 +16,7 @@ the purpose, to compile and store it, and then loads it, as every later process 
 The compiling process ends when its standard input does, or when it was not needed for a while.
 """
 
+import atexit
 import importlib
 import json
 import os
@@ -75,6 +76,13 @@ def _running_compiler():
             start_new_session=True,  # Ctrl-C in the terminal is not meant for it
         )
     return _compiler
+
+
+@atexit.register
+def _end_compiler():
+    if _compiler is not None:
+        _compiler.kill()
+        _compiler.communicate()  # closes the pipes and waits
 
 
 def describe(numba_type: Any) -> list[Any]:
