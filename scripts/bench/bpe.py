@@ -153,6 +153,7 @@ def threads(corpora: dict[str, str]) -> None:
         folder = Path(name)
         text = (corpora["english"] * 2)[:50_000_000]
         (folder / "text.txt").write_text(text, encoding="utf-8")
+        os.sync()  # or writing that text to the disk would be timed
         counter = iter(range(1000))
 
         def run(workers: int) -> None:

@@ -86,6 +86,16 @@ def test_parts_and_workers_give_the_ids_of_the_whole(tokeniser, tmp_path, worker
     assert read(folder)[0] == tokeniser.encode(text)
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_any_number_of_workers_writes_the_same_files(tokeniser, corpus, tmp_path, workers):
+    folders = [
+        tokeniser.encode_file(corpus, tmp_path / str(k), workers=k, shard_tokens=3)
+        for k in (workers, workers + 1)
+    ]
+    first, second = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders)
+    assert first == second
+
+
 def test_a_folder_that_exists_is_left_alone(tokeniser, corpus, tmp_path):
     with pytest.raises(FileExistsError, match="exists already; remove it or write to another"):
         tokeniser.encode_file(corpus, tmp_path)
@@ -106,6 +116,8 @@ def test_wrong_arguments_are_refused(tokeniser, corpus, tmp_path):
         tokeniser.encode_file(corpus, out, document_separator="<x>")
     with pytest.raises(ValueError, match="shard_tokens must be at least 1, got 0"):
         tokeniser.encode_file(corpus, out, shard_tokens=0)
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        tokeniser.encode_file(corpus, out, workers=0)
     with pytest.raises(FileNotFoundError, match="neither a file nor a folder with .txt files"):
         tokeniser.encode_file(tmp_path / "nothing", out)
 

@@ -137,4 +137,4 @@ def test_parts_of_a_text_are_cut_like_the_whole(pattern, texts):
 
 def test_a_text_of_an_unknown_pattern_is_not_cut_into_parts():
     assert list(read_in_parts(io.BytesIO(b"a\nb\nc"), r"\w+", 2)) == [b"a\nb\nc"]
-    assert list(read_in_parts(io.BytesIO(b"a\nb\nc"), "gpt2", 2)) == [b"a\n", b"b\n", b"c"]
+    assert list(read_in_parts(io.BytesIO(b"a\nb\nc"), "gpt2", 3)) == [b"a", b"\nb", b"\nc"]

@@ -10,7 +10,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tricycle_bpe import Tokeniser, merges, training
+from tricycle_bpe import Tokeniser, counting, merges, training
 from tricycle_bpe.byte_characters import to_characters
 
 
@@ -181,3 +181,37 @@ def test_files_and_folders_are_read(tmp_path):
     from_files = Tokeniser.train([tmp_path / "one.txt", tmp_path / "two.txt"], 262)
     from_texts = Tokeniser.train(["abab abab", "abc abc"], 262)
     assert from_folder.merges == from_files.merges == from_texts.merges
+
+
+def test_learning_in_steps_learns_the_same(monkeypatch):
+    text = "".join(random.Random(1).choices("abcd ", k=5000))
+    at_once = Tokeniser.train([text], 400)
+    monkeypatch.setattr(training, "MERGES_AT_ONCE", 1)
+    assert Tokeniser.train([text], 400).merges == at_once.merges
+
+
+def test_learning_shows_how_many_merges_are_done(monkeypatch):
+    shown = []
+    monkeypatch.setattr(training.Progress, "update", lambda bar, n: shown.append((bar.what, n)))
+    Tokeniser.train(["abcd " * 10, "abcd"], 600)  # after four merges there are no pairs left
+    assert shown[:2] == [("reading", 50), ("reading", 4)]
+    assert sum(n for what, n in shown if what == "learning merges") == 4
+
+
+def test_an_error_in_a_worker_ends_the_training():
+    def texts():
+        for _ in range(100):
+            yield "one two"
+        yield 3
+
+    with pytest.raises(ValueError, match="texts must hold strings or paths, found a int"):
+        Tokeniser.train(texts(), 300, workers=2)
+
+
+def test_a_text_that_a_worker_cannot_count_ends_the_training(monkeypatch):
+    def fail(counter, text, split):
+        raise MemoryError
+
+    monkeypatch.setattr(counting.PieceCounter, "add", fail)
+    with pytest.raises(MemoryError):
+        Tokeniser.train(["one"] * 100, 300, workers=2)

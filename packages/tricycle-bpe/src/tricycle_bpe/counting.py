@@ -152,8 +152,13 @@ def count_all(texts: Iterable[bytes], split: Splitter, workers: int) -> PieceCou
     waiting: Queue[bytes | None] = Queue(maxsize=2 * workers)
 
     def work(counter: PieceCounter) -> None:
-        while (text := waiting.get()) is not None:
-            counter.add(text, split)
+        try:
+            while (text := waiting.get()) is not None:
+                counter.add(text, split)
+        except BaseException:
+            while waiting.get() is not None:  # or who fills the queue would wait for ever
+                pass
+            raise
 
     with ThreadPoolExecutor(workers) as pool:
         done = [pool.submit(work, counter) for counter in counters]

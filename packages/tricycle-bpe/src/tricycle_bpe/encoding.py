@@ -85,77 +85,93 @@ def has_unknown_bytes(text, i, end, byte_ids):
     return least < 0
 
 
-@kernel
-def encode_pieces(
-    text_array,
-    start,
-    ends,
-    spelling_array,
-    starts_array,
-    table_array,
-    pairs_array,
-    byte_ids_array,
-    masks_array,
-    whole_pieces,
-    longest_token,
-    remembered_array,
-    long_rows_array,
-    arena_array,
-    used,
-    scratch,
-    out_array,
-    o,
-):
-    """Encode the pieces of a text: `merges.encode` for each, unless it is remembered.
+@helper
+def ask_for_rows(text, i, piece_ends, first, last, masks, remembered, row_mask, slots):
+    """Work out the slots of the pieces of a block, and have the processor fetch their rows."""
+    for k in range(first, last):
+        end = int64_at(piece_ends, k)
+        if end - i <= LONGEST_REMEMBERED:
+            slot = row_of_piece(text, i, end - i, masks) & row_mask
+            put_int64(slots, k - first, slot)
+            prefetch(remembered + ROW_BYTES * slot)
+        i = end
 
-    text              (N + PADDING,) uint8
-    start, ends       the first piece begins at `start`, piece k ends at ends[k]
-    spelling … masks  the tables of a vocabulary, see `Encoder`
-    whole_pieces      whether a piece that is a token is not merged but taken
-    longest_token     in bytes
-    remembered        (R, 8) uint64, R a power of two: the pieces seen so far, updated
-    long_rows, arena  (L, 2) int64, L a power of two, and (A,) int64: those that need more room
-    used              (3,) int64: rows in use in either table, words in use in the arena; updated
-    scratch           (2 * SHORT_PIECE + BLOCK,) int64
-    out, o            ids are written to out[o], …; there must be room for one id a byte and 8 more
-    returns           the new o, or -1 - k if piece k has bytes that the vocabulary has not
+
+@helper
+def find_row(text, i, length, masks, remembered, row_mask, slot):
+    """The row of a piece, looked for from `slot` on, or the empty one where it would go."""
+    row = remembered + ROW_BYTES * slot
+    while not is_key_of(row, text, i, length, masks) and int64_at(row, 3) != 0:
+        slot = (slot + 1) & row_mask
+        row = remembered + ROW_BYTES * slot
+    return row
+
+
+@helper
+def encode_piece(text, i, length, tables, scratch, out_array, o):
+    """Encode a piece that is not remembered: it is a token as a whole, or it is merged.
+
+    returns  the number of its ids, or -1 if the vocabulary lacks one of its bytes
     """
-    text, spelling = text_array.ctypes.data, spelling_array.ctypes.data
-    starts = starts_array.ctypes.data
-    table, pairs = table_array.ctypes.data, pairs_array.ctypes.data
-    byte_ids = byte_ids_array.ctypes.data
-    masks, remembered = masks_array.ctypes.data, remembered_array.ctypes.data
-    out = out_array.ctypes.data
-    long_rows, arena = long_rows_array.ctypes.data, arena_array.ctypes.data
-    piece_ends = ends.ctypes.data
-    table_mask, pair_mask = len(table_array) - 1, len(pairs_array) - 1
-    row_mask, long_mask = len(remembered_array) - 1, len(long_rows_array) - 1
-    most_rows, most_long_rows = 3 * len(remembered_array) // 4, len(long_rows_array) // 2
+    spelling, starts, table, pairs_array, byte_ids_array, _, whole_pieces, longest_token = tables
+    pairs, byte_ids = pairs_array.ctypes.data, byte_ids_array.ctypes.data
+    pair_mask = len(pairs_array) - 1
+    if whole_pieces and length <= longest_token:
+        token = find_token(
+            text,
+            i,
+            length,
+            spelling.ctypes.data,
+            starts.ctypes.data,
+            table.ctypes.data,
+            len(table) - 1,
+        )
+        if token != NO_TOKEN:
+            out_array[o] = token
+            return np.int64(1)
+    if has_unknown_bytes(text, i, i + length, byte_ids):
+        return np.int64(-1)
+    if length > SHORT_PIECE:
+        return merge_long(text, i, length, byte_ids, pairs, pair_mask, out_array, o) - o
     symbols = scratch.ctypes.data
     values = symbols + 8 * SHORT_PIECE
-    rows = symbols + 16 * SHORT_PIECE
+    count = merge_short(text, i, length, byte_ids, pairs, pair_mask, symbols, values, NEVER >> 32)
+    for j in range(count):
+        out_array[o + j] = int64_at(symbols, j)
+    return count
 
+
+@kernel
+def encode_pieces(text_array, start, ends, tables, memory, out_array):
+    """Encode the pieces of a text: `merges.encode` for each, unless it is remembered.
+
+    text         (N + PADDING,) uint8
+    start, ends  the first piece begins at `start`, piece k ends at ends[k]
+    tables       of a vocabulary, see `Encoder`
+    memory       the pieces seen so far, updated; see `Memory`
+    out          (M,) uint32, with room for one id a byte and 8 more
+    returns      the number of ids written, or -1 - k if piece k has bytes that the vocabulary lacks
+    """
+    text, out = text_array.ctypes.data, out_array.ctypes.data
+    piece_ends = ends.ctypes.data
+    masks = tables[5].ctypes.data
+    rows_array, long_rows_array, arena_array, used, scratch = memory
+    remembered, row_mask = rows_array.ctypes.data, len(rows_array) - 1
+    long_rows, long_mask = long_rows_array.ctypes.data, len(long_rows_array) - 1
+    arena = arena_array.ctypes.data
+    most_rows, most_long_rows = 3 * len(rows_array) // 4, len(long_rows_array) // 2
+    slots = scratch.ctypes.data + 16 * SHORT_PIECE
+    o = 0
     for first in range(0, len(ends), BLOCK):
         last = min(first + BLOCK, len(ends))
-        i = start
-        for k in range(first, last):
-            end = int64_at(piece_ends, k)
-            length = end - i
-            if length <= LONGEST_REMEMBERED:
-                slot = row_of_piece(text, i, length, masks) & row_mask
-                put_int64(rows, k - first, slot)
-                prefetch(remembered + ROW_BYTES * slot)
-            i = end
+        ask_for_rows(text, start, piece_ends, first, last, masks, remembered, row_mask, slots)
         for k in range(first, last):
             i, start = start, int64_at(piece_ends, k)
             length = start - i
             row = np.int64(0)
             if length <= LONGEST_REMEMBERED:
-                slot = int64_at(rows, k - first)
-                row = remembered + ROW_BYTES * slot
-                while not is_key_of(row, text, i, length, masks) and int64_at(row, 3) != 0:
-                    slot = (slot + 1) & row_mask
-                    row = remembered + ROW_BYTES * slot
+                slot = int64_at(slots, k - first)
+                row = find_row(text, i, length, masks, remembered, row_mask, slot)
                 if int64_at(row, 3) != 0:
                     o += write_ids_of_row(row, out, o)
                     continue
@@ -165,45 +181,19 @@ def encode_pieces(
                 o += write_ids_of_entry(arena, entry, length, out, o)
                 continue
 
-            before = o
-            token = NO_TOKEN
-            if whole_pieces and length <= longest_token:
-                token = find_token(text, i, length, spelling, starts, table, table_mask)
-            if token != NO_TOKEN:
-                out_array[o] = token
-                o += 1
-            else:
-                if has_unknown_bytes(text, i, start, byte_ids):
-                    return np.int64(-1 - k)
-                if length <= SHORT_PIECE:
-                    count = merge_short(
-                        text, i, length, byte_ids, pairs, pair_mask, symbols, values, NEVER >> 32
-                    )
-                    for j in range(count):
-                        out_array[o + j] = int64_at(symbols, j)
-                    o += count
-                else:
-                    o = merge_long(text, i, length, byte_ids, pairs, pair_mask, out_array, o)
-            count = o - before
+            count = encode_piece(text, i, length, tables, scratch, out_array, o)
+            if count < 0:
+                return np.int64(-1 - k)
             if length <= LONGEST_REMEMBERED and count <= MOST_IDS_REMEMBERED:
                 if used[0] < most_rows:
-                    remember(row, text, i, length, masks, out, before, count)
+                    remember(row, text, i, length, masks, out, o, count)
                     used[0] += 1
             elif used[1] < most_long_rows and used[2] + length + 4 < len(arena_array):
+                piece = text, i, length, hashed
+                ids = out, o, count
                 used[1] += 1
-                used[2] = remember_long(
-                    text,
-                    i,
-                    length,
-                    hashed,
-                    long_rows,
-                    long_mask,
-                    arena,
-                    used[2],
-                    out,
-                    before,
-                    count,
-                )
+                used[2] = remember_long(piece, ids, long_rows, long_mask, arena, used[2])
+            o += count
     return o
 
 
@@ -245,7 +235,10 @@ def decode_ids(ids, spelling_array, starts, out_array):
 
 def padded(text: bytes) -> np.ndarray:
     """The bytes of a text as the kernels want them: (N + PADDING,) uint8."""
-    return np.frombuffer(text + bytes(PADDING), np.uint8)
+    buffer = np.empty(len(text) + PADDING, np.uint8)
+    buffer[: len(text)] = np.frombuffer(text, np.uint8)  # unlike bytes + bytes, beside others
+    buffer[len(text) :] = 0
+    return buffer
 
 
 class Encoder:
@@ -317,28 +310,18 @@ class Encoder:
 
     def _encode_with(self, memory: Memory, text: bytes, split: Splitter) -> np.ndarray:
         buffer = padded(text)
-        out = np.empty(len(text) + 8, np.uint32)
+        # Fresh memory costs time, for the system clears each page of it; a short text needs none.
+        fits = len(text) + 8 <= len(memory.ids)
+        out = memory.ids if fits else np.empty(len(text) + 8, np.uint32)
         start = o = 0
         for ends in split(buffer, len(text), memory.ends):
-            encoded = encode_pieces(
-                buffer,
-                start,
-                ends,
-                *self._tables,
-                memory.rows,
-                memory.long_rows,
-                memory.arena,
-                memory.used,
-                memory.scratch,
-                out,
-                o,
-            )
-            if encoded < 0:
-                self._refuse(text, start, ends, -1 - encoded)
-            o = encoded
+            count = encode_pieces(buffer, start, ends, self._tables, memory.arrays(), out[o:])
+            if count < 0:
+                self._refuse(text, start, ends, -1 - count)
+            o += count
             start = int(ends[-1])
             memory.make_room(self.masks)
-        return out[:o]
+        return out[:o].copy() if fits else out[:o]
 
     def merges(self) -> list[tuple[bytes, bytes]]:
         """The last merge of each token, in the order of ids, for a vocabulary without a list."""

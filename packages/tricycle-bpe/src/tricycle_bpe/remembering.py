@@ -24,7 +24,8 @@ BLOCK = 128  # pieces whose rows are fetched together
 MIX_2 = np.uint64(0x165667B19E3779F9)
 MIX_3 = np.uint64(0xD6E8FEB86659FD93)
 
-PIECES_AT_ONCE = 16_384
+PIECES_AT_ONCE = 65_536
+IDS_AT_ONCE = (1 << 20) + (1 << 18)  # 5 MB, of which only what is used is touched
 FEWEST_ROWS, MOST_ROWS = 1 << 14, 1 << 20  # 1 MB and 64 MB, for each call at one time
 LONG_ROWS, ARENA_WORDS = 1 << 17, 1 << 21  # 2 MB and 16 MB, of which only what is used is touched
 
@@ -125,8 +126,14 @@ def find_long(text, i, length, hashed, rows, mask, arena):
 
 
 @helper
-def remember_long(text, i, length, hashed, rows, mask, arena, begin, out, o, count):
-    """Write an entry into the arena at `begin`, and a row that points to it; return its end."""
+def remember_long(piece, ids_of_piece, rows, mask, arena, begin):
+    """Write an entry into the arena at `begin`, and a row that points to it; return its end.
+
+    piece         the text, where in it the piece begins, its length and its hash
+    ids_of_piece  an array of ids, where in it the piece's begin, and their number
+    """
+    text, i, length, hashed = piece
+    out, o, count = ids_of_piece
     slot = hashed & mask
     while int64_at(rows, 2 * slot + 1) != 0:
         slot = (slot + 1) & mask
@@ -163,6 +170,17 @@ class Memory:
         self.arena = np.empty(ARENA_WORDS, np.int64)
         self.used = np.array([0, 0, 1])  # the arena begins at 1, so that 0 can mean "nowhere"
         self.scratch = np.empty(2 * SHORT_PIECE + BLOCK, np.int64)
+        self.ids = np.empty(IDS_AT_ONCE, np.uint32)  # for the ids of a text that is not longer
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """What `encoding.encode_pieces` wants of it.
+
+        rows              (R, 8) uint64, R a power of two
+        long_rows, arena  (L, 2) int64, L a power of two, and (A,) int64
+        used              (3,) int64: rows in use in either table, words in use in the arena
+        scratch           (2 * SHORT_PIECE + BLOCK,) int64
+        """
+        return self.rows, self.long_rows, self.arena, self.used, self.scratch
 
     def make_room(self, masks: np.ndarray) -> None:
         """Grow the first table when it is half full; what may not grow any more is begun anew."""

@@ -5,265 +5,55 @@ character of a piece, and the one behind it, already tell which alternative will
 is to find the end of a run of letters, digits, punctuation or blanks. Each pattern has one function
 `next_…` which says that, in the order of the pattern's alternatives, and one kernel that calls it.
 
-What a character is (letter, number, blank …) is looked up in the table of `unicode_classes.py`.
-Eight ASCII letters are recognised at once by arithmetic on a 64-bit word, and the pieces of 64
-bytes of ASCII are found together.
+Where runs end is found by `runs.py`; the pieces of 64 bytes of ASCII are found together, with
+`byte_masks.py`.
 
 The text is valid UTF-8, followed by `memory.PADDING` zero bytes. `n` is its length in bytes, `i` a
 position in it. The result is an array of ends: piece k is text[ends[k - 1] : ends[k]].
 
-Order of the file: characters, runs, 64 bytes at a time, and then for each pattern its functions and
-its kernel.
+Order of the file: for each pattern its functions and its kernel.
 """
 
 import numpy as np
 
-from .kernels import helper, kernel
-from .memory import (
-    byte_at,
-    bytes_between,
-    eight_bytes_at,
-    first_set_bit,
-    first_set_byte,
-    last_set_bit,
+from .byte_masks import (
+    LOOK_AHEAD,
+    ONE,
+    blanks_at,
+    decided_bits,
+    digits_at,
+    every_third,
+    first_bits,
+    lower_case,
+    newlines_at,
+    not_ascii,
+    starts_of_blanks,
+    upper_case,
 )
-from .unicode_classes import BLANK, LOWER, MARK, NEWLINE, NUMBER, OTHER, UNCASED, UPPER
+from .kernels import helper, kernel
+from .memory import byte_at, bytes_between, eight_bytes_at, first_set_bit, first_set_byte
+from .runs import (
+    APOSTROPHE,
+    CARRIAGE_RETURN,
+    LETTER,
+    LINE_FEED,
+    LOWER_OR_UNCASED,
+    PUNCTUATION,
+    SLASH,
+    SPACE_BYTE,
+    UPPER_OR_UNCASED,
+    character_at,
+    end_of_blanks,
+    end_of_contraction,
+    end_of_letters,
+    end_of_run,
+    end_of_three_numbers,
+    leave_one_blank,
+    not_lower_case,
+)
+from .unicode_classes import LOWER, MARK, NEWLINE, NUMBER, UPPER
 
-LETTER = UPPER | LOWER | UNCASED
-SPACE = BLANK | NEWLINE  # \s
-PUNCTUATION = OTHER | MARK  # [^\s\p{L}\p{N}]
-UPPER_OR_UNCASED = UPPER | UNCASED | MARK  # [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]
-LOWER_OR_UNCASED = LOWER | UNCASED | MARK  # [\p{Ll}\p{Lm}\p{Lo}\p{M}]
-
-LINE_FEED, CARRIAGE_RETURN, SPACE_BYTE, APOSTROPHE, SLASH = (ord(c) for c in "\n\r '/")
-LETTER_D, LETTER_E, LETTER_L, LETTER_M, LETTER_R, LETTER_S, LETTER_T, LETTER_V = b"delmrstv"
-LOWER_CASE_BIT = 0x20
-TAB, DIGIT_0, DIGIT_9, CAPITAL_A, CAPITAL_Z, LETTER_A, LETTER_Z = b"\t09AZaz"
-
-ONE = np.uint64(1)
-LOOK_AHEAD = 3  # bytes behind a piece's first that say whether it is one: a contraction has three
 PIECES_ONE_BY_ONE = 8
-
-
-# ---- characters ----
-
-
-@helper
-def character_at(text, i, classes):
-    """Look up the class of the character that begins at byte i; return it and where the next
-    begins.
-    """
-    first = byte_at(text, i)
-    if first < 0x80:
-        return byte_at(classes, first), i + 1
-    second = byte_at(text, i + 1) & 0x3F
-    if first < 0xE0:
-        return byte_at(classes, (first & 0x1F) << 6 | second), i + 2
-    third = byte_at(text, i + 2) & 0x3F
-    if first < 0xF0:
-        return byte_at(classes, (first & 0x0F) << 12 | second << 6 | third), i + 3
-    fourth = byte_at(text, i + 3) & 0x3F
-    return byte_at(classes, (first & 0x07) << 18 | second << 12 | third << 6 | fourth), i + 4
-
-
-ALL_BYTES = np.uint64(0x0101010101010101)
-HIGH_BITS = np.uint64(0x8080808080808080)
-LOW_BITS = np.uint64(0x7F7F7F7F7F7F7F7F)
-LOWER_CASE_BITS = np.uint64(LOWER_CASE_BIT) * ALL_BYTES
-FROM_A = np.uint64(0x80 - ord("a")) * ALL_BYTES  # added to a byte >= "a" this sets its high bit
-ABOVE_Z = np.uint64(0x80 - ord("z") - 1) * ALL_BYTES  # … to a byte > "z"
-
-
-@helper
-def not_lower_case(word):
-    """Set the high bit of each of eight bytes that is not an ASCII lower-case letter."""
-    low = word & LOW_BITS
-    inside = (low + FROM_A) & ~(low + ABOVE_Z) & ~word & HIGH_BITS
-    return inside ^ HIGH_BITS
-
-
-@helper
-def not_letters(word):
-    """Set the high bit of each of eight bytes that is not an ASCII letter."""
-    return not_lower_case(word | LOWER_CASE_BITS)
-
-
-# ---- runs ----
-
-
-@helper
-def end_of_run(text, i, n, classes, wanted):
-    """Go on while the characters are of the `wanted` classes."""
-    while i < n:
-        kind, after = character_at(text, i, classes)
-        if not kind & wanted:
-            break
-        i = after
-    return i
-
-
-@helper
-def end_of_letters(text, i, n, classes):
-    r"""Go on while there are letters: \p{L}*, eight ASCII letters at a time."""
-    while i < n:
-        strangers = not_letters(eight_bytes_at(text, i))
-        if strangers == 0:
-            i += 8
-            continue
-        i += first_set_byte(strangers)
-        if byte_at(text, i) < 0x80:
-            break
-        while i < n and byte_at(text, i) >= 0x80:
-            kind, after = character_at(text, i, classes)
-            if not kind & LETTER:
-                return i
-            i = after
-    return min(i, n)
-
-
-@helper
-def end_of_three_numbers(text, i, n, classes):
-    r"""Go on over one to three numbers: \p{N}{1,3}."""
-    for _ in range(3):
-        if i < n:
-            kind, after = character_at(text, i, classes)
-            if kind & NUMBER:
-                i = after
-    return i
-
-
-@helper
-def end_of_blanks(text, i, n, classes):
-    r"""Go on while there are blanks; return the end, where the last one begins, and the end of the
-    last newline among them, or 0."""
-    last = i
-    after_newline = 0
-    while i < n:
-        kind, after = character_at(text, i, classes)
-        if not kind & SPACE:
-            break
-        last, i = i, after
-        if kind & NEWLINE:
-            after_newline = i
-    return i, last, after_newline
-
-
-@helper
-def leave_one_blank(end, last, i, n):
-    r"""End a run of blanks: \s+(?!\S)|\s+ leaves the last blank to the word that follows."""
-    if end == n or last == i:
-        return end
-    return last
-
-
-@helper
-def end_of_contraction(text, i, n, any_case):
-    """Match 's 't 'm 'd 're 've 'll at an apostrophe; return the end, or 0."""
-    if i + 1 >= n:
-        return 0
-    first = byte_at(text, i + 1)
-    if any_case and first == 0xC5:
-        return i + 3 if byte_at(text, i + 2) == 0xBF else 0  # ſ, an s in any case but upper
-    if any_case and first < 0x80:
-        first |= LOWER_CASE_BIT
-    if first in (LETTER_S, LETTER_T, LETTER_M, LETTER_D):
-        return i + 2
-    if i + 2 >= n:
-        return 0
-    second = byte_at(text, i + 2)
-    if any_case and second < 0x80:
-        second |= LOWER_CASE_BIT
-    if first in (LETTER_R, LETTER_V) and second == LETTER_E:
-        return i + 3
-    if first == LETTER_L and second == LETTER_L:
-        return i + 3
-    return 0
-
-
-# ---- sixty-four bytes at a time: bit j of a mask is about byte i + j ----
-
-
-@helper
-def upper_case(text, i):
-    return bytes_between(text, i, CAPITAL_A, CAPITAL_Z)
-
-
-@helper
-def lower_case(text, i):
-    return bytes_between(text, i, LETTER_A, LETTER_Z)
-
-
-@helper
-def digits_at(text, i):
-    return bytes_between(text, i, DIGIT_0, DIGIT_9)
-
-
-@helper
-def blanks_at(text, i):
-    return bytes_between(text, i, SPACE_BYTE, SPACE_BYTE) | bytes_between(
-        text, i, TAB, CARRIAGE_RETURN
-    )
-
-
-@helper
-def newlines_at(text, i):
-    return bytes_between(text, i, LINE_FEED, LINE_FEED) | bytes_between(
-        text, i, CARRIAGE_RETURN, CARRIAGE_RETURN
-    )
-
-
-@helper
-def not_ascii(text, i):
-    return bytes_between(text, i, 0x80, 0xFF)
-
-
-@helper
-def first_bits(n):
-    """A mask of the first n bits, but of one bit at least: at the first a piece begins anyway."""
-    return ~np.uint64(0) >> np.uint64(64 - max(n, 1))
-
-
-@helper
-def every_third(digits):
-    r"""Begin a piece at every third digit of each run: \p{N}{1,3}."""
-    begin = digits & ~(digits << ONE)
-    starts = begin
-    three_before = digits & digits << ONE & digits << np.uint64(2) & digits << np.uint64(3)
-    while begin != 0:
-        begin = begin << np.uint64(3) & three_before
-        starts |= begin
-    return starts
-
-
-@helper
-def starts_of_blanks(blanks, newlines, signs):
-    r"""Find where pieces begin among blanks, for [^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+.
-
-    Newlines right behind signs belong to them. A run of other blanks is a piece up to its last
-    newline; of what is left, if a word follows, the last blank is kept for that word.
-    """
-    behind_signs = newlines & ~(newlines + (signs << ONE & newlines))  # the sum carries through
-    free = blanks & ~behind_signs
-    plain = free & ~newlines
-    starts = free & ~(free << ONE) | plain & ~(blanks >> ONE)
-    candidates = plain & newlines << ONE & ~starts
-    while candidates != 0:
-        j = first_set_bit(candidates)
-        candidates &= candidates - ONE
-        after = first_set_bit(~(plain >> np.uint64(j))) + j
-        if after > 63 or not newlines >> np.uint64(after) & ONE:
-            starts |= ONE << np.uint64(j)
-    return starts
-
-
-@helper
-def decided_bits(blanks, n_known):
-    """Up to where it is decided what begins a piece, if n_known bytes are known ASCII text.
-
-    A run of blanks that goes up to the end of them may go on with a newline, or not.
-    """
-    not_blank = ~blanks & first_bits(n_known)
-    return first_bits(min(n_known - LOOK_AHEAD, last_set_bit(not_blank) + 2))
 
 
 # ---- gpt2 ----

@@ -16,55 +16,60 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from .progress import Progress
-from .splitting import read_in_parts
+from .splitting import PART_BYTES, read_in_parts, text_files
+from .utf8 import check_utf8
 
 if TYPE_CHECKING:
     from .tokeniser import Tokeniser
 
 FORMAT_VERSION = 1
-PART_BYTES = 4 << 20  # of text that a worker takes at once
 
 
-def text_files(path: Path) -> list[Path]:
-    """The file itself, or every .txt file of a folder, sorted.
+class AtOnce(Executor):
+    """A pool without threads: what is submitted is done at once, in the thread that submits it."""
 
-    raises  FileNotFoundError
-    """
-    if path.is_file():
-        return [path]
-    files = sorted(path.rglob("*.txt"))
-    if not files:
-        raise FileNotFoundError(f"{path} is neither a file nor a folder with .txt files in it")
-    return files
+    def submit(self, function, /, *arguments, **named) -> Future:
+        """Call the function; return its result as a future that is there already."""
+        future: Future = Future()
+        future.set_result(function(*arguments, **named))
+        return future
 
 
 class ShardWriter:
     """Writes ids to files of `shard_tokens` each, and remembers where documents begin.
+
+    pool  brings full files to the disk and hashes them
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> writer = ShardWriter(folder, np.dtype(np.uint16), shard_tokens=4)
     >>> writer.begin_document()
     >>> writer.add(np.array([1, 2, 3, 4, 5]))
-    >>> [shard["n_tokens"] for shard in writer.close()["shards"]]
+    >>> writer.close({"format": "an example"})
+    >>> [shard["n_tokens"] for shard in json.loads((folder / "index.json").read_text())["shards"]]
     [4, 1]
     """
 
-    def __init__(self, folder: Path, dtype: np.dtype, shard_tokens: int):
+    def __init__(
+        self, folder: Path, dtype: np.dtype, shard_tokens: int, pool: Executor | None = None
+    ):
+        self.pool = pool or AtOnce()
         self.folder = folder
         self.dtype = dtype
         self.shard_tokens = shard_tokens
         self.documents: list[int] = []
         self.n_tokens = 0
-        self.shards: list[dict] = []
+        self.shards: list[tuple[str, int, Future]] = []  # a file, its tokens, its sha256 to come
+        self.on_the_disk: list[Future] = []
         self.file: BinaryIO | None = None
         self.n_in_file = 0
 
@@ -79,7 +84,7 @@ class ShardWriter:
                 self.file = (self.folder / f"{len(self.shards):05}.npy").open("wb+")
                 self._write_header(self.file)
             portion = ids[: self.shard_tokens - self.n_in_file]
-            self.file.write(portion.astype(self.dtype).tobytes())
+            self.file.write(np.ascontiguousarray(portion, self.dtype).data)
             self.n_in_file += len(portion)
             self.n_tokens += len(portion)
             ids = ids[len(portion) :]
@@ -96,34 +101,54 @@ class ShardWriter:
         self._write_header(file)
         file.close()
         name = f"{len(self.shards):05}.npy"
-        self.shards.append({"file": name, "n_tokens": self.n_in_file, **self._seal(name)})
+        self.shards.append((name, self.n_in_file, self._seal(name)))
         self.file, self.n_in_file = None, 0
 
-    def _seal(self, name: str) -> dict[str, str]:
-        """Bring a file to the disk and hash it."""
-        with open(self.folder / name, "rb+") as file:
-            os.fsync(file.fileno())
-            return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    def _seal(self, name: str) -> Future:
+        """Have a file brought to the disk, and hashed: a sha256 to come."""
+        self._have_on_disk(name)
+        return self.pool.submit(_sha256, self.folder / name)
 
-    def close(self) -> dict:
-        """End the last shard, write documents.npy; return what the index says of all files."""
+    def _have_on_disk(self, name: str) -> None:
+        self.on_the_disk.append(self.pool.submit(_bring_to_disk, self.folder / name))
+
+    def close(self, about: dict) -> None:
+        """End the last shard, write documents.npy and, with what is said here, index.json.
+
+        All of it is on the disk when this returns.
+        """
         if self.file is not None:
             self._end_shard(self.file)
         np.save(self.folder / "documents.npy", np.array(self.documents, np.int64))
-        return {
+        documents = self._seal("documents.npy")
+        shards = [
+            {"file": name, "n_tokens": n_tokens, "sha256": sha256.result()}
+            for name, n_tokens, sha256 in self.shards
+        ]
+        index = {
+            **about,
             "dtype": self.dtype.name,
             "n_tokens": self.n_tokens,
             "n_documents": len(self.documents),
-            "shards": self.shards,
-            "documents": {"file": "documents.npy", **self._seal("documents.npy")},
+            "shards": shards,
+            "documents": {"file": "documents.npy", "sha256": documents.result()},
         }
+        (self.folder / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+        self._have_on_disk("index.json")
+        for done in self.on_the_disk:
+            done.result()
 
 
-def _bring_to_disk(folder: Path) -> None:
-    """Make sure that a renamed entry of a folder outlives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _bring_to_disk(path: Path) -> None:
+    """Make sure that a file, or a folder's list of names, outlives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def documents_in(parts: Iterable[bytes], separator: bytes | None) -> Iterator[tuple[bytes, bool]]:
@@ -161,6 +186,8 @@ def encode_files(
     kind = np.dtype((np.uint16 if largest < 1 << 16 else np.uint32) if dtype == "auto" else dtype)
     if kind.kind != "u" or np.iinfo(kind).max < largest:
         raise ValueError(f"dtype {dtype} cannot hold ids up to {largest}; take uint32 or 'auto'")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
     if shard_tokens < 1:
         raise ValueError(f"shard_tokens must be at least 1, got {shard_tokens}")
     if document_separator is not None and document_separator not in tokeniser.special_tokens:
@@ -177,19 +204,16 @@ def encode_files(
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
-        writer = ShardWriter(temporary, kind, shard_tokens)
-        _encode_into(writer, tokeniser, files, workers, document_separator)
-        index = {
-            "format": "tricycle-shards",
-            "version": FORMAT_VERSION,
-            "tokeniser": {"name": tokeniser.name, "sha256": tokeniser.fingerprint()},
-            "n_vocab": tokeniser.n_vocab,
-            **writer.close(),
-        }
-        with open(temporary / "index.json", "w", encoding="utf-8") as file:
-            json.dump(index, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+        with ThreadPoolExecutor(workers) if workers > 1 else AtOnce() as pool:
+            writer = ShardWriter(temporary, kind, shard_tokens, pool)
+            _encode_into(writer, tokeniser, files, workers, document_separator)
+            about = {
+                "format": "tricycle-shards",
+                "version": FORMAT_VERSION,
+                "tokeniser": {"name": tokeniser.name, "sha256": tokeniser.fingerprint()},
+                "n_vocab": tokeniser.n_vocab,
+            }
+            writer.close(about)
         os.rename(temporary, out)
         _bring_to_disk(out.parent)
     finally:
@@ -204,43 +228,45 @@ def _encode_into(
     workers: int,
     document_separator: str | None,
 ) -> None:
-    """Read, encode on several threads and write, in order; few parts are under way at once."""
+    """Read, encode in the writer's pool and write, in order."""
     end_ids = np.array(
         [] if document_separator is None else [tokeniser.special_tokens[document_separator]],
         np.uint32,
     )
-    under_way: list[tuple[Future, bool, int]] = []
-    total = sum(path.stat().st_size for path in files)
-    begins = True
+    separator = None if document_separator is None else document_separator.encode()
 
-    def write_first(progress: Progress) -> None:
-        nonlocal begins
-        future, ends_document, n_bytes = under_way.pop(0)
-        if begins:
-            writer.begin_document()
-        writer.add(future.result())
-        if ends_document:
-            writer.add(end_ids)
-        begins = ends_document
-        progress.update(n_bytes)
-
-    with Progress("encoding", total, "B") as progress, ThreadPoolExecutor(workers) as pool:
+    def parts() -> Iterator[tuple[Path, bytes, bool]]:
         for path in files:
             with open(path, "rb") as file:
-                parts = read_in_parts(file, tokeniser.pattern, PART_BYTES)
-                separator = None if document_separator is None else document_separator.encode()
-                for part, ends_document in documents_in(parts, separator):
-                    future = pool.submit(_encode_part, tokeniser, path, part)
-                    under_way.append((future, ends_document, len(part)))
-                    if len(under_way) > 2 * workers:
-                        write_first(progress)
-        while under_way:
-            write_first(progress)
+                texts = read_in_parts(file, tokeniser.pattern, PART_BYTES)
+                for part, ends_document in documents_in(texts, separator):
+                    yield path, part, ends_document
+
+    def encode(job: tuple[Path, bytes, bool]) -> tuple[np.ndarray, bool, int]:
+        path, part, ends_document = job
+        check_utf8(part, path)
+        ids = tokeniser._encode_utf8(part).astype(writer.dtype)
+        return ids, ends_document, len(part)
+
+    total = sum(path.stat().st_size for path in files)
+    begins = True
+    with Progress("encoding", total, "B") as progress:
+        for ids, ends_document, n_bytes in _in_order(encode, parts(), writer.pool, 2 * workers):
+            if begins:
+                writer.begin_document()
+            writer.add(ids)
+            if ends_document:
+                writer.add(end_ids)
+            begins = ends_document
+            progress.update(n_bytes)
 
 
-def _encode_part(tokeniser: "Tokeniser", path: Path, part: bytes) -> np.ndarray:
-    try:
-        part.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    return tokeniser._encode_utf8(part)
+def _in_order(function: Callable, items: Iterable, pool: Executor, ahead: int) -> Iterator:
+    """Map a function over items in a pool, in order, with at most so many results waiting."""
+    waiting: deque[Future] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

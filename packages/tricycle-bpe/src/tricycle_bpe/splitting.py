@@ -10,8 +10,9 @@ The patterns named here have a kernel each in `scanning.py`. Any other regular e
 the `regex` package, with its own idea of Unicode.
 """
 
-import re
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -131,10 +132,26 @@ def _split_by_expression(
 
 # ---- long texts in parts ----
 
-# Every named pattern splits behind a single newline between a visible ASCII character and an ASCII
-# letter, and splits both parts then as it would have split the whole. (Not behind any newline: in
-# "a \\n" at the end of a text gpt2 takes both blanks as one piece, before a letter as two.)
-SAFE_CUT = re.compile(rb"[!-~]\n(?=[A-Za-z])")
+PART_BYTES = 1 << 20  # of text that a worker takes at once
+
+# Every named pattern splits between an ASCII letter or digit and a newline: no piece has both, one
+# behind the other. And it splits both parts then as it would have split the whole, for what a
+# pattern looks ahead to is only whether blanks go on. (Between a full stop and a newline is no such
+# place: cl100k keeps them together.)
+BEFORE_CUT = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+
+
+def text_files(path: Path) -> list[Path]:
+    """The file itself, or every .txt file of a folder, sorted.
+
+    raises  FileNotFoundError
+    """
+    if path.is_file():
+        return [path]
+    files = sorted(path.rglob("*.txt"))
+    if not files:
+        raise FileNotFoundError(f"{path} is neither a file nor a folder with .txt files in it")
+    return files
 
 
 def read_in_parts(file: BinaryIO, pattern: str, part_bytes: int) -> Iterator[bytes]:
@@ -146,22 +163,22 @@ def read_in_parts(file: BinaryIO, pattern: str, part_bytes: int) -> Iterator[byt
     if pattern not in PATTERNS:
         yield file.read()
         return
-    kept = b""
+    begun: list[bytes] = []  # blocks of a part, of which none had a safe place
     while block := file.read(part_bytes):
-        searched = max(0, len(kept) - 2)  # a cut there needed the next byte to be seen
-        kept += block
-        cut = _last_safe_cut(kept, searched)
+        cut = _last_safe_cut(block)
+        begun.append(block[:cut] if cut else block)
         if cut:
-            yield kept[:cut]
-            kept = kept[cut:]
-    if kept:
-        yield kept
+            file.seek(cut - len(block), os.SEEK_CUR)  # the rest is read once more
+            yield b"".join(begun)
+            begun = []
+    if begun:
+        yield b"".join(begun)
 
 
-def _last_safe_cut(text: bytes, begin: int) -> int:
-    """Find the last place behind `begin` where a text may be cut; 0 if there is none."""
+def _last_safe_cut(text: bytes) -> int:
+    """Find the last place where a text may be cut; 0 if there is none."""
     newline = len(text)
-    while (newline := text.rfind(b"\n", begin, newline)) > 0:
-        if SAFE_CUT.match(text, newline - 1):
-            return newline + 1
+    while (newline := text.rfind(b"\n", 0, newline)) > 0:
+        if text[newline - 1] in BEFORE_CUT:
+            return newline
     return 0

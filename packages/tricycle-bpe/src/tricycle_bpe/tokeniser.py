@@ -19,8 +19,7 @@ import numpy as np
 
 from . import formats
 from .progress import Progress
-from .shards import PART_BYTES, text_files
-from .splitting import compile_pattern, read_in_parts, splitter
+from .splitting import PART_BYTES, compile_pattern, read_in_parts, splitter, text_files
 
 LARGEST_ID = 1 << 22
 LONG_LIST = 1000  # ids; from here on it pays to make an array of a list and decode that
@@ -328,7 +327,7 @@ class Tokeniser:
         out: str | Path,
         dtype: str = "auto",
         workers: int = 1,
-        shard_tokens: int = 100_000_000,
+        shard_tokens: int = 10_000_000,
         document_separator: str | None = None,
     ) -> Path:
         """Encode a text file, or all .txt files of a folder, to a folder of shards (see shards.py).
@@ -482,6 +481,10 @@ class Tokeniser:
 
         The merges are not in it: they follow from the tokens, and a rank file does not list them.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(self.pattern.encode())
         for tokens in (self.vocab, {t.encode(): i for t, i in self.special_tokens.items()}):
             in_order = sorted(tokens, key=tokens.__getitem__)
@@ -523,17 +526,18 @@ def _find_any(text: str, tokens: frozenset[str]) -> re.Match | None:
 
 def _texts(texts: Iterable[str | Path], pattern: str, progress: Progress) -> Iterator[bytes]:
     """Go through strings, files and folders of .txt files, as UTF-8, long files in parts."""
+    from .utf8 import check_utf8
+
     for item in [texts] if isinstance(texts, Path) else texts:
         if isinstance(item, str):
-            yield _to_bytes(item)
+            text = _to_bytes(item)
+            yield text
+            progress.update(len(text))
         elif isinstance(item, Path):
             for path in text_files(item):
                 with open(path, "rb") as file:
                     for part in read_in_parts(file, pattern, PART_BYTES):
-                        try:
-                            part.decode()
-                        except UnicodeDecodeError as error:
-                            raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+                        check_utf8(part, path)
                         yield part
                         progress.update(len(part))
         else:

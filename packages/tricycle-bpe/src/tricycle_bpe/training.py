@@ -26,7 +26,8 @@ after `aaa`+`a`), no new id is made: the pair leads to the old one. Then that pa
 merging again, with only its new places in the list. All of this is as Hugging Face's trainer does
 it, so that the merges are equal, one by one.
 
-Order of the file: the heap, the table of pair counts, the table of known strings, learning.
+The heap and the tables are in `training_tables.py`. Order of the file: first counts, one merge,
+learning, the vocabulary around it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,132 +36,22 @@ import numpy as np
 
 from .byte_characters import from_characters, in_character_order
 from .kernels import helper, kernel
+from .progress import Progress
+from .training_tables import (
+    NO_PAIR,
+    add_to_count,
+    heap_push,
+    heap_sink,
+    rehash,
+    slot_of,
+    spell_pair,
+    string_slot,
+)
 
 SEPARATOR = np.int32(-1)  # stands before the first word and after each
 ENDS = np.int32(-2)  # the last byte of a longer token holds ENDS - id
 INSIDE = np.int32(-(2**31))  # the bytes in between hold nothing
-NO_PAIR = np.int64(-1)
-
-
-# ---- a heap of (count, pair, list of places), the most frequent pair on top ----
-
-
-@helper
-def goes_before(count, pair, other_count, other_pair):
-    return count > other_count or (count == other_count and pair < other_pair)
-
-
-@helper
-def copy_row(heap, source, target):
-    heap[target, 0] = heap[source, 0]
-    heap[target, 1] = heap[source, 1]
-    heap[target, 2] = heap[source, 2]
-
-
-@helper
-def heap_push(heap, size, count, pair, places):
-    """Put a row in the heap of `size` rows; each parent i has its children at 4 i + 1 … 4 i + 4."""
-    i = size
-    while i > 0:
-        parent = (i - 1) >> 2
-        if not goes_before(count, pair, heap[parent, 0], heap[parent, 1]):
-            break
-        copy_row(heap, parent, i)
-        i = parent
-    heap[i, 0], heap[i, 1], heap[i, 2] = count, pair, places
-
-
-@helper
-def heap_sink(heap, size, count, pair, places):
-    """Replace the top row by another and let it sink to where it belongs."""
-    i = 0
-    while True:
-        first = 4 * i + 1
-        if first >= size:
-            break
-        best = first
-        for child in range(first + 1, min(first + 4, size)):
-            if goes_before(heap[child, 0], heap[child, 1], heap[best, 0], heap[best, 1]):
-                best = child
-        if not goes_before(heap[best, 0], heap[best, 1], count, pair):
-            break
-        copy_row(heap, best, i)
-        i = best
-    heap[i, 0], heap[i, 1], heap[i, 2] = count, pair, places
-
-
-# ---- the table of pair counts: open addressing, a power of two of slots ----
-
-
-@helper
-def slot_of(pairs, pair):
-    """Find the slot of a pair, or the empty one where it would go."""
-    mask = len(pairs) - 1
-    mixed = np.uint64(pair) * np.uint64(0x9E3779B97F4A7C15)
-    slot = np.int64(mixed >> np.uint64(32)) & mask
-    while pairs[slot] != pair and pairs[slot] != NO_PAIR:
-        slot = (slot + 1) & mask
-    return slot
-
-
-@helper
-def add_to_count(pairs, counts, pair, change):
-    """Add to the count of a pair; return 1 if the pair is new to the table."""
-    slot = slot_of(pairs, pair)
-    is_new = pairs[slot] == NO_PAIR
-    pairs[slot] = pair
-    counts[slot] += change
-    return np.int64(is_new)
-
-
-@kernel
-def rehash(pairs, counts, n_slots):
-    """Move a table of pair counts to one of `n_slots` slots."""
-    new_pairs = np.full(n_slots, NO_PAIR)
-    new_counts = np.zeros(n_slots, np.int64)
-    for i in range(len(pairs)):
-        if pairs[i] != NO_PAIR:
-            slot = slot_of(new_pairs, pairs[i])
-            new_pairs[slot] = pairs[i]
-            new_counts[slot] = counts[i]
-    return new_pairs, new_counts
-
-
-# ---- the strings of all tokens, to notice when a merge spells one that exists ----
-
-
-@helper
-def spell_pair(spelling, starts, n_tokens, left, right):
-    """Write the bytes of left + right behind those of the last token; return their number."""
-    o = starts[n_tokens]
-    for token in (left, right):
-        for i in range(starts[token], starts[token + 1]):
-            spelling[o] = spelling[i]
-            o += 1
-    return o - starts[n_tokens]
-
-
-@helper
-def string_slot(table, spelling, starts, begin, length):
-    """Find the slot of the token that spells these bytes, or the empty one where it would go."""
-    mask = len(table) - 1
-    mixed = np.uint64(14695981039346656037)  # FNV-1a
-    for i in range(begin, begin + length):
-        mixed = (mixed ^ np.uint64(spelling[i])) * np.uint64(1099511628211)
-    slot = np.int64(mixed >> np.uint64(20)) & mask
-    while table[slot] >= 0:
-        token = table[slot]
-        if starts[token + 1] - starts[token] == length:
-            same = 0
-            while same < length and spelling[starts[token] + same] == spelling[begin + same]:
-                same += 1
-            if same == length:
-                break
-        slot = (slot + 1) & mask
-    return slot
-
-
-# ---- learning ----
+MERGES_AT_ONCE = 100
 
 
 @kernel
@@ -237,8 +128,8 @@ def first_places(symbols, weights):
 #     log        (n, 2) neighbour and place, in the order in which they were met
 
 
-@helper
-def new_tally(vocab_size):
+def new_tally(vocab_size: int) -> tuple[np.ndarray, ...]:
+    """An empty tally."""
     return (
         np.zeros(vocab_size, np.int64),
         np.zeros(vocab_size, np.int64),
@@ -354,18 +245,28 @@ def push_pairs(heap, n_heap, pairs, counts, c, spans, n_spans, tally, n_met, on_
     return n_heap
 
 
-@kernel
-def learn_merges(symbols, weights, byte_ids, spelling, starts, n_tokens, vocab_size, min_count):
-    """Merge the most frequent pair until the vocabulary is full: the loop of `merges.train`.
+# Learning goes on in steps, so that progress can be shown and Ctrl-C is heard. What it keeps from
+# step to step are these sizes, and arrays, some of which grow:
+#     words   symbols and weights, from `lay_out_words`
+#     tokens  spelling, starts: the bytes of token t are spelling[starts[t] : starts[t + 1]];
+#             lengths; the table of known strings
+#     table   pairs and counts
+#     lists   places; spans (n, 2), where in `places` a list begins and ends
+#     heap    (n, 3) of count, pair, and which span lists the pair's places
+#     merges  (n, 3) of left, right and merged id
+N_TOKENS, N_MERGES, N_PAIRS, N_PLACES, N_SPANS, N_HEAP = range(6)
 
-    symbols, weights   from `lay_out_words`; symbols is overwritten
-    byte_ids           (256,) the id of each byte
-    spelling, starts   the bytes of token t are spelling[starts[t] : starts[t + 1]]; n_tokens of
-                       them exist already, and starts has room for vocab_size
-    returns            merges (n, 3): left, right, merged id; n_tokens; spelling; starts
+
+@kernel
+def begin_learning(words, byte_ids, spelling, starts, n_tokens, vocab_size):
+    """Set up what learning needs, from the first counts of all pairs of bytes.
+
+    byte_ids          (256,) the id of each byte
+    spelling, starts  of the tokens that exist already; starts has room for vocab_size
+    returns           sizes, tokens, table, lists, heap
     """
+    symbols, weights = words
     byte_counts, byte_starts, places = first_places(symbols, weights)
-    n_places = len(places)
     for i in range(len(symbols)):
         if symbols[i] >= 0:
             symbols[i] = byte_ids[symbols[i]]
@@ -378,81 +279,147 @@ def learn_merges(symbols, weights, byte_ids, spelling, starts, n_tokens, vocab_s
             strings[string_slot(strings, spelling, starts, starts[token], length)] = token
             lengths[token] = length
 
-    # An entry of the heap knows its places by a row of `spans`: begin and end in `places`.
-    pairs, counts, n_pairs = np.full(1 << 18, NO_PAIR), np.zeros(1 << 18, np.int64), 0
-    heap, n_heap = np.empty((1 << 16, 3), np.int64), 0
-    spans, n_spans = np.empty((1 << 16, 2), np.int64), 0
+    pairs, counts = np.full(1 << 18, NO_PAIR), np.zeros(1 << 18, np.int64)
+    heap, spans = np.empty((1 << 16, 3), np.int64), np.empty((1 << 16, 2), np.int64)
+    n_pairs = n = 0
     for k in range(65536):
         if byte_counts[k] > 0:
             pair = pair_of(byte_ids[k >> 8], byte_ids[k & 255])
             n_pairs += add_to_count(pairs, counts, pair, byte_counts[k])
-            spans[n_spans, 0], spans[n_spans, 1] = byte_starts[k], byte_starts[k + 1]
-            heap_push(heap, n_heap, byte_counts[k], pair, n_spans)
-            n_heap += 1
-            n_spans += 1
+            spans[n, 0], spans[n, 1] = byte_starts[k], byte_starts[k + 1]
+            heap_push(heap, n, byte_counts[k], pair, n)
+            n += 1
+    sizes = np.array([n_tokens, 0, n_pairs, len(places), n, n])
+    tokens = spelling, starts, lengths, strings
+    return sizes, tokens, (pairs, counts), (places, spans), heap
 
-    left_change, left_cursor, left_met, left_log = new_tally(vocab_size)
-    right_change, right_cursor, right_met, right_log = new_tally(vocab_size)
-    merges = np.empty((vocab_size, 3), np.int32)
-    n_merges = 0
-    while n_tokens < vocab_size and n_heap > 0:
-        # Take the top of the heap, unless its count has sunk since it was pushed.
+
+@helper
+def pop_most_frequent(heap, sizes, pairs, counts):
+    """Take the most frequent pair off the heap: its count, or 0 if none is left, and its row."""
+    while sizes[N_HEAP] > 0:
         count, pair, span = heap[0, 0], heap[0, 1], heap[0, 2]
         present = counts[slot_of(pairs, pair)]
-        if present != count and present > 0:
-            heap_sink(heap, n_heap, present, pair, span)
+        if 0 < present != count:  # its count has sunk since it was pushed
+            heap_sink(heap, sizes[N_HEAP], present, pair, span)
             continue
-        n_heap -= 1
-        heap_sink(heap, n_heap, heap[n_heap, 0], heap[n_heap, 1], heap[n_heap, 2])
-        if present <= 0:
-            continue
+        sizes[N_HEAP] -= 1
+        last = sizes[N_HEAP]
+        heap_sink(heap, last, heap[last, 0], heap[last, 1], heap[last, 2])
+        if present > 0:
+            return count, pair, span
+    return np.int64(0), NO_PAIR, np.int64(0)
+
+
+@helper
+def name_pair(spelling, starts, lengths, strings, sizes, a, b):
+    """The id of a + b: the next free one, unless the same string has one already."""
+    c = np.int32(sizes[N_TOKENS])
+    length = spell_pair(spelling, starts, c, a, b)
+    slot = string_slot(strings, spelling, starts, starts[c], length)
+    if strings[slot] >= 0:
+        return strings[slot]
+    strings[slot] = c
+    starts[c + 1] = starts[c] + length
+    lengths[c] = length
+    sizes[N_TOKENS] += 1
+    return c
+
+
+@helper
+def update_pairs(sizes, table, lists, heap, lefts, rights, merged, met):
+    """Put right, after a merge, the counts, the lists of places and the heap; all have room.
+
+    lefts, rights  the tallies of what was met on either side
+    merged         a, b and c of the merge of (a, b) into c
+    met            what `merge_places` returned
+    """
+    pairs, counts = table
+    places, spans = lists
+    n_left_met, n_left, n_right_met, n_right = met
+    c = merged[2]
+    sizes[N_PAIRS] += change_counts(pairs, counts, merged, lefts, n_left_met, True)
+    sizes[N_PAIRS] += change_counts(pairs, counts, merged, rights, n_right_met, False)
+    n, left = sizes[N_PLACES], sizes[N_SPANS]
+    right = left + n_left_met
+    n = list_places(places, n, spans, left, lefts, n_left_met, n_left)
+    n = list_places(places, n, spans, right, rights, n_right_met, n_right)
+    sizes[N_PLACES], sizes[N_SPANS] = n, right + n_right_met
+    # Only now are the counts right: a pair made by one place may be unmade by the next.
+    n = sizes[N_HEAP]
+    n = push_pairs(heap, n, pairs, counts, c, spans, left, lefts, n_left_met, True)
+    n = push_pairs(heap, n, pairs, counts, c, spans, right, rights, n_right_met, False)
+    sizes[N_HEAP] = n
+
+
+@kernel
+def learn_merges(sizes, words, tokens, table, lists, heap, tallies, merges, until, min_count):
+    """Merge the most frequent pair again and again: the loop of `merges.train`.
+
+    until      stop at so many tokens, or when no pair is left that occurs min_count times
+    tallies    for the left and for the right neighbours, from `new_tally`
+    returns    tokens, table, lists, heap, tallies, merges, of which some may have grown; sizes and
+               words are changed where they are
+    """
+    symbols, weights = words
+    spelling, starts, lengths, strings = tokens
+    pairs, counts = table
+    places, spans = lists
+    (left_change, left_cursor, left_met, left_log), rights = tallies
+    right_change, right_cursor, right_met, right_log = rights
+    lefts = left_change, left_cursor, left_met, left_log
+    while sizes[N_TOKENS] < until:
+        count, pair, span = pop_most_frequent(heap, sizes, pairs, counts)
         if count < min_count:
             break
-
-        # Name the pair: the next free id, unless the same string has one already.
         a, b = np.int32(pair >> 32), np.int32(pair & 0xFFFFFFFF)
-        spelling = grown(spelling, starts[n_tokens] + lengths[a] + lengths[b])
-        length = spell_pair(spelling, starts, n_tokens, a, b)
-        slot = string_slot(strings, spelling, starts, starts[n_tokens], length)
-        c = np.int32(n_tokens)
-        if strings[slot] >= 0:
-            c = strings[slot]
-        else:
-            strings[slot] = c
-            starts[c + 1] = starts[c] + length
-            lengths[c] = length
-            n_tokens += 1
-        merges = grown_rows(merges, n_merges + 1)
-        merges[n_merges, 0], merges[n_merges, 1], merges[n_merges, 2] = a, b, c
-        n_merges += 1
+        spelling = grown(spelling, starts[sizes[N_TOKENS]] + lengths[a] + lengths[b])
+        c = name_pair(spelling, starts, lengths, strings, sizes, a, b)
+        merges = grown_rows(merges, sizes[N_MERGES] + 1)
+        row = merges[sizes[N_MERGES]]
+        row[0], row[1], row[2] = a, b, c
+        sizes[N_MERGES] += 1
 
         here = places[spans[span, 0] : spans[span, 1]]
         left_log, right_log = grown_rows(left_log, 2 * len(here)), grown_rows(right_log, len(here))
         lefts = left_change, left_cursor, left_met, left_log
         rights = right_change, right_cursor, right_met, right_log
-        n_left_met, n_left, n_right_met, n_right = merge_places(
-            symbols, weights, lengths, here, a, b, c, lefts, rights
-        )
+        met = merge_places(symbols, weights, lengths, here, a, b, c, lefts, rights)
 
-        n_met = n_left_met + n_right_met
-        if 2 * (n_pairs + 2 * n_met) > len(pairs):
+        n_met = met[0] + met[2]
+        if 2 * (sizes[N_PAIRS] + 2 * n_met) > len(pairs):
             pairs, counts = rehash(pairs, counts, 4 * len(pairs))
-        places = grown(places, n_places + n_left + n_right)
-        spans = grown_rows(spans, n_spans + n_met)
-        heap = grown_rows(heap, n_heap + n_met)
-        merged = a, b, c
-        n_pairs += change_counts(pairs, counts, merged, lefts, n_left_met, True)
-        n_pairs += change_counts(pairs, counts, merged, rights, n_right_met, False)
-        right_spans = n_spans + n_left_met
-        n_places = list_places(places, n_places, spans, n_spans, lefts, n_left_met, n_left)
-        n_places = list_places(places, n_places, spans, right_spans, rights, n_right_met, n_right)
-        # Only now are the counts right: a pair made by one place may be unmade by the next.
-        n_heap = push_pairs(heap, n_heap, pairs, counts, c, spans, n_spans, lefts, n_left_met, True)
-        n_heap = push_pairs(
-            heap, n_heap, pairs, counts, c, spans, right_spans, rights, n_right_met, False
-        )
-        n_spans += n_met
-    return merges[:n_merges], n_tokens, spelling, starts
+        places = grown(places, sizes[N_PLACES] + met[1] + met[3])
+        spans = grown_rows(spans, sizes[N_SPANS] + n_met)
+        heap = grown_rows(heap, sizes[N_HEAP] + n_met)
+        lists, merged = (places, spans), (a, b, c)
+        update_pairs(sizes, (pairs, counts), lists, heap, lefts, rights, merged, met)
+    tokens = spelling, starts, lengths, strings
+    return tokens, (pairs, counts), (places, spans), heap, (lefts, rights), merges
+
+
+def learn(words, byte_ids, spelling, starts, n_tokens, vocab_size, min_count):
+    """Learn merges until the vocabulary is full, and show how far it is.
+
+    The arguments are those of `begin_learning`; a pair must occur min_count times to be merged.
+
+    returns  merges (n, 3): left, right, merged id; the bytes of every token
+    """
+    sizes, *grown_so_far = begin_learning(words, byte_ids, spelling, starts, n_tokens, vocab_size)
+    tallies = new_tally(vocab_size), new_tally(vocab_size)
+    state = *grown_so_far, tallies, np.empty((vocab_size, 3), np.int32)
+    with Progress("learning merges", vocab_size - n_tokens, "") as progress:
+        while n_tokens < vocab_size:
+            until = min(vocab_size, n_tokens + MERGES_AT_ONCE)
+            state = learn_merges(sizes, words, *state, until, min_count)
+            progress.update(int(sizes[N_TOKENS]) - n_tokens)
+            n_tokens = int(sizes[N_TOKENS])
+            if n_tokens < until:
+                break
+    (spelling, starts, _, _), *_, merges = state
+    text = spelling.tobytes()
+    tokens = [text[starts[i] : starts[i + 1]] for i in range(n_tokens)]
+    return merges[: sizes[N_MERGES]], tokens
 
 
 def base_vocabulary(special_tokens: Sequence[str], ties: str) -> tuple[dict[str, int], list[int]]:
@@ -503,24 +470,14 @@ def train_on_words(
     starts[1 : n_tokens + 1] = np.cumsum([len(known[i]) for i in range(n_tokens)])
     spelling = np.frombuffer(b"".join(known[i] for i in range(n_tokens)), np.uint8).copy()
 
-    symbols, weights = lay_out_words(letters, ends, occurrences)
-    rows, n_tokens, spelling, starts = learn_merges(
-        symbols,
-        weights,
-        np.array(byte_ids, np.int32),
-        spelling,
-        starts,
-        n_tokens,
-        room,
-        max(1, min_frequency),
-    )
-    text = spelling.tobytes()
-    tokens = [text[starts[i] : starts[i + 1]] for i in range(n_tokens)]
+    words = lay_out_words(letters, ends, occurrences)
+    ids = np.array(byte_ids, np.int32)
+    rows, tokens = learn(words, ids, spelling, starts, n_tokens, room, max(1, min_frequency))
     merges = [(tokens[left], tokens[right]) for left, right, _ in rows.tolist()]
     in_use = {*byte_ids, *rows.ravel().tolist()}
     vocab = {tokens[i]: i for i in sorted(in_use)}
     if ties == "bytes":
-        special_ids = {t: n_tokens + i for i, t in enumerate(dict.fromkeys(special_tokens))}
+        special_ids = {t: len(tokens) + i for i, t in enumerate(dict.fromkeys(special_tokens))}
     return vocab, merges, special_ids
 
 

@@ -1,0 +1,129 @@
+"""The tables that training keeps: a heap of pairs, the counts of all pairs, the known strings.
+
+All are plain arrays, so that kernels can change them: a heap of four children a node, and two hash
+tables with open addressing (what finds its slot taken goes to the next one).
+"""
+
+import numpy as np
+
+from .kernels import helper, kernel
+
+NO_PAIR = np.int64(-1)
+
+
+# ---- a heap of (count, pair, list of places), the most frequent pair on top ----
+
+
+@helper
+def goes_before(count, pair, other_count, other_pair):
+    return count > other_count or (count == other_count and pair < other_pair)
+
+
+@helper
+def copy_row(heap, source, target):
+    heap[target, 0] = heap[source, 0]
+    heap[target, 1] = heap[source, 1]
+    heap[target, 2] = heap[source, 2]
+
+
+@helper
+def heap_push(heap, size, count, pair, places):
+    """Put a row in the heap of `size` rows; each parent i has its children at 4 i + 1 … 4 i + 4."""
+    i = size
+    while i > 0:
+        parent = (i - 1) >> 2
+        if not goes_before(count, pair, heap[parent, 0], heap[parent, 1]):
+            break
+        copy_row(heap, parent, i)
+        i = parent
+    heap[i, 0], heap[i, 1], heap[i, 2] = count, pair, places
+
+
+@helper
+def heap_sink(heap, size, count, pair, places):
+    """Replace the top row by another and let it sink to where it belongs."""
+    i = 0
+    while True:
+        first = 4 * i + 1
+        if first >= size:
+            break
+        best = first
+        for child in range(first + 1, min(first + 4, size)):
+            if goes_before(heap[child, 0], heap[child, 1], heap[best, 0], heap[best, 1]):
+                best = child
+        if not goes_before(heap[best, 0], heap[best, 1], count, pair):
+            break
+        copy_row(heap, best, i)
+        i = best
+    heap[i, 0], heap[i, 1], heap[i, 2] = count, pair, places
+
+
+# ---- the table of pair counts: open addressing, a power of two of slots ----
+
+
+@helper
+def slot_of(pairs, pair):
+    """Find the slot of a pair, or the empty one where it would go."""
+    mask = len(pairs) - 1
+    mixed = np.uint64(pair) * np.uint64(0x9E3779B97F4A7C15)
+    slot = np.int64(mixed >> np.uint64(32)) & mask
+    while pairs[slot] != pair and pairs[slot] != NO_PAIR:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@helper
+def add_to_count(pairs, counts, pair, change):
+    """Add to the count of a pair; return 1 if the pair is new to the table."""
+    slot = slot_of(pairs, pair)
+    is_new = pairs[slot] == NO_PAIR
+    pairs[slot] = pair
+    counts[slot] += change
+    return np.int64(is_new)
+
+
+@kernel
+def rehash(pairs, counts, n_slots):
+    """Move a table of pair counts to one of `n_slots` slots."""
+    new_pairs = np.full(n_slots, NO_PAIR)
+    new_counts = np.zeros(n_slots, np.int64)
+    for i in range(len(pairs)):
+        if pairs[i] != NO_PAIR:
+            slot = slot_of(new_pairs, pairs[i])
+            new_pairs[slot] = pairs[i]
+            new_counts[slot] = counts[i]
+    return new_pairs, new_counts
+
+
+# ---- the strings of all tokens, to notice when a merge spells one that exists ----
+
+
+@helper
+def spell_pair(spelling, starts, n_tokens, left, right):
+    """Write the bytes of left + right behind those of the last token; return their number."""
+    o = starts[n_tokens]
+    for token in (left, right):
+        for i in range(starts[token], starts[token + 1]):
+            spelling[o] = spelling[i]
+            o += 1
+    return o - starts[n_tokens]
+
+
+@helper
+def string_slot(table, spelling, starts, begin, length):
+    """Find the slot of the token that spells these bytes, or the empty one where it would go."""
+    mask = len(table) - 1
+    mixed = np.uint64(14695981039346656037)  # FNV-1a
+    for i in range(begin, begin + length):
+        mixed = (mixed ^ np.uint64(spelling[i])) * np.uint64(1099511628211)
+    slot = np.int64(mixed >> np.uint64(20)) & mask
+    while table[slot] >= 0:
+        token = table[slot]
+        if starts[token + 1] - starts[token] == length:
+            same = 0
+            while same < length and spelling[starts[token] + same] == spelling[begin + same]:
+                same += 1
+            if same == length:
+                break
+        slot = (slot + 1) & mask
+    return slot
