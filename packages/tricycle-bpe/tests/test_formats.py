@@ -127,6 +127,7 @@ SPOILT = {
         lambda d: d["added_tokens"][0].update(lstrip=True),
         "added token '<|end|>' has lstrip",
     ),
+    "added tokens that are a number": (lambda d: d.update(added_tokens=3), "a list in 'added_tok"),
     "a merge of three": (lambda d: d["model"]["merges"].append(["a", "b", "c"]), "of two tokens"),
     "a merge of nothing": (lambda d: d["model"]["merges"].append(["x", "漢"]), "byte-level chara"),
     "a merge to no token": (lambda d: d["model"]["merges"].append(["q", "q"]), "not all tokens"),

@@ -175,7 +175,8 @@ def read_huggingface(path: Path) -> dict[str, Any]:
             f"{path}: its `normalizer` changes texts before they are encoded, not done here"
         )
     special_tokens = {}
-    for added in document.get("added_tokens") or []:
+    document["added_tokens"] = document.get("added_tokens") or []  # may be null, or left out
+    for added in _field(path, document, "added_tokens", list):
         content = _field(path, added, "content", str)
         for name in ADDED_TOKEN_MUST_NOT_HAVE:
             if added.get(name):

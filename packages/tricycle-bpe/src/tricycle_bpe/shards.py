@@ -37,6 +37,9 @@ FORMAT_VERSION = 1
 class AtOnce(Executor):
     """A pool without threads: what is submitted is done at once, in the thread that submits it."""
 
+    def __init__(self, _workers: int = 0):
+        pass
+
     def submit(self, function, /, *arguments, **named) -> Future:
         """Call the function; return its result as a future that is there already."""
         future: Future = Future()
@@ -204,9 +207,12 @@ def encode_files(
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
-        with ThreadPoolExecutor(workers) if workers > 1 else AtOnce() as pool:
-            writer = ShardWriter(temporary, kind, shard_tokens, pool)
-            _encode_into(writer, tokeniser, files, workers, document_separator)
+        threads = ThreadPoolExecutor if workers > 1 else AtOnce
+        # Sealing waits for the disk, and has threads of its own for that.
+        with threads(workers) as encoding, threads(2) as sealing:
+            writer = ShardWriter(temporary, kind, shard_tokens, sealing)
+            ahead = 2 * workers
+            _encode_into(writer, tokeniser, files, document_separator, encoding, ahead)
             about = {
                 "format": "tricycle-shards",
                 "version": FORMAT_VERSION,
@@ -225,10 +231,11 @@ def _encode_into(
     writer: ShardWriter,
     tokeniser: "Tokeniser",
     files: list[Path],
-    workers: int,
     document_separator: str | None,
+    pool: Executor,
+    ahead: int,
 ) -> None:
-    """Read, encode in the writer's pool and write, in order."""
+    """Read, encode in a pool and write, in order, with few parts under way at once."""
     end_ids = np.array(
         [] if document_separator is None else [tokeniser.special_tokens[document_separator]],
         np.uint32,
@@ -251,7 +258,7 @@ def _encode_into(
     total = sum(path.stat().st_size for path in files)
     begins = True
     with Progress("encoding", total, "B") as progress:
-        for ids, ends_document, n_bytes in _in_order(encode, parts(), writer.pool, 2 * workers):
+        for ids, ends_document, n_bytes in _in_order(encode, parts(), pool, ahead):
             if begins:
                 writer.begin_document()
             writer.add(ids)
