@@ -72,6 +72,23 @@ def test_every_parameter_learns(model):
         assert np.abs(parameter.grad).max() > 0, name
 
 
+@pytest.mark.parametrize("block", ["gpt2", "llama"])
+def test_blocks_that_are_computed_again_give_the_same_bits(make_tiny, block):
+    ids = np.random.default_rng(0).integers(0, 11, (2, 3, 5))
+    results = []
+    for again in (False, True):
+        model = make_tiny(block=block, dropout=0.3)
+        model.recompute = again
+        losses = []
+        for inputs in ids:  # two passes: the second must drop other numbers than the first
+            loss = model.loss(inputs, inputs)
+            loss.backward()
+            losses.append(loss.item())
+        gradients = [parameter.grad.tobytes() for parameter in model.parameters()]
+        results.append((losses, gradients))
+    assert results[0] == results[1]
+
+
 def test_a_tied_head_is_listed_once_and_an_untied_one_apart(make_tiny):
     tied, apart = make_tiny("gpt2"), make_tiny("gpt2, head apart")
     assert apart.n_parameters() - tied.n_parameters() == 23 * 16

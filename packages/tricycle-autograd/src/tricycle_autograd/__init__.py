@@ -42,6 +42,8 @@ from tricycle_autograd.elementwise import (
 from tricycle_autograd.fused import definitions_only, fused
 from tricycle_autograd.indexing import diagonal, getitem, take, take_along_axis, tril, triu
 from tricycle_autograd.matmul import matmul, outer, trace
+from tricycle_autograd.profiling import profile
+from tricycle_autograd.recompute import recompute
 from tricycle_autograd.reductions import (
     all,
     any,
@@ -133,8 +135,10 @@ __all__ = [
     "pad",
     "power",
     "prod",
+    "profile",
     "ravel",
     "record",
+    "recompute",
     "repeat",
     "reshape",
     "roll",

@@ -18,6 +18,8 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from tricycle_autograd import tape
+
 _use_kernels = True
 
 # By module and name, so that a test can find one that nobody checks.
@@ -41,8 +43,11 @@ class Fused:
         return fast
 
     def __call__(self, *args, **kwargs):
-        run = self.fast if _use_kernels and self.fast is not None else self.definition
-        return run(*args, **kwargs)
+        if not _use_kernels or self.fast is None:
+            return self.definition(*args, **kwargs)
+        if tape.watcher is not None:
+            return tape.watcher.call(self.__name__, self.fast, args, kwargs)
+        return self.fast(*args, **kwargs)
 
 
 def fused(definition: Callable) -> Fused:

@@ -41,6 +41,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from tricycle_autograd import tape
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, cpu_routine, needs_numba, prange
 from tricycle_autograd.gemm_one_row import one_row_product
 from tricycle_autograd.gemm_packing import (
@@ -103,6 +104,8 @@ def product(out: np.ndarray, a: np.ndarray, b: np.ndarray, add: bool = False) ->
             f"product writes into rows or columns that are contiguous, and out has strides of "
             f"{out.strides} bytes; give it an array of its own and copy from that"
         )
+    if tape.watcher is not None:
+        tape.watcher.flops += 2 * M * N * K
     # Transposed, columns are rows: out.T = b.T @ a.T.  And one column is one row.
     if not by_rows or (by_columns and N == 1):
         out, a, b, M, N = out.T, b.T, a.T, N, M

@@ -22,11 +22,15 @@ Three habits keep it right and small:
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from typing import Any
 
 import numpy as np
 
 _next_number = count().__next__
 _recording = True
+
+# Whoever wants to hear of every operation while it runs: see profiling.py.
+watcher: Any = None
 
 # What a backward returns for an input whose gradient it has already written, or added,
 # to the leaf's own buffer.
@@ -108,6 +112,17 @@ def no_grad() -> Iterator[None]:
     """
     global _recording
     before, _recording = _recording, False
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Run a block with the tape on, also inside `no_grad()`."""
+    global _recording
+    before, _recording = _recording, True
     try:
         yield
     finally:

@@ -222,6 +222,8 @@ def record(array: Any, inputs: Sequence[Tensor], backward: Callable) -> Tensor:
     `backward` has no default: an operation without a gradient cannot be written by accident.
     """
     out = wrap(array)
+    if tape.watcher is not None:
+        backward = tape.watcher.recorded(out.array, inputs, backward)
     if tape._recording:
         parents = tuple([tensor.node for tensor in inputs])
         for parent in parents:

@@ -151,6 +151,8 @@ class TrainingConfig:
     """Steps between two checkpoints; 0 for none but the last."""
     keep_checkpoints: int = 2
     """Checkpoints kept; older ones are removed."""
+    recompute: bool = False
+    """Make each block's results again in the backward pass: less memory, a third more time."""
 
     def __post_init__(self):
         """Raise ValueError for settings that cannot work."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd import Tensor
+from tricycle_autograd import Tensor, recompute
 from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.initialise import initialise_like_gpt2
 from tricycle_nn import (
@@ -41,7 +41,12 @@ class GPT(Module):
         model = GPT(PRESETS["characters"], rng=np.random.default_rng(0))
         logits = model(ids)               # (B, T, V)
         loss = model.loss(ids, targets)   # mean over all B·T tokens, in nats
+
+    `model.recompute = True` has blocks forget what their forward pass made, and make it again in
+    the backward pass: much less memory, a third more time, the same bits.
     """
+
+    recompute = False
 
     def __init__(self, config: GPTConfig, *, rng: np.random.Generator):
         width = config.embedding_dim
@@ -95,7 +100,12 @@ class GPT(Module):
             x = x + self.position_embedding(np.arange(past, past + ids.shape[1]))
         x = self.dropout(x)
         for i, block in enumerate(self.blocks):
-            x = block(x, cache=None if cache is None else cache.layers[i])
+            if cache is not None:
+                x = block(x, cache=cache.layers[i])
+            elif self.recompute and x.requires_grad:
+                x = recompute(block, x)
+            else:
+                x = block(x)
         return self.norm(x)
 
     def n_parameters(self) -> int:

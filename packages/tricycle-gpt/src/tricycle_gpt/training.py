@@ -40,6 +40,7 @@ NOT_THE_RECIPE = (
     "evaluation_windows",
     "checkpoint_every",
     "keep_checkpoints",
+    "recompute",
 )
 
 
@@ -99,6 +100,7 @@ def train(
     schedule = config.make_schedule()
     parameters = model.parameters()
     stream = iter(batches)
+    model.recompute = config.recompute
     model.train()
 
     def save(steps_taken):

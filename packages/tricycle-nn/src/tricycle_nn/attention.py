@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd import repeat, split, where
+from tricycle_autograd import repeat, split, tape, where
 from tricycle_autograd.cpu import kernel_inputs, rows_contiguous
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
@@ -77,8 +77,10 @@ def _(q, k, v, causal=True, scale=None):
     out = _empty_heads(q.shape)
     log_sums = np.empty(q.shape[:3], np.float32)
     attention_cpu.forward(*inputs, out, log_sums, causal, scale)
+    _count_products(2, q, k, causal)
 
     def backward(dy):
+        _count_products(5, inputs[0], inputs[1], causal)
         gradients = tuple(_empty_heads(array.shape) for array in inputs)
         attention_cpu.backward(
             *inputs, out, log_sums, rows_contiguous(dy), *gradients, causal, scale
@@ -86,6 +88,15 @@ def _(q, k, v, causal=True, scale=None):
         return gradients
 
     return record(out, (q, k, v), backward)
+
+
+def _count_products(products, q, k, causal):
+    """Tell a profile what so many products of queries and keys take, for those pairs that meet."""
+    if tape.watcher is not None:
+        B, H, T, D = q.shape
+        S = k.shape[2]
+        pairs = T * S - (T * (T - 1) // 2 if causal else 0)
+        tape.watcher.flops += products * 2 * B * H * D * pairs
 
 
 def _empty_heads(shape):
@@ -124,8 +135,10 @@ def _(qkv, n_heads, n_key_value_heads=None, causal=True, scale=None):
     out = np.empty((B, T, H * D), np.float32)
     log_sums = np.empty((B, H, T), np.float32)
     attention_cpu.forward(q, k, v, heads_apart(out, H), log_sums, causal, np.float32(scale))
+    _count_products(2, q, k, causal)
 
     def backward(dy):
+        _count_products(5, q, k, causal)
         d_packed = np.empty(packed.shape, np.float32)
         attention_cpu.backward(
             *(q, k, v, heads_apart(out, H), log_sums),

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, prange
+from tricycle_autograd.profiling import profiled
 from tricycle_autograd.tensor import Tensor
 
 CHUNK = 65536  # numbers summed by one thread at a time; the chunks' sums are added in order
@@ -18,10 +19,11 @@ CHUNK = 65536  # numbers summed by one thread at a time; the chunks' sums are ad
 def gradient_norm(parameters: Iterable[Tensor]) -> float:
     """The length of the gradient: √(sum of squares) over all parameters that have one."""
     total = 0.0
-    for parameter in parameters:
-        gradient = parameter.grad
-        if gradient is not None and gradient.size:
-            total += float(sums_of_squares(contiguous(gradient).reshape(-1)).sum())
+    with profiled("gradient_norm"):
+        for parameter in parameters:
+            gradient = parameter.grad
+            if gradient is not None and gradient.size:
+                total += float(sums_of_squares(contiguous(gradient).reshape(-1)).sum())
     return total**0.5
 
 

@@ -29,6 +29,7 @@ from tricycle_autograd import where
 from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
 from tricycle_autograd.devices import move
 from tricycle_autograd.fused import fused
+from tricycle_autograd.recompute import same_again
 from tricycle_autograd.tensor import Tensor, record, wrap
 from tricycle_nn.module import Module
 from tricycle_nn.philox import high_word, low_word, philox, philox_block
@@ -163,9 +164,12 @@ class Dropout(Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        y = dropout(x, self.p, seed=self.seed, step=self.step, stream=self.stream)
+        step = same_again(self._next_step)
+        return dropout(x, self.p, seed=self.seed, step=step, stream=self.stream)
+
+    def _next_step(self):
         self.step += 1
-        return y
+        return self.step - 1
 
 
 def set_dropout_step(model: Module, step: int) -> None:

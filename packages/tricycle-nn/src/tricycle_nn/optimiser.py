@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd.memory import Arena, aligned_zeros
+from tricycle_autograd.profiling import profiled
 from tricycle_autograd.tensor import Tensor
 from tricycle_nn.module import Module
 
@@ -70,17 +71,20 @@ class Optimiser:
         after it, for its backward pass would find the new ones.
         """
         self.steps_taken += 1
-        for group in self.groups:
-            group.arena.adopt()
-            for start, end in group.arena.runs_with_gradient():
-                moments = [moment[start:end] for moment in group.moments.values()]
-                self.update(
-                    group.arena.values[start:end],
-                    group.arena.gradients[start:end],
-                    *moments,
-                    grad_scale=grad_scale,
-                    **group.settings,
-                )
+        with profiled(f"{type(self).__name__}.step"):
+            for group in self.groups:
+                self._step_group(group, grad_scale)
+
+    def _step_group(self, group, grad_scale):
+        group.arena.adopt()
+        for start, end in group.arena.runs_with_gradient():
+            self.update(
+                group.arena.values[start:end],
+                group.arena.gradients[start:end],
+                *(moment[start:end] for moment in group.moments.values()),
+                grad_scale=grad_scale,
+                **group.settings,
+            )
 
     def update(self, values, gradients, *moments, grad_scale, **settings):
         """Change `values` and the moments in place: flat arrays, all of one length."""

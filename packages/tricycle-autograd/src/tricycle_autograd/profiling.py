@@ -1,0 +1,226 @@
+"""Where the time goes: every operation of a stretch of code, and how near it came to the roof.
+
+    with profile():
+        loss = model.loss(ids, targets)
+        loss.backward()
+
+prints a table when the block ends: how often each operation ran, forward and backward, how long
+it took, how much it calculated and moved, and what share that is of what this machine can do.
+
+The roof.  A processor can do so many additions and multiplications a second (GFLOP/s) and read
+so many bytes a second from memory (GB/s).  An operation that needs F of the one and M bytes of
+the other cannot take less than
+
+    the larger of  F / GFLOP/s  and  M / GB/s
+
+and "of roof" is that time divided by the time it took.  Both limits are measured here, once in a
+process: with the library's own matrix product, and by reading more than fits into a cache.  What
+lies in a cache already may come out above 100 %.
+
+Williams, Waterman & Patterson, Roofline: an insightful visual performance model (2009).
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from tricycle_autograd import tape
+
+BETWEEN = "(between operations)"
+REPEATS = 5
+
+
+@dataclass
+class Row:
+    """What one operation did, in one direction.
+
+    calls    how often it ran
+    seconds  in all
+    flops    multiplications and additions inside matrix products; 0 where there were none
+    bytes    of the arrays that went in and came out
+    """
+
+    calls: int = 0
+    seconds: float = 0.0
+    flops: int = 0
+    bytes: int = 0
+
+
+class Profile:
+    """What `profile()` measures.
+
+    rows     by (operation, "forward" | "backward" | ""), in the order of their first call
+    seconds  from the start to the end of the block
+
+    `print(profile)` shows the table.
+    """
+
+    def __init__(self):
+        self.rows: dict[tuple[str, str], Row] = {}
+        self.seconds = 0.0
+        self.flops = 0  # counted since the last change of `_running`
+        self._running = [(BETWEEN, "")]  # the innermost last: the one whose time passes now
+        self._started = self._mark = time.perf_counter()
+
+    # ---- what the library tells ----
+
+    def call(self, name: str, run: Callable, args: tuple, kwargs: dict) -> Any:
+        """Run a fused operation's kernels, and note what they took."""
+        with self.part(name, "forward"):
+            return run(*args, **kwargs)
+
+    def recorded(self, array: Any, inputs: Any, backward: Callable) -> Callable:
+        """Note an operation's result; returns its backward, which will be noted too."""
+        moved = _bytes(array) + sum(_bytes(tensor.array) for tensor in inputs)
+        name, direction = self._running[-1]
+        if direction != "forward":
+            # A primitive says nothing when it begins: it began when the last one ended.
+            name = _name_of_primitive()
+            self._running.append((name, "forward"))
+            self._change()
+            self._running.pop()
+            self._row(name, "forward").calls += 1
+        self._row(name, "forward").bytes += moved
+        gradients = sum(_bytes(tensor.array) for tensor in inputs if tensor.requires_grad)
+
+        def noted(dy):
+            with self.part(name, "backward"):
+                self._row(name, "backward").bytes += moved + gradients
+                return backward(dy)
+
+        return noted
+
+    @contextmanager
+    def part(self, name: str, direction: str = "") -> Iterator[None]:
+        """Note what runs in this block; what is noted inside it counts there, and not here."""
+        self._change()
+        self._running.append((name, direction))
+        self._row(name, direction).calls += 1
+        try:
+            yield
+        finally:
+            self._change()
+            self._running.pop()
+
+    def end(self) -> None:
+        """Stop measuring."""
+        self._change()
+        self.seconds = self._mark - self._started
+
+    def _change(self):
+        """Give the time and the products since the last change to the one that was running."""
+        now = time.perf_counter()
+        row = self._row(*self._running[-1])
+        row.seconds += now - self._mark
+        row.flops += self.flops
+        self._mark, self.flops = now, 0
+
+    def _row(self, name, direction):
+        return self.rows.setdefault((name, direction), Row())
+
+    # ---- what a person reads ----
+
+    def __str__(self) -> str:
+        fastest, widest = roof()
+        lines = [
+            f"{'operation':<24}{'':<9}{'calls':>6}{'ms':>10}{'share':>7}"
+            f"{'GFLOP/s':>9}{'GB/s':>7}{'of roof':>9}"
+        ]
+        by_time = sorted(self.rows.items(), key=lambda item: -item[1].seconds)
+        for (name, direction), row in by_time:
+            if row.seconds:
+                lines.append(self._line(name, direction, row, fastest, widest))
+        lines.append(
+            f"{self.seconds * 1e3:.1f} ms in all. The roof of this machine: "
+            f"{fastest / 1e9:.0f} GFLOP/s, {widest / 1e9:.0f} GB/s"
+        )
+        return "\n".join(lines)
+
+    def _line(self, name, direction, row, fastest, widest):
+        share = row.seconds / self.seconds if self.seconds else 0.0
+        rate = f"{row.flops / row.seconds / 1e9:.0f}" if row.flops else ""
+        width = f"{row.bytes / row.seconds / 1e9:.1f}" if row.bytes else ""
+        least = max(row.flops / fastest, row.bytes / widest)
+        of_roof = f"{least / row.seconds:.0%}" if least else ""
+        calls = row.calls or ""
+        return (
+            f"{name:<24}{direction:<9}{calls:>6}{row.seconds * 1e3:>10.2f}{share:>7.0%}"
+            f"{rate:>9}{width:>7}{of_roof:>9}"
+        )
+
+
+@contextmanager
+def profile() -> Iterator[Profile]:
+    """Measure every operation in a block, and print the table when it ends.
+
+    Kernels that have to be compiled or loaded first count too: run a step before the one that
+    is measured.  While it measures, an operation takes some microseconds longer; while no
+    profile is running, nothing.  Raises RuntimeError inside another profile.
+    """
+    if tape.watcher is not None:
+        raise RuntimeError("a profile is running already, and would be measured by this one")
+    measured = Profile()
+    tape.watcher = measured
+    try:
+        yield measured
+    finally:
+        tape.watcher = None
+        measured.end()
+    print(measured)
+
+
+@contextmanager
+def profiled(name: str) -> Iterator[None]:
+    """Give a stretch of code that is no operation a line in the table of a profile."""
+    if tape.watcher is None:
+        yield
+    else:
+        with tape.watcher.part(name):
+            yield
+
+
+@lru_cache
+def roof() -> tuple[float, float]:
+    """What this machine can do, measured: additions and multiplications, and bytes, a second.
+
+    The best of a few matrix products of 1024 x 1024, and of a few passes over 128 MB.
+    """
+    from tricycle_autograd.gemm import product
+
+    side = 1024
+    a, out = np.ones((side, side), np.float32), np.empty((side, side), np.float32)
+    large = np.ones((4096, 8192), np.float32)
+    row, sums = np.ones((1, 4096), np.float32), np.empty((1, 8192), np.float32)
+    fastest = _shortest(lambda: product(out, a, a))
+    widest = _shortest(lambda: product(sums, row, large))
+    return 2 * side**3 / fastest, large.nbytes / widest
+
+
+def _shortest(function):
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def _bytes(array):
+    return getattr(array, "nbytes", 0)  # an operand may be a plain number
+
+
+def _name_of_primitive():
+    """The public function that was called: the outermost of this package's on the stack."""
+    frame = sys._getframe(2)
+    name = "record"
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(__package__ + "."):
+        if not frame.f_code.co_name.startswith(("_", "<")):
+            name = frame.f_code.co_name
+        frame = frame.f_back
+    return name

@@ -1,0 +1,102 @@
+"""Recomputation: forget what the forward pass made, and make it again when it is needed.
+
+A backward pass needs the arrays of the forward pass, so they all wait in memory until then.
+
+    y = recompute(block, x)      instead of      y = block(x)
+
+keeps only x.  When the gradient arrives at y, the block is run once more, with the tape on, and
+walked back at once.  So of a chain of blocks only the inputs wait, and one block's arrays at a
+time.  The price is a second forward pass: a third more time, as backward costs two forward passes.
+
+The numbers are the same, bit for bit: kernels are, and what a function draws at random is drawn
+once and handed to it again (`same_again`).
+
+Chen et al., Training Deep Nets with Sublinear Memory Cost (2016).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from tricycle_autograd.tape import backpropagate, is_recording, no_grad, recording
+from tricycle_autograd.tensor import Tensor, record
+
+Value = TypeVar("Value")
+
+# What a function that may be run again has drawn, and what one that is run again is to draw.
+_keeping: list | None = None
+_repeating: Iterator | None = None
+
+
+def recompute(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """function(*inputs), whose inner results are computed again when the gradient comes.
+
+    function  makes one tensor of the inputs; it may use parameters too, and must do the same
+              when it is called a second time
+    inputs    tensors, of which at least one needs a gradient
+
+    Raises TypeError for inputs that are no tensors, ValueError if none needs a gradient while
+    the tape is recording (parameters inside the function would then get none, silently).
+    """
+    for value in inputs:
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"recompute keeps tensors, got {type(value).__name__}; hand over the rest inside "
+                "the function: recompute(lambda x: block(x, mask), x)"
+            )
+    if not is_recording():
+        return function(*inputs)
+    if not any(tensor.requires_grad for tensor in inputs):
+        raise ValueError(
+            "recompute needs an input that requires a gradient, or nothing would flow back into "
+            "the function; call the function itself"
+        )
+    drawn: list = []
+    with no_grad(), _keep_draws(drawn):
+        y = function(*inputs)
+    arrays = [tensor.array for tensor in inputs]
+    wanted = [tensor.requires_grad for tensor in inputs]
+
+    def backward(dy):
+        leaves = [Tensor(a, requires_grad=w) for a, w in zip(arrays, wanted, strict=True)]
+        with recording(), _repeat_draws(drawn):
+            again = function(*leaves)
+        if again.node is not None:
+            backpropagate(again.node, dy)
+        return tuple(leaf.grad for leaf in leaves)
+
+    return record(y.array, inputs, backward)
+
+
+def same_again(draw: Callable[[], Value]) -> Value:
+    """What `draw()` returns; in a function that is run again, what it returned the first time.
+
+    For what must not differ between the two runs: the number of a random draw, say.
+    """
+    value = draw() if _repeating is None else next(_repeating)
+    if _keeping is not None:
+        _keeping.append(value)
+    return value
+
+
+@contextmanager
+def _keep_draws(drawn):
+    """Write down what is drawn; a function around this one that does so too learns it as well."""
+    global _keeping
+    outer, _keeping = _keeping, drawn
+    try:
+        yield
+    finally:
+        _keeping = outer
+        if outer is not None:
+            outer += drawn
+
+
+@contextmanager
+def _repeat_draws(drawn):
+    global _repeating
+    outer, _repeating = _repeating, iter(drawn)
+    try:
+        yield
+    finally:
+        _repeating = outer
