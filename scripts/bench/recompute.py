@@ -74,10 +74,9 @@ def main() -> None:
             print(f"{batch:>5}{name:>14}{ms:>11.0f}{mb:>8.0f}", flush=True)
         assert found[0]["losses"] == found[1]["losses"], "recomputation changed the losses"
         kept, again = found
-        time_ratio = again["seconds"] / kept["seconds"]
-        print(
-            f"      {time_ratio:.2f} of the time, {again['megabytes'] / kept['megabytes']:.2f} of the memory"
-        )
+        seconds = again["seconds"] / kept["seconds"]
+        memory = again["megabytes"] / kept["megabytes"]
+        print(f"      {seconds:.2f} of the time, {memory:.2f} of the memory")
 
 
 if __name__ == "__main__":
