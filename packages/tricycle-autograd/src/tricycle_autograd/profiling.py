@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -217,7 +218,7 @@ def _bytes(array):
 
 def _name_of_primitive():
     """The public function that was called: the outermost of this package's on the stack."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     name = "record"
     while frame is not None and frame.f_globals.get("__name__", "").startswith(__package__ + "."):
         if not frame.f_code.co_name.startswith(("_", "<")):
