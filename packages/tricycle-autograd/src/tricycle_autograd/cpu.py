@@ -38,6 +38,7 @@ import numpy as np
 
 from tricycle_autograd.compiling import compile_elsewhere, describe
 from tricycle_autograd.tensor import Tensor
+from tricycle_autograd.threads import prepare
 
 # In plain Python a prange is a range; the compiler is shown numba's.
 prange = range
@@ -86,6 +87,7 @@ class Compiled:
         global _used
         if self._dispatcher is None:
             _used = True
+            prepare()
             self._dispatcher = self._make_dispatcher()
         return self._dispatcher
 
