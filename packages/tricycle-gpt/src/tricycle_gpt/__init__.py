@@ -16,6 +16,7 @@ from tricycle_gpt.kv_cache import KVCache
 from tricycle_gpt.metrics import plot_loss, read_metrics
 from tricycle_gpt.model import GPT
 from tricycle_gpt.run_folder import write_results, write_sample
+from tricycle_gpt.tracking import MLflowTracker, can_track
 from tricycle_gpt.training import TrainingResult, train
 
 __all__ = [
@@ -26,8 +27,10 @@ __all__ = [
     "Evaluation",
     "GPTConfig",
     "KVCache",
+    "MLflowTracker",
     "TrainingConfig",
     "TrainingResult",
+    "can_track",
     "evaluate",
     "from_huggingface",
     "generate",
