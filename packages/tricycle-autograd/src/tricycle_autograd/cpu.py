@@ -51,6 +51,10 @@ FLAGS = {
     "nogil": True,
 }
 
+# NUMBA_DISABLE_JIT=1: kernels run as the Python that they are written in.  Very slow, but one can
+# step through them with a debugger, and find out whether a bug is the compiler's.
+WITHOUT_NUMBA = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
 _lock = threading.Lock()
 _announced = False
 _used = False  # whether a kernel was made ready in this process
@@ -65,6 +69,7 @@ class Compiled:
         self.function = function
         self.signature = signature
         self.options = options
+        self.plain = function
         self._dispatcher = None
         self._files: set[str] | None = None
         self.__name__ = function.__name__
@@ -72,6 +77,9 @@ class Compiled:
         self.__module__ = function.__module__
 
     def __call__(self, *args):
+        if WITHOUT_NUMBA:
+            with np.errstate(over="ignore"):  # machine integers wrap around
+                return self.plain(*args)
         if _forked:
             raise RuntimeError(
                 "this process was forked from one that had used kernels, whose threads do not "
@@ -80,6 +88,11 @@ class Compiled:
         with _lock:
             run = self._dispatcher or self.dispatcher
             return run(*args)
+
+    def without_numba(self, function: Callable) -> Callable:
+        """Attach what runs instead where NUMBA_DISABLE_JIT is set: for what Python cannot do."""
+        self.plain = function
+        return function
 
     @property
     def dispatcher(self):
@@ -240,7 +253,17 @@ class MadeByNumba:
     def __init__(self, make: Callable, file: str):
         self.make = make
         self.file = file
+        self.plain: Callable | None = None
         self._made = None
+
+    def __call__(self, *args):
+        assert WITHOUT_NUMBA and self.plain is not None, "only kernels can call this"
+        return self.plain(*args)
+
+    def without_numba(self, function: Callable) -> Callable:
+        """Attach what runs instead where NUMBA_DISABLE_JIT is set."""
+        self.plain = function
+        return function
 
     @property
     def dispatcher(self):

@@ -48,6 +48,11 @@ def float_from_bits():
     return float_from_bits
 
 
+@float_from_bits.without_numba
+def _(bits):
+    return np.int32(bits).view(np.float32)
+
+
 @made_by_numba
 def larger():
     """(float32, float32) -> the larger; the second one where either is NaN.
@@ -69,6 +74,11 @@ def larger():
         return types.float32(types.float32, types.float32), generate
 
     return larger
+
+
+@larger.without_numba
+def _(a, b):
+    return a if a > b else b
 
 
 @made_by_numba
@@ -93,6 +103,11 @@ def multiply_add():
         return types.float32(types.float32, types.float32, types.float32), generate
 
     return multiply_add
+
+
+@multiply_add.without_numba
+def _(a, b, c):
+    return a * b + c
 
 
 @cpu_function

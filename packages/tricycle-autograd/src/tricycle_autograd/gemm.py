@@ -42,7 +42,14 @@ from functools import lru_cache
 import numpy as np
 
 from tricycle_autograd import tape
-from tricycle_autograd.cpu import cpu_function, cpu_kernel, cpu_routine, needs_numba, prange
+from tricycle_autograd.cpu import (
+    WITHOUT_NUMBA,
+    cpu_function,
+    cpu_kernel,
+    cpu_routine,
+    needs_numba,
+    prange,
+)
 from tricycle_autograd.gemm_one_row import one_row_product
 from tricycle_autograd.gemm_packing import (
     FLOAT_BYTES,
@@ -106,6 +113,9 @@ def product(out: np.ndarray, a: np.ndarray, b: np.ndarray, add: bool = False) ->
         )
     if tape.watcher is not None:
         tape.watcher.flops += 2 * M * N * K
+    if WITHOUT_NUMBA:
+        multiply(out, a, b, add)
+        return
     # Transposed, columns are rows: out.T = b.T @ a.T.  And one column is one row.
     if not by_rows or (by_columns and N == 1):
         out, a, b, M, N = out.T, b.T, a.T, N, M
@@ -122,6 +132,11 @@ def multiply(out, a, b, add):
     float32; a and b may be any views, and the rows of `out` are contiguous.
     """
     multiply_arrays(out, a, NOT_PACKED, b, NOT_PACKED, add)
+
+
+@multiply.without_numba
+def _(out, a, b, add):
+    out[...] = a @ b + out if add else a @ b
 
 
 @cpu_function
