@@ -82,7 +82,7 @@ class Profile:
         name, direction = self._running[-1]
         if direction != "forward":
             # A primitive says nothing when it begins: it began when the last one ended.
-            name = _name_of_primitive()
+            name = name_of_primitive()
             self._running.append((name, "forward"))
             self._change()
             self._running.pop()
@@ -216,8 +216,10 @@ def _bytes(array):
     return getattr(array, "nbytes", 0)  # an operand may be a plain number
 
 
-def _name_of_primitive():
-    """The public function that was called: the outermost of this package's on the stack."""
+def name_of_primitive() -> str:
+    """For whoever `record` tells of an operation: its name.
+
+    The public function that was called: the outermost of this package's on the stack."""
     frame: FrameType | None = sys._getframe(2)
     name = "record"
     while frame is not None and frame.f_globals.get("__name__", "").startswith(__package__ + "."):

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 PARAMETERS = "parameters.safetensors"
@@ -64,11 +65,13 @@ def save_checkpoint(
     state: dict[str, Any],
     *,
     keep: int = 2,
+    keep_best: bool = False,
 ) -> Path:
     """Write one checkpoint below `folder`, then remove all but the `keep` newest.
 
     parameters, optimiser  arrays by name (state_dict() of a model and of an optimiser)
     state                  anything JSON can hold
+    keep_best              keep the one with the lowest state["validation_loss"] too
 
     Returns the checkpoint's folder.  Raises OSError if it cannot be written (a full disk); the
     checkpoints already there are not touched before the new one is safe.
@@ -89,14 +92,40 @@ def save_checkpoint(
     _flush(temporary)
 
     if final.exists():  # a damaged one, or the same step saved again
-        shutil.rmtree(final)
+        final.rename(folder / f"{final.name}.replaced.tmp")
     temporary.rename(final)
     _flush(folder)
+    _prune(folder, final, keep, keep_best)
+    return final
+
+
+def _prune(folder, newest, keep, keep_best):
+    """Remove what is no longer wanted: never `newest`, which was written and checked just now."""
+    for replaced in folder.glob("step-*.tmp"):
+        shutil.rmtree(replaced)
     # A later one is there only if it is damaged, or a run went back behind it: it does not count.
     found = list_checkpoints(folder)
-    for old in found[: found.index(final) + 1][:-keep]:
-        shutil.rmtree(old)
-    return final
+    found = found[: found.index(newest) + 1]
+    best = _best(found) if keep_best else None
+    for old in found[:-keep]:
+        if old != best:
+            # First out of sight, so that a kill in the middle leaves no half of a checkpoint.
+            hidden = old.rename(folder / f"{old.name}.tmp")
+            shutil.rmtree(hidden)
+
+
+def _best(found):
+    """The checkpoint with the lowest validation loss, the later of equals; None if none has one."""
+    losses = []
+    for path in found:
+        try:
+            state = json.loads((path / STATE).read_text(encoding="utf-8"))
+            verify(path)
+        except (OSError, ValueError):  # damaged: no checkpoint
+            continue
+        if state.get("validation_loss") is not None:
+            losses.append((state["validation_loss"], -state["step"], path))
+    return min(losses)[2] if losses else None
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
@@ -166,7 +195,10 @@ def verify(folder: Path) -> None:
 
 
 def _save_arrays(path, arrays):
-    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
+    try:
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(f"{path} could not be written: {error}") from error
     path.chmod(0o644)
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -151,6 +151,16 @@ class TrainingConfig:
     """Steps between two checkpoints; 0 for none but the last."""
     keep_checkpoints: int = 2
     """Checkpoints kept; older ones are removed."""
+    keep_best: bool = False
+    """Keep the checkpoint with the lowest validation loss too, however old."""
+    when_not_finite: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is no number: stop, or leave the step out. Weights never take it."""
+    spikes: Literal["off", "warn", "skip", "stop"] = "off"
+    """What to do about a loss far above the last hundred."""
+    spike_z: float = 6.0
+    """How far is far, in standard deviations of those losses."""
+    hang_seconds: float = 600.0
+    """Seconds without a finished batch after which all stacks are printed; 0 for never."""
     recompute: bool = False
     """Make each block's results again in the backward pass: less memory, a third more time."""
 
@@ -162,6 +172,16 @@ class TrainingConfig:
         for name in ("evaluate_every", "checkpoint_every", "evaluation_windows", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("spike_z", "hang_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name, words in (
+            ("when_not_finite", ("stop", "skip")),
+            ("spikes", ("off", "warn", "skip", "stop")),
+        ):
+            if getattr(self, name) not in words:
+                wanted = ", ".join(words)
+                raise ValueError(f"{name} must be one of {wanted}, got {getattr(self, name)!r}")
         if not self.max_gradient_norm > 0:
             raise ValueError(f"max_gradient_norm must be above 0, got {self.max_gradient_norm}")
         if not 0 <= self.final_learning_rate <= self.learning_rate:

@@ -35,7 +35,8 @@ class Progress:
 
     def show(self, row: dict[str, Any], tokens: int) -> None:
         """Tell what happened in one step, as it stands in the metrics."""
-        step, loss, pace, left = row["step"] + 1, row["loss"], "", ""
+        step, pace, left = row["step"] + 1, "", ""
+        loss = row.get("loss", self.loss or 0.0)  # a step that was left out has none
         if self.loss is None:  # the first step may have waited for a compiler: time the others
             self.loss, self.began = loss, time.perf_counter()
         else:

@@ -7,7 +7,6 @@ go on exactly: the same weights, bit for bit, as if nothing had happened.
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,13 +16,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tricycle_gpt.checkpoint import load_newest_checkpoint, save_checkpoint
+from tricycle_gpt.checkpoint import load_newest_checkpoint
+from tricycle_gpt.checkpoint_writer import CheckpointWriter
 from tricycle_gpt.config import TrainingConfig
+from tricycle_gpt.diagnosis import first_bad_operation, save_batches
 from tricycle_gpt.evaluation import Evaluation, evaluate
+from tricycle_gpt.health import Health
 from tricycle_gpt.interruption import interruptible
 from tricycle_gpt.metrics import MetricsLog
 from tricycle_gpt.model import GPT
 from tricycle_gpt.progress import Progress
+from tricycle_gpt.watchdog import Watchdog
 from tricycle_nn import (
     AdamW,
     Dropout,
@@ -95,62 +98,74 @@ def train(
     recipe = make_recipe(model, config, facts)
     optimiser = make_optimiser(model, config)
     optimiser.zero_grad()  # whoever called may have looked at a gradient
-    start = restore(folder, model, optimiser, batches, recipe) if resume else begin(folder)
+    start: int = 0
+    state: dict[str, Any] = {}
+    if resume:
+        start, state = restore(folder, model, optimiser, batches, recipe)
+    else:
+        begin(folder)
+    health = Health(config, state.get("losses"))
     set_dropout_step(model, start * config.micro_batches)
     schedule = config.make_schedule()
     parameters = model.parameters()
     stream = iter(batches)
-    model.recompute = config.recompute
     model.train()
 
-    def save(steps_taken):
+    def save(steps_taken, row):
         metrics.sync()
         state = {
             "position": list(batches.position),
             "dropout_seeds": [layer.seed for layer in dropouts(model)],
+            "losses": list(health.losses),
+            "validation_loss": row.get("validation_loss"),
             "recipe": recipe,
         }
-        save_checkpoint(
-            folder / "checkpoints",
-            steps_taken,
-            model.state_dict(),
-            optimiser.state_dict(),
-            state,
-            keep=config.keep_checkpoints,
-        )
+        writer.save(steps_taken, model.state_dict(), optimiser.state_dict(), state)
 
+    keep = {"keep": config.keep_checkpoints, "keep_best": config.keep_best}
     with (
         closing(MetricsLog(folder / "metrics.jsonl", start)) as metrics,
         Progress(config.steps, start, config.log_every) as progress,
+        CheckpointWriter(folder / "checkpoints", **keep) as writer,
     ):
-        with interruptible() as interruption:
+        with interruptible() as interruption, Watchdog(config.hang_seconds) as watchdog:
             for step in range(start, config.steps):
                 began = time.perf_counter()
                 optimiser.learning_rate = schedule(step)
-                loss, tokens = accumulate_gradients(model, stream, config.micro_batches)
+                seen: list[tuple[np.ndarray, np.ndarray]] = []
+                loss = accumulate_gradients(
+                    model, remembered(stream, seen, watchdog), config.micro_batches
+                )
                 norm = gradient_norm(parameters)
-                check_finite(step, loss, norm, optimiser.learning_rate)
-                optimiser.step(grad_scale=scale_for_norm(norm, config.max_gradient_norm))
+                verdict, reason = health.judge(loss, norm)
+                row: dict[str, Any] = {"step": step, "learning_rate": optimiser.learning_rate}
+                if verdict in ("go", "warn"):
+                    optimiser.step(grad_scale=scale_for_norm(norm, config.max_gradient_norm))
+                if verdict != "go":
+                    row["unusual"] = f"{verdict}: {reason}"
+                    progress.say(f"step {step + 1}: {reason} ({verdict})")
+                if verdict in ("skip", "stop"):
+                    report_bad_step(model, folder, step, seen, verdict, reason, config, progress)
                 optimiser.zero_grad()
 
-                row = {
-                    "step": step,
-                    "loss": loss,
-                    "learning_rate": optimiser.learning_rate,
-                    "gradient_norm": norm,
-                    "tokens_per_second": round(tokens / (time.perf_counter() - began)),
-                }
+                tokens = sum(inputs.size for inputs, _ in seen)
+                if verdict in ("go", "warn"):
+                    row |= {"loss": loss, "gradient_norm": norm}
+                row["tokens_per_second"] = round(tokens / (time.perf_counter() - began))
                 last = step + 1 == config.steps
                 if validation is not None and is_due(step, config.evaluate_every) and not last:
                     windows = config.evaluation_windows or None
                     row |= measure(model, validation, validation_bytes, windows)[1]
                 metrics.write(**row)
                 progress.show(row, tokens)
+                writer.check()
                 if last or interruption.requested or is_due(step, config.checkpoint_every):
-                    save(step + 1)
+                    save(step + 1, row)
                 if interruption.requested and not last:
+                    writer.wait()
                     return TrainingResult(step + 1, False, None)
 
+            writer.wait()
         if validation is None:
             return TrainingResult(config.steps, True, None)
         progress.say("measuring on the whole validation text")
@@ -159,19 +174,41 @@ def train(
         return TrainingResult(config.steps, True, evaluation)
 
 
-def accumulate_gradients(model: GPT, stream: Iterator, micro_batches: int) -> tuple[float, int]:
-    """Add up the gradients of the mean loss over some batches.
-
-    Returns that loss, and how many tokens were looked at.
-    """
-    total, tokens = 0.0, 0
+def accumulate_gradients(model: GPT, stream: Iterator, micro_batches: int) -> float:
+    """Add up the gradients of the mean loss over some batches; returns that loss."""
+    total = 0.0
     for _ in range(micro_batches):
         inputs, targets = next(stream)
         loss = model.loss(inputs, targets) / micro_batches
         loss.backward()
         total += loss.item()
-        tokens += inputs.size
-    return total, tokens
+    return total
+
+
+def remembered(stream, seen, watchdog):
+    """The batches of one step, each kept in `seen` as it passes, and a sign of life."""
+    for batch in stream:
+        watchdog.alive()
+        seen.append(batch)
+        yield batch
+
+
+def report_bad_step(model, folder, step, seen, verdict, reason, config, progress):
+    """Save a bad step's batches, name the first bad operation; FloatingPointError to stop."""
+    dropout_step = step * config.micro_batches
+    kept = folder / f"bad-step-{step:08d}.safetensors"
+    save_batches(kept, seen, dropout_step)
+    told = f"its batches are in {kept}"
+    if "jumped" not in reason:  # a spike is made of finite numbers
+        told += f"; {first_bad_operation(model, seen, dropout_step)}"
+        set_dropout_step(model, dropout_step + config.micro_batches)
+    if verdict == "skip":
+        progress.say(f"step {step + 1} is left out; {told}")
+        return
+    raise FloatingPointError(
+        f"at step {step} {reason}; the weights were left as they were. {told}. A learning rate "
+        f"below {config.learning_rate:.2g}, or a longer warmup, usually helps"
+    )
 
 
 def measure(model, validation, n_bytes, max_windows=None):
@@ -202,7 +239,7 @@ def make_recipe(
     return json.loads(json.dumps(flat))
 
 
-def begin(folder: Path) -> int:
+def begin(folder: Path) -> None:
     """Make the folder of a new run.  ValueError if a run is in it already."""
     folder.mkdir(parents=True, exist_ok=True)
     found = load_newest_checkpoint(folder / "checkpoints")
@@ -211,11 +248,10 @@ def begin(folder: Path) -> int:
             f"{folder} holds a run that reached step {found.step}: add --resume to go on with it, "
             "or choose another folder"
         )
-    return 0
 
 
-def restore(folder: Path, model, optimiser, batches, recipe) -> int:
-    """Go back to the newest checkpoint in the folder; returns how many steps it had taken.
+def restore(folder: Path, model, optimiser, batches, recipe) -> tuple[int, dict]:
+    """Go back to the newest checkpoint in the folder: the steps it had taken, and its state.
 
     Without a checkpoint the run starts at its beginning.  Raises ValueError, listing the
     differences, if the checkpoint is from another recipe.
@@ -223,7 +259,7 @@ def restore(folder: Path, model, optimiser, batches, recipe) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     found = load_newest_checkpoint(folder / "checkpoints")
     if found is None:
-        return 0
+        return 0, {}
     then = found.state["recipe"]
     differences = [
         f"{name} was {then.get(name)!r}, is {recipe.get(name)!r}"
@@ -241,7 +277,7 @@ def restore(folder: Path, model, optimiser, batches, recipe) -> int:
     # Layers draw their seeds when they are made, and the model may have been made from any rng.
     for layer, seed in zip(dropouts(model), found.state["dropout_seeds"], strict=True):
         layer.seed = seed
-    return found.step
+    return found.step, found.state
 
 
 def dropouts(model: GPT) -> list[Dropout]:
@@ -252,13 +288,3 @@ def dropouts(model: GPT) -> list[Dropout]:
 def is_due(step: int, every: int) -> bool:
     """Whether something that happens every so many steps happens after this one; 0 is never."""
     return every > 0 and (step + 1) % every == 0
-
-
-def check_finite(step: int, loss: float, norm: float, learning_rate: float) -> None:
-    """Raise FloatingPointError if the loss or the gradient is not a number any more."""
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise FloatingPointError(
-            f"at step {step} the loss is {loss} and the gradient's norm {norm}; the weights were "
-            f"left as they were. A learning rate below {learning_rate:.2g}, or a longer warmup, "
-            "usually helps"
-        )

@@ -1,0 +1,157 @@
+"""Where did the first number break?  A bad batch is run again, and every operation looked at.
+
+The batches of a step whose loss or gradient is not finite are saved, with the step that dropout
+was at: `load_batches` and `first_bad_operation` find the place again, in another session too.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from tricycle_autograd import tape
+from tricycle_autograd.profiling import name_of_primitive
+from tricycle_gpt.model import GPT
+from tricycle_nn import Module, set_dropout_step
+
+Batches = list[tuple[np.ndarray, np.ndarray]]
+
+
+class BadNumber(ArithmeticError):
+    """An operation gave a number that is not finite."""
+
+
+class FiniteCheck:
+    """Looks at every operation's result, and at every gradient it hands back.
+
+    It listens where `profile()` does; `paths` names the modules that are running.
+    """
+
+    def __init__(self):
+        self.paths: list[str] = [""]
+        self.operation = ""
+        self.flops = 0  # products count theirs for whoever listens
+
+    def call(self, name: str, run: Callable, args: tuple, kwargs: dict) -> Any:
+        """Run a fused operation."""
+        before, self.operation = self.operation, name
+        try:
+            return run(*args, **kwargs)
+        finally:
+            self.operation = before
+
+    def recorded(self, array: Any, inputs: Any, backward: Callable) -> Callable:
+        """Check a result; returns its backward, which will be checked too."""
+        name = self.operation or name_of_primitive()
+        where = f"{name} in {self.paths[-1] or 'the model'}"
+        shapes = ", ".join(str(np.shape(tensor.array)) for tensor in inputs)
+        self._check(array, f"the result of {where}", shapes)
+
+        def checked(dy):
+            gradients = backward(dy)
+            for tensor, gradient in zip(inputs, gradients, strict=True):
+                # What was written to a leaf's buffer was not handed over: it lies there.
+                if gradient is tape.ADDED:
+                    gradient = tensor.node.grad
+                if gradient is not None:
+                    self._check(gradient, f"a gradient of {where}", shapes)
+            return gradients
+
+        return checked
+
+    @contextmanager
+    def part(self, name: str, direction: str = "") -> Iterator[None]:
+        """A stretch that is no operation: nothing to look at."""
+        yield
+
+    def _check(self, array, what, shapes):
+        array = np.asarray(array)
+        bad = array.size - int(np.isfinite(array).sum()) if array.dtype.kind == "f" else 0
+        if bad:
+            raise BadNumber(
+                f"{what}: {bad:,} of {array.size:,} numbers are not finite, shape {array.shape}, "
+                f"from inputs of shape {shapes}"
+            )
+
+
+def first_bad_operation(model: GPT, batches: Batches, dropout_step: int) -> str:
+    """Run batches again and say which operation first gives what is no number.
+
+    The weights are not changed; the gradients are gone afterwards.
+    """
+    bad = [name for name, p in model.named_parameters() if not np.isfinite(p.array).all()]
+    if bad:
+        return f"the weights {', '.join(bad[:3])} are not finite themselves"
+    check = FiniteCheck()
+    set_dropout_step(model, dropout_step)
+    model.zero_grad()
+    before, tape.watcher = tape.watcher, check
+    try:
+        with named_while_running(model, check.paths), np.errstate(all="ignore"):
+            for inputs, targets in batches:
+                (model.loss(inputs, targets) / len(batches)).backward()
+    except BadNumber as error:
+        return str(error)
+    finally:
+        tape.watcher = before
+        model.zero_grad()
+    return "run again, every operation was finite: the fault did not repeat itself"
+
+
+@contextmanager
+def named_while_running(model: Module, paths: list[str]) -> Iterator[None]:
+    """Keep the path of the module that runs at the end of `paths`."""
+    names = dict(_modules(model, ""))
+
+    def listen(module, path):
+        forward = module.forward
+
+        def named(*inputs, **options):
+            paths.append(path)
+            try:
+                return forward(*inputs, **options)
+            finally:
+                paths.pop()
+
+        module.forward = named
+
+    del names[""]
+    before = {path: vars(module).get("forward") for path, module in names.items()}
+    for path, module in names.items():
+        listen(module, path)
+    try:
+        yield
+    finally:
+        for path, module in names.items():
+            if before[path] is None:
+                del module.forward  # the class's own is there again
+            else:
+                module.forward = before[path]
+
+
+def _modules(module, path):
+    """(path, module) of everything in a module."""
+    yield path, module
+    for name, value in vars(module).items():
+        inside = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for i, found in inside:
+            if isinstance(found, Module):
+                place = name if i is None else f"{name}.{i}"
+                yield from _modules(found, f"{path}.{place}" if path else place)
+
+
+def save_batches(path: str | Path, batches: Batches, dropout_step: int) -> None:
+    """Keep a step's batches in a file."""
+    inputs, targets = (np.stack(part) for part in zip(*batches, strict=True))
+    arrays = {"inputs": inputs, "targets": targets, "dropout_step": np.array(dropout_step)}
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+
+
+def load_batches(path: str | Path) -> tuple[Batches, int]:
+    """The batches of a step that was saved, and the step dropout was at."""
+    arrays = load_file(path)
+    batches = list(zip(arrays["inputs"], arrays["targets"], strict=True))
+    return batches, int(arrays["dropout_step"].reshape(-1)[0])
