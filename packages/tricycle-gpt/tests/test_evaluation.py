@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tricycle_gpt import evaluate
-from tricycle_gpt.evaluation import windows
+from tricycle_gpt.evaluation import interval_margin, windows
 
 
 def test_windows_follow_each_other_and_predict_every_token_but_the_first():
@@ -63,3 +63,15 @@ def test_nothing_cannot_be_measured(make_tiny, name):
 def test_one_token_is_no_text(make_tiny):
     with pytest.raises(ValueError, match=r"at least two tokens, got shape \(1,\)"):
         evaluate(make_tiny(), np.array([3]))
+
+
+def test_the_margin_comes_from_how_much_windows_differ(make_tiny):
+    # Windows of 1, 2 and 3 nats and as many tokens each: deviation 1, standard error 1/sqrt(3).
+    assert interval_margin(np.array([1.0, 2, 3]), np.array([5, 5, 5])) == pytest.approx(
+        1.96 / np.sqrt(3)
+    )
+    assert interval_margin(np.array([1.0]), np.array([5])) is None
+    ids = np.random.default_rng(0).integers(0, 23, 16 * 50 + 1)
+    found = evaluate(make_tiny(), ids, n_bytes=800)
+    assert 0 < found.margin < 0.1
+    assert found.bits_margin == pytest.approx(found.margin / np.log(2))

@@ -1,5 +1,6 @@
 """A GPT to read, train and sample."""
 
+from tricycle_gpt.benchmarks import hellaswag, lambada, wikitext
 from tricycle_gpt.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -34,7 +35,9 @@ __all__ = [
     "evaluate",
     "from_huggingface",
     "generate",
+    "hellaswag",
     "initialise_like_gpt2",
+    "lambada",
     "load_checkpoint",
     "load_newest_checkpoint",
     "plot_loss",
@@ -42,6 +45,7 @@ __all__ = [
     "save_checkpoint",
     "to_huggingface",
     "train",
+    "wikitext",
     "write_results",
     "write_sample",
 ]

@@ -7,6 +7,12 @@
 Loss and perplexity depend on how long the tokens are; bits per byte do not, and so can compare
 models with different tokenisers.  It is also the size to which the model, used for
 compression, could squeeze each byte.
+
+A text is only a sample of what might have been written, so loss and bits come with a margin: 95
+times in 100 the interval ± margin holds the truth about such text.  Tokens near each other are
+surprising together, so windows, not tokens, are taken as the independent draws: with n_i tokens
+of mean loss l_i in window i of m, the standard error of the mean L is
+sqrt(m/(m-1) Σ (n_i (l_i − L))²) / Σ n_i, and the margin 1.96 of it.
 """
 
 import math
@@ -17,6 +23,7 @@ import numpy as np
 
 from tricycle_autograd import no_grad
 from tricycle_gpt.model import GPT
+from tricycle_nn import linear_cross_entropy
 
 IGNORED = -100  # a target that is not counted
 
@@ -29,12 +36,16 @@ class Evaluation:
     perplexity     e^loss
     bits_per_byte  bits per byte of text, or None where the bytes were not given
     tokens         tokens predicted
+    margin         half the width of loss's 95% interval; None for a single window
+    bits_margin    the same of bits_per_byte
     """
 
     loss: float
     perplexity: float
     bits_per_byte: float | None
     tokens: int
+    margin: float | None = None
+    bits_margin: float | None = None
 
 
 def evaluate(
@@ -68,26 +79,41 @@ def evaluate(
         chosen = np.linspace(0, len(inputs) - 1, max_windows).astype(int)
         inputs, targets = inputs[chosen], targets[chosen]
 
-    total, count = 0.0, 0
+    losses = np.empty(len(inputs))
     was_training = model.training
     model.eval()
     try:
         with no_grad():
             for i in range(0, len(inputs), batch_size):
-                batch = slice(i, i + batch_size)
-                tokens = int((targets[batch] != IGNORED).sum())
-                total += model.loss(inputs[batch], targets[batch]).item() * tokens
-                count += tokens
+                hidden = model.hidden(inputs[i : i + batch_size])  # (B, T, C)
+                for j in range(hidden.shape[0]):
+                    loss = linear_cross_entropy(hidden[j], model.head_weight, targets[i + j])
+                    losses[i + j] = loss.item()
     finally:
         model.train(was_training)
 
-    loss = total / count
-    bits = None
+    tokens = (targets != IGNORED).sum(axis=1)
+    count = int(tokens.sum())
+    loss = float((losses * tokens).sum() / count)
+    margin = interval_margin(losses, tokens)
+    bits = bits_margin = None
     if n_bytes is not None:
         # Where only some windows were looked at, each token stands for its share of the bytes.
-        bits = loss / math.log(2) * (len(ids) - 1) / n_bytes
+        bits_in_a_nat = (len(ids) - 1) / n_bytes / math.log(2)
+        bits = loss * bits_in_a_nat
+        bits_margin = None if margin is None else margin * bits_in_a_nat
     perplexity = math.exp(loss) if loss < 700 else math.inf  # a float ends at e^709
-    return Evaluation(loss, perplexity, bits, count)
+    return Evaluation(loss, perplexity, bits, count, margin, bits_margin)
+
+
+def interval_margin(losses: np.ndarray, tokens: np.ndarray) -> float | None:
+    """Half the width of the 95% interval of a mean loss, from each window's loss and tokens."""
+    m = len(losses)
+    if m < 2:
+        return None
+    mean = (losses * tokens).sum() / tokens.sum()
+    squares = ((tokens * (losses - mean)) ** 2).sum()
+    return float(1.96 * math.sqrt(m / (m - 1) * squares) / tokens.sum())
 
 
 def windows(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
