@@ -115,7 +115,7 @@ def hellaswag(model: GPT, tokeniser: Encoder, path: str | Path) -> HellaSwag:
 
 def lambada(model: GPT, tokeniser: Encoder, path: str | Path) -> Lambada:
     """Measure a model on a LAMBADA file."""
-    found = []
+    found: list[tuple[float, bool]] = []
     for row in read_jsonl(path, ("text",)):
         context, word = row["text"].rsplit(" ", 1)
         pair = encode_pair(tokeniser, context, " " + word)
