@@ -221,24 +221,42 @@ def test_train_gpt2_takes_a_folder_of_texts_and_a_toml_file(tmp_path):
         "[training]\nsteps = 3\nevaluate_every = 0\n"
     )
     words = [*TINY_MODEL, "--config", "settings.toml", "--training.steps", "2"]
-    done = run("train_gpt2", *words, cwd=tmp_path)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    done = run("train_gpt2", *words, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert len(losses(tmp_path / "run")) == 2 + 1
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["vocab_size"] <= 280
     assert config["n_embd"] == 16
+    check_what_mlflow_has(tmp_path)
     assert "Generate more:  hatch run generate --model run/model" in done.stderr.splitlines()[-1]
     more = run("inference", "--model", "run/model", "--max-tokens", 3, cwd=tmp_path)
     assert more.returncode == 0, more.stderr
 
     # The same tokeniser for another run, and that run once more.
-    words += ["--folder", "again", "--tokeniser", "run/model"]
+    words += ["--folder", "again", "--tokeniser", "run/model", "--no-track"]
     for last in ([], ["--resume"]):
         done = run("train_gpt2", *words, *last, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     first, again = (tmp_path / name / "model" for name in ("run", "again"))
     for name in ("tokenizer.json", "model.safetensors"):
         assert (first / name).read_bytes() == (again / name).read_bytes()
+
+
+def check_what_mlflow_has(folder):
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("tricycle").experiment_id])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "run")
+    assert run.data.params["model.embedding_dim"] == "16"
+    assert run.data.metrics["loss"] == losses(folder / "run")[1]
+    assert {"validation_loss", "bits_per_byte", "mfu", "memory_megabytes"} <= set(run.data.metrics)
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert files == {"checkpoints", "loss.png", "metrics.jsonl", "sample.txt"}
+    assert run.inputs.dataset_inputs[0].dataset.name == "texts"
+    assert [version.name for version in client.search_model_versions()] == ["run"]
 
 
 # ---- Generating ----

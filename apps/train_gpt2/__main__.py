@@ -22,7 +22,9 @@ from tricycle_gpt import (
     GPT,
     PRESETS,
     GPTConfig,
+    MLflowTracker,
     TrainingConfig,
+    can_track,
     train,
     write_results,
     write_sample,
@@ -49,6 +51,12 @@ class Arguments:
     """Go on from the newest checkpoint in the folder."""
     sample_tokens: int = 200
     """Length of the sample written at the end, in tokens."""
+    track: bool = can_track()
+    """Follow the run with MLflow: in ./mlflow.db, to be seen with `mlflow ui`, or where
+    MLFLOW_TRACKING_URI says. On where MLflow is installed."""
+    track: bool = can_track()
+    """Follow the run with MLflow, on where it is installed: kept in ./mlflow.db and shown by
+    `mlflow ui`, or where MLFLOW_TRACKING_URI says."""
     config: Path | None = None
     """A TOML file with values for any of these settings, in sections [model] and [training]."""
     model: GPTConfig = field(
@@ -95,6 +103,8 @@ def main() -> None:
         f"{len(ids):,} tokens to train on, {len(validation_ids):,} to check with; a model of "
         f"{model.n_parameters():,} parameters; everything goes to {args.folder}"
     )
+    digest = hashlib.sha256(ids.tobytes()).hexdigest()
+    tracker = make_tracker(args, model, digest) if args.track else None
     result = train(
         model,
         Batches(ids, args.training.batch_size, config.context_window, seed=args.training.seed),
@@ -103,15 +113,44 @@ def main() -> None:
         validation=validation_ids,
         validation_bytes=sum(len(document.encode()) for document in validation),
         resume=args.resume,
-        facts={"tokens": hashlib.sha256(ids.tobytes()).hexdigest()},
+        facts={"tokens": digest},
+        tracker=tracker,
     )
     model_folder = write_results(args.folder, model, tokeniser)
     if not result.finished:
+        if tracker:
+            tracker.end("interrupted")
         say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
         return
     start = [tokeniser.special_tokens[END_OF_TEXT]]
     write_sample(args.folder, model, StreamDecoder(tokeniser), start, args.sample_tokens)
+    if tracker:
+        keep_results(tracker, args.folder, model_folder)
     say(f'Generate more:  hatch run generate --model {model_folder} --prompt "Once"')
+
+
+def make_tracker(args: Arguments, model: GPT, digest: str) -> MLflowTracker:
+    """MLflow's view of this run."""
+    tracker = MLflowTracker(
+        args.folder.name,
+        flops_per_token=flops_per_token(model),
+        peak_flops=measured_peak_flops(),
+        say=say,
+    )
+    source = "shakespeare" if args.data is None else args.data.name
+    tracker.data(source, digest, str((args.data or Path(source)).resolve()))
+    return tracker
+
+
+def keep_results(tracker: MLflowTracker, folder: Path, model_folder: Path) -> None:
+    """Hand MLflow what the run left: picture, sample, newest checkpoint, and the model."""
+    for name in ("loss.png", "sample.txt", "metrics.jsonl"):
+        tracker.file(folder / name)
+    checkpoints = sorted((folder / "checkpoints").glob("step-*[0-9]"))
+    if checkpoints:
+        tracker.file(checkpoints[-1], f"checkpoints/{checkpoints[-1].name}")
+    tracker.model(model_folder, folder.name)
+    tracker.end("finished")
 
 
 def read_text(data: Path | None) -> tuple[list[str], list[str]]:

@@ -17,7 +17,7 @@ from tricycle_gpt.kv_cache import KVCache
 from tricycle_gpt.metrics import plot_loss, read_metrics
 from tricycle_gpt.model import GPT
 from tricycle_gpt.run_folder import write_results, write_sample
-from tricycle_gpt.tracking import MLflowTracker, can_track
+from tricycle_gpt.tracking import MLflowTracker, can_track, flops_per_token, measured_peak_flops
 from tricycle_gpt.training import TrainingResult, train
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "TrainingResult",
     "can_track",
     "evaluate",
+    "flops_per_token",
     "from_huggingface",
     "generate",
     "hellaswag",
@@ -40,6 +41,7 @@ __all__ = [
     "lambada",
     "load_checkpoint",
     "load_newest_checkpoint",
+    "measured_peak_flops",
     "plot_loss",
     "read_metrics",
     "save_checkpoint",

@@ -20,6 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tricycle_autograd import Tensor
+from tricycle_gpt.model import GPT
+
 MOST_ROWS = 50_000  # kept while a server is away: some 50 MB
 ROWS_AT_ONCE = 50  # MLflow takes 1000 numbers in one call
 GATHER = 2.0  # seconds in which rows gather before they are sent together
@@ -95,7 +100,8 @@ class MLflowTracker:
         recipe  everything that decides what the weights become, by name
         run_id  of the run that goes on; steps that it has already are not told twice
         """
-        self._job(lambda client: self._open(client, recipe, run_id))
+        # First, whatever has been told before.
+        self._jobs.appendleft(lambda client: self._open(client, recipe, run_id))
         self._thread.start()
 
     def log(self, row: dict[str, Any]) -> None:
@@ -300,6 +306,33 @@ class MLflowTracker:
                 f"MLflow at {self.uri} does not answer ({first_line(error)}); training goes on, "
                 "metrics.jsonl has every row, and what can be sent later will be"
             )
+
+
+def flops_per_token(model: GPT) -> float:
+    """Floating point operations that training takes for each token (PaLM's count, appendix B).
+
+    Six for each number that is multiplied (two forward, four backward), and attention's
+    12 layers · width · context.  A table that is only looked up is not counted.
+    """
+    config = model.config
+    multiplied = model.n_parameters()
+    if config.block == "gpt2":
+        multiplied -= config.context_window * config.embedding_dim
+    if not config.tied_head:
+        multiplied -= config.vocab_size * config.embedding_dim
+    attention = 12 * config.n_layers * config.embedding_dim * config.context_window
+    return float(6 * multiplied + attention)
+
+
+def measured_peak_flops(size: int = 1024, tries: int = 5) -> float:
+    """Floating point operations a second in a float32 matrix product: the best of some tries."""
+    x = Tensor(np.ones((size, size), np.float32))
+    best = np.inf
+    for _ in range(tries + 1):  # the first may wait for a compiler
+        began = time.perf_counter()
+        x @ x
+        best = min(best, time.perf_counter() - began)
+    return float(2 * size**3 / best)
 
 
 def first_line(error: BaseException) -> str:
