@@ -251,7 +251,7 @@ def check_what_mlflow_has(folder):
     (run,) = client.search_runs([client.get_experiment_by_name("tricycle").experiment_id])
     assert (run.info.status, run.info.run_name) == ("FINISHED", "run")
     assert run.data.params["model.embedding_dim"] == "16"
-    assert run.data.metrics["loss"] == losses(folder / "run")[1]
+    assert run.data.metrics["loss"] == losses(folder / "run")[1][1]
     assert {"validation_loss", "bits_per_byte", "mfu", "memory_megabytes"} <= set(run.data.metrics)
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert files == {"checkpoints", "loss.png", "metrics.jsonl", "sample.txt"}

@@ -25,6 +25,8 @@ from tricycle_gpt import (
     MLflowTracker,
     TrainingConfig,
     can_track,
+    flops_per_token,
+    measured_peak_flops,
     train,
     write_results,
     write_sample,
@@ -51,9 +53,6 @@ class Arguments:
     """Go on from the newest checkpoint in the folder."""
     sample_tokens: int = 200
     """Length of the sample written at the end, in tokens."""
-    track: bool = can_track()
-    """Follow the run with MLflow: in ./mlflow.db, to be seen with `mlflow ui`, or where
-    MLFLOW_TRACKING_URI says. On where MLflow is installed."""
     track: bool = can_track()
     """Follow the run with MLflow, on where it is installed: kept in ./mlflow.db and shown by
     `mlflow ui`, or where MLFLOW_TRACKING_URI says."""

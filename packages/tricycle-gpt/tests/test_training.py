@@ -274,3 +274,38 @@ def test_the_gradient_is_gone_after_a_run(tmp_path, make_tiny):
     assert isinstance(model, GPT)
     run(tmp_path, model)
     assert gradient_norm(model.parameters()) == 0
+
+
+class Notebook:
+    """A tracker that remembers."""
+
+    def __init__(self, run_id):
+        self.run_id, self.begun, self.rows, self.ended = run_id, [], [], []
+
+    def begin(self, recipe, run_id=None):
+        self.begun.append((recipe["training.steps"], run_id))
+
+    def log(self, row):
+        self.rows.append(row)
+
+    def end(self, status):
+        self.ended.append(status)
+
+
+def test_a_tracker_is_told_every_row_and_a_resumed_run_is_the_same_run(tmp_path, make_tiny):
+    first = Notebook("abc")
+    run(tmp_path, make_tiny(), tracker=first)
+    assert first.begun == [(30, None)]
+    assert first.rows == read_metrics(tmp_path / "metrics.jsonl")
+    assert first.ended == []  # whoever called may have more to tell
+    again = Notebook(None)
+    run(tmp_path, make_tiny(), tracker=again, resume=True)
+    assert again.begun == [(30, "abc")]
+
+
+def test_a_tracker_is_told_that_a_run_failed(tmp_path, make_tiny):
+    model, tracker = make_tiny(), Notebook("abc")
+    model.norm.weight.array[3] = np.nan
+    with pytest.raises(FloatingPointError, match="norm.weight are not finite"):
+        run(tmp_path, model, tracker=tracker)
+    assert tracker.ended == ["failed"]

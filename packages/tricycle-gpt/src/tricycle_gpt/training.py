@@ -9,7 +9,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,6 +57,24 @@ class BatchSource(Protocol):
         ...
 
 
+class Tracker(Protocol):
+    """Somebody who is told about a run and never holds it up, such as MLflowTracker."""
+
+    run_id: str | None
+
+    def begin(self, recipe: dict[str, Any], run_id: str | None = None) -> None:
+        """Start telling; a run_id is that of the run that goes on."""
+        ...
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Tell a row of metrics."""
+        ...
+
+    def end(self, status: str) -> None:
+        """Close the run as "finished", "interrupted" or "failed"."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """How a call of `train` ended.
@@ -81,6 +99,7 @@ def train(
     validation_bytes: int | None = None,
     resume: bool = False,
     facts: dict[str, Any] | None = None,
+    tracker: Tracker | None = None,
 ) -> TrainingResult:
     """Train a model, leaving metrics.jsonl and checkpoints/ in `folder`.
 
@@ -89,6 +108,8 @@ def train(
     resume            go on from the newest checkpoint in `folder`, if there is one
     facts             more that must be the same when the run is resumed (the tokeniser's hash,
                       say); they are kept in the checkpoints
+    tracker           is told the recipe and every row, and that the run failed if it does; when
+                      train returns, the caller may tell it more, and ends it
 
     Ctrl-C or SIGTERM ends it after the current step, with a checkpoint.  Raises ValueError if
     the folder holds another run, FloatingPointError when the loss or the gradient stop being
@@ -118,15 +139,22 @@ def train(
             "dropout_seeds": [layer.seed for layer in dropouts(model)],
             "losses": list(health.losses),
             "validation_loss": row.get("validation_loss"),
+            "run_id": tracker.run_id if tracker else None,
             "recipe": recipe,
         }
         writer.save(steps_taken, model.state_dict(), optimiser.state_dict(), state)
+
+    def tell(row):
+        metrics.write(**row)
+        if tracker:
+            tracker.log(row)
 
     keep = {"keep": config.keep_checkpoints, "keep_best": config.keep_best}
     with (
         closing(MetricsLog(folder / "metrics.jsonl", start)) as metrics,
         Progress(config.steps, start, config.log_every) as progress,
         CheckpointWriter(folder / "checkpoints", **keep) as writer,
+        told_if_it_fails(tracker, recipe, state.get("run_id")),
     ):
         with interruptible() as interruption, Watchdog(config.hang_seconds) as watchdog:
             for step in range(start, config.steps):
@@ -156,7 +184,7 @@ def train(
                 if validation is not None and is_due(step, config.evaluate_every) and not last:
                     windows = config.evaluation_windows or None
                     row |= measure(model, validation, validation_bytes, windows)[1]
-                metrics.write(**row)
+                tell(row)
                 progress.show(row, tokens)
                 writer.check()
                 if last or interruption.requested or is_due(step, config.checkpoint_every):
@@ -170,8 +198,22 @@ def train(
             return TrainingResult(config.steps, True, None)
         progress.say("measuring on the whole validation text")
         evaluation, row = measure(model, validation, validation_bytes)
-        metrics.write(step=config.steps, **row)
+        tell({"step": config.steps, **row})
         return TrainingResult(config.steps, True, evaluation)
+
+
+@contextmanager
+def told_if_it_fails(tracker, recipe, run_id):
+    """Begin a tracker's run; end it there if the training ends by an error."""
+    if tracker is None:
+        yield
+        return
+    tracker.begin(recipe, run_id)
+    try:
+        yield
+    except BaseException as error:
+        tracker.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
 
 
 def accumulate_gradients(model: GPT, stream: Iterator, micro_batches: int) -> float:
