@@ -4,6 +4,7 @@
     hatch run train-gpt2 --data my_texts/ --preset gpt2       GPT-2 itself: 124 million parameters
     hatch run train-gpt2 --data my_texts/ --tokeniser folder  with a tokeniser made before
     hatch run train-gpt2 --data my_texts/ --resume            go on after Ctrl-C
+    hatch run train-gpt2 --preset gpt2 --plan                 what it would take; trains nothing
 
 Documents are dealt to training and validation before anything is learned from them. The run's
 folder gets the model (in Hugging Face's format), metrics.jsonl, loss.png, a sample and checkpoints.
@@ -27,6 +28,7 @@ from tricycle_gpt import (
     can_track,
     flops_per_token,
     measured_peak_flops,
+    plan,
     train,
     write_results,
     write_sample,
@@ -49,6 +51,8 @@ class Arguments:
     tokeniser: Path | None = None
     """A folder with a tokenizer.json; if not given, one with model.vocab-size tokens is learned
     from the training text."""
+    plan: bool = False
+    """Say what the run would take (memory, time, FLOPs) from a few measured steps, and stop."""
     resume: bool = False
     """Go on from the newest checkpoint in the folder."""
     sample_tokens: int = 200
@@ -93,6 +97,9 @@ RUNS = {
 def main() -> None:
     """Documents, tokens, training, a sample."""
     args = read_command_line(Arguments(), description=__doc__, presets=RUNS)
+    if args.plan:
+        say(str(plan(args.model, args.training)))
+        return
     training, validation = read_text(args.data)
     tokeniser = make_tokeniser(args, training)
     ids, validation_ids = (encode(tokeniser, documents) for documents in (training, validation))

@@ -16,6 +16,7 @@ from tricycle_gpt.initialise import initialise_like_gpt2
 from tricycle_gpt.kv_cache import KVCache
 from tricycle_gpt.metrics import plot_loss, read_metrics
 from tricycle_gpt.model import GPT
+from tricycle_gpt.plan import Plan, plan
 from tricycle_gpt.run_folder import write_results, write_sample
 from tricycle_gpt.tracking import MLflowTracker, can_track, flops_per_token, measured_peak_flops
 from tricycle_gpt.training import TrainingResult, train
@@ -28,6 +29,7 @@ __all__ = [
     "Evaluation",
     "GPTConfig",
     "KVCache",
+    "Plan",
     "MLflowTracker",
     "TrainingConfig",
     "TrainingResult",
@@ -42,6 +44,7 @@ __all__ = [
     "load_checkpoint",
     "load_newest_checkpoint",
     "measured_peak_flops",
+    "plan",
     "plot_loss",
     "read_metrics",
     "save_checkpoint",

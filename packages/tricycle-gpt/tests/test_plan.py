@@ -1,0 +1,73 @@
+"""A plan: counted by hand, held to what a run really takes, and honest about what cannot be."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tricycle_gpt import GPT, GPTConfig, TrainingConfig
+from tricycle_gpt.plan import plan
+
+SMALL = GPTConfig(vocab_size=50, context_window=16, embedding_dim=16, n_layers=2, n_heads=2)
+
+
+def test_counts_are_those_of_the_model_and_the_recipe():
+    found = plan(SMALL, TrainingConfig(steps=100, batch_size=4, micro_batches=3))
+    assert found.parameters == GPT(SMALL, rng=np.random.default_rng(0)).n_parameters()
+    assert found.non_embedding == found.parameters - (50 + 16) * 16
+    assert found.tokens_per_step == 4 * 3 * 16
+    assert found.tokens == 100 * 192
+    assert found.chinchilla == found.tokens / found.parameters
+    assert (found.batch_size, found.micro_batches) == (4, 3)
+    weights = found.non_embedding + 50 * 16  # the head multiplies, the position table does not
+    assert found.flops == found.tokens * (6 * weights + 12 * 2 * 16 * 16)
+    assert "--training.batch-size 4 --training.micro-batches 3" in str(found)
+
+
+def test_a_batch_that_does_not_fit_is_cut_for_the_same_step():
+    config = GPTConfig(vocab_size=500, context_window=128, embedding_dim=64, n_layers=2, n_heads=2)
+    training = TrainingConfig(steps=10, batch_size=64, micro_batches=2)
+    whole = plan(config, TrainingConfig(steps=10, batch_size=8))
+    less = plan(config, training, available=whole.memory)
+    assert less.batch_size < 64
+    assert less.batch_size * less.micro_batches == 128
+    assert less.memory <= whole.memory
+
+
+def test_what_cannot_fit_is_refused():
+    with pytest.raises(ValueError, match=r"needs .* GB to be trained.*: choose fewer layers"):
+        plan(SMALL, TrainingConfig(), available=1000)
+
+
+PROGRAM = """
+import resource, sys, tempfile
+import numpy as np
+from tricycle_gpt import GPT, GPTConfig, TrainingConfig, train
+from tricycle_gpt.plan import plan
+config = GPTConfig(vocab_size=4096, context_window=128, embedding_dim=256, n_layers=4, n_heads=4)
+training = TrainingConfig(steps=3, batch_size=16, checkpoint_every=1, warmup=0)
+if sys.argv[1] == "plan":
+    print(plan(config, training).memory)
+else:
+    class Stream:
+        position = (0, 0)
+        def __iter__(self):
+            while True:
+                ids = np.random.default_rng(0).integers(0, 4096, (16, 129))
+                yield ids[:, :-1], ids[:, 1:]
+    with tempfile.TemporaryDirectory() as folder:
+        train(GPT(config, rng=np.random.default_rng(0)), Stream(), training, folder)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_the_memory_of_a_run_is_foretold_to_15_percent():
+    def answer(what):
+        words = [sys.executable, "-c", PROGRAM, what]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ)
+        return int(done.stdout)
+
+    assert answer("plan") == pytest.approx(answer("run"), rel=0.15)
