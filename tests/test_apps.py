@@ -233,6 +233,8 @@ def test_train_gpt2_takes_a_folder_of_texts_and_a_toml_file(tmp_path):
     more = run("inference", "--model", "run/model", "--max-tokens", 3, cwd=tmp_path)
     assert more.returncode == 0, more.stderr
 
+    check_that_it_can_be_measured(tmp_path)
+
     # The same tokeniser for another run, and that run once more.
     words += ["--folder", "again", "--tokeniser", "run/model", "--no-track"]
     for last in ([], ["--resume"]):
@@ -241,6 +243,21 @@ def test_train_gpt2_takes_a_folder_of_texts_and_a_toml_file(tmp_path):
     first, again = (tmp_path / name / "model" for name in ("run", "again"))
     for name in ("tokenizer.json", "model.safetensors"):
         assert (first / name).read_bytes() == (again / name).read_bytes()
+
+
+def check_that_it_can_be_measured(folder):
+    (folder / "lambada.jsonl").write_text('{"text": "to be or not to be"}\n')
+    (folder / "wiki.txt").write_text(" = Bread = \n \n To be , or not . \n")
+    question = {"activity_label": "a", "ctx_a": "to", "ctx_b": "be", "label": "1"}
+    lines = json.dumps(question | {"endings": ["or", "not"]}) + "\n"
+    (folder / "hellaswag.jsonl").write_text(lines)
+    words = split("--lambada lambada.jsonl --wikitext wiki.txt --hellaswag hellaswag.jsonl")
+    done = run("inference", "--model", "run/model", *words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    found = {row["benchmark"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert list(found) == ["hellaswag", "lambada", "wikitext"]
+    assert found["hellaswag"]["questions"] == found["lambada"]["passages"] == 1
+    assert found["wikitext"]["bits_per_byte"] > 0
 
 
 def check_what_mlflow_has(folder):

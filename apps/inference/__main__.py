@@ -3,18 +3,21 @@
     hatch run generate --prompt "JULIET."
     hatch run generate --model runs/my_book/model --temperature 0.7 --top-k 50 --seed 3
     hatch run generate --interactive
+    hatch run generate --model folder --hellaswag hellaswag_val.jsonl      measure it instead
 
 The text goes to standard output as it is written, everything else to standard error.
 """
 
 import contextlib
+import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tricycle_bpe import StreamDecoder, Tokeniser
-from tricycle_gpt import GPT, from_huggingface, generate
+from tricycle_gpt import GPT, from_huggingface, generate, hellaswag, lambada, wikitext
+from tricycle_gpt.benchmarks import HellaSwag, Lambada, WikiText
 from tricycle_gpt.command_line import end_politely, read_command_line
 
 
@@ -40,6 +43,12 @@ class Arguments:
     """Stop before any of these texts is written."""
     interactive: bool = False
     """Ask for prompts until an empty line or Ctrl-D; Ctrl-C stops the text being written."""
+    hellaswag: Path | None = None
+    """Measure the model on this HellaSwag file (.jsonl), instead of writing."""
+    lambada: Path | None = None
+    """Measure it on this LAMBADA file (.jsonl)."""
+    wikitext: Path | None = None
+    """Measure it on this WikiText file (raw .txt or .parquet)."""
     config: Path | None = None
     """A TOML file with values for any of these settings."""
 
@@ -48,6 +57,9 @@ def main() -> None:
     """Load a model folder and write."""
     args = read_command_line(Arguments(), description=__doc__)
     tokeniser, model = load(args.model)
+    if args.hellaswag or args.lambada or args.wikitext:
+        measure(args, model, tokeniser)
+        return
     if not args.interactive:
         write(args, model, tokeniser, args.prompt or "\n")
         return
@@ -66,6 +78,23 @@ def load(folder: Path) -> tuple[Tokeniser, GPT]:
             "name another folder with --model"
         )
     return Tokeniser.load(folder), from_huggingface(folder)
+
+
+def measure(args: Arguments, model: GPT, tokeniser: Tokeniser) -> None:
+    """Print what the benchmarks find, a line of JSON each."""
+    if args.hellaswag:
+        tell("hellaswag", hellaswag(model, tokeniser, args.hellaswag))
+    if args.lambada:
+        tell("lambada", lambada(model, tokeniser, args.lambada))
+    if args.wikitext:
+        # What stands before a text where training began; a tokeniser without it begins a line.
+        end = tokeniser.special_tokens.get("<|endoftext|>", tokeniser.encode("\n")[0])
+        tell("wikitext", wikitext(model, tokeniser, args.wikitext, end))
+
+
+def tell(name: str, found: HellaSwag | Lambada | WikiText) -> None:
+    """One line of JSON."""
+    print(json.dumps({"benchmark": name, **asdict(found)}), flush=True)
 
 
 def write(args: Arguments, model: GPT, tokeniser: Tokeniser, prompt: str) -> None:

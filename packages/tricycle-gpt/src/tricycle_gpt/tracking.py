@@ -140,8 +140,9 @@ class MLflowTracker:
         folder = Path(folder).resolve()
         self._job(lambda client: self._register(client, folder, name))
 
-    def end(self, status: str, patience: float = 30.0) -> None:
-        """Send what is left, for at most `patience` seconds, and close the run.
+    def end(self, status: str, patience: float | None = None) -> None:
+        """Send what is left, for at most `patience` seconds (30 for a server, 180 for
+        a local file, whose making is slow on a busy machine), and close the run.
 
         status  "finished", "interrupted" or "failed"
         """
@@ -152,7 +153,7 @@ class MLflowTracker:
             self._jobs.append(lambda client: client.set_terminated(self.run_id, STATUS[status]))
             self._news.notify()
         if self._thread.ident is not None:
-            self._thread.join(patience)
+            self._thread.join(patience or (30 if self.uri.startswith("http") else 180))
         self._given_up = True
         left = len(self._rows) + self._forgotten
         if self._thread.is_alive() or left:
