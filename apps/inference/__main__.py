@@ -2,7 +2,7 @@
 
     hatch run generate --prompt "JULIET."
     hatch run generate --model runs/my_book/model --temperature 0.7 --top-k 50 --seed 3
-    hatch run generate --interactive
+    hatch run generate --interactive --int8
     hatch run generate --model folder --hellaswag hellaswag_val.jsonl      measure it instead
 
 The text goes to standard output as it is written, everything else to standard error.
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tricycle_bpe import StreamDecoder, Tokeniser
-from tricycle_gpt import GPT, from_huggingface, generate, hellaswag, lambada, wikitext
+from tricycle_gpt import GPT, from_huggingface, generate, hellaswag, lambada, quantise, wikitext
 from tricycle_gpt.benchmarks import HellaSwag, Lambada, WikiText
 from tricycle_gpt.command_line import end_politely, read_command_line
 
@@ -41,6 +41,9 @@ class Arguments:
     """The same seed writes the same text."""
     stop: tuple[str, ...] = ()
     """Stop before any of these texts is written."""
+    int8: bool = False
+    """Write with weights of one byte: two to three times as fast, in a quarter of the memory, and
+    nearly the same text."""
     interactive: bool = False
     """Ask for prompts until an empty line or Ctrl-D; Ctrl-C stops the text being written."""
     hellaswag: Path | None = None
@@ -57,6 +60,9 @@ def main() -> None:
     """Load a model folder and write."""
     args = read_command_line(Arguments(), description=__doc__)
     tokeniser, model = load(args.model)
+    if args.int8:
+        model = quantise(model)
+    model.eval()
     if args.hellaswag or args.lambada or args.wikitext:
         measure(args, model, tokeniser)
         return

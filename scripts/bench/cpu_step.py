@@ -90,7 +90,9 @@ def warm_up(worker):
     worker.peak_before = worker.ask("memory")["peak"]
     worker.ask("forget_memory")
     library = worker.ask("library")["library"]
-    print(f"{worker.name:14} {library}; ready after {time.perf_counter() - start:.0f} s", flush=True)
+    print(
+        f"{worker.name:14} {library}; ready after {time.perf_counter() - start:.0f} s", flush=True
+    )
     worker.others.clear()
     return min(seconds)
 

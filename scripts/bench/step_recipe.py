@@ -1,4 +1,4 @@
-"""What the processes of cpu_step.py share: the sizes of models and batches, the data, the recipe."""
+"""What the processes of cpu_step.py share: models, batches, data, recipe."""
 
 import os
 from dataclasses import replace
@@ -15,7 +15,12 @@ GPT2 = replace(GPTConfig(), vocab_size=50304)
 LLAMA = replace(MIDDLE, block="llama", n_key_value_heads=2)
 
 # The model, the batch, and how many steps one block of a turn has.
-CONFIGURATIONS = {"a": (SMALL, 12, 20), "b": (MIDDLE, 16, 2), "c": (GPT2, 1, 1), "d": (LLAMA, 16, 2)}
+CONFIGURATIONS = {
+    "a": (SMALL, 12, 20),
+    "b": (MIDDLE, 16, 2),
+    "c": (GPT2, 1, 1),
+    "d": (LLAMA, 16, 2),
+}
 
 
 def describe(config: GPTConfig, batch: int) -> str:

@@ -83,8 +83,7 @@ def gradients(folder):
 
 def library():
     """What multiplies, and what runs the threads."""
-    settings = torch.__config__.show()
-    blas = next(part for part in settings.split(",") if "BLAS_INFO" in part).strip()
+    blas = "MKL" if torch.backends.mkl.is_available() else "no MKL"
     openmp = "OpenMP" if torch.backends.openmp.is_available() else "no OpenMP"
     return {
         "library": f"torch {torch.__version__}, {blas}, oneDNN "

@@ -29,7 +29,11 @@ class RotaryPositions(nn.Module):
 class Attention(nn.Module):
     def __init__(self, config, bias, rotary=None):
         super().__init__()
-        width, self.heads, self.groups = config.embedding_dim, config.n_heads, config.key_value_heads
+        width, self.heads, self.groups = (
+            config.embedding_dim,
+            config.n_heads,
+            config.key_value_heads,
+        )
         self.head_size = config.head_size
         packed = (self.heads + 2 * self.groups) * self.head_size
         self.query_key_value = nn.Linear(width, packed, bias)

@@ -175,6 +175,17 @@ def test_nan_stays_visible():
     assert np.isnan(out[3]).all() and np.isfinite(out[[0, 1, 2, 4]]).all()
 
 
+@pytest.mark.parametrize(("H", "G", "S", "D"), [(1, 1, 1, 1), (4, 4, 33, 16), (6, 2, 200, 20)])
+def test_one_query_reads_any_number_of_keys(H, G, S, D):
+    q, k, v = draw(2, H, 1, D), draw(2, G, S, D), draw(2, G, S, D)
+    check_fused(attention, q, k, v)
+    q, k, v = (array.astype(np.float32) for array in (q, k, v))
+    cache = np.zeros((2, G, S + 7, D), np.float32)  # a view into a longer one, as in a cache
+    cache[:, :, :S] = k
+    with_view = attention(Tensor(q), Tensor(cache[:, :, :S]), Tensor(v)).array
+    np.testing.assert_array_equal(with_view, attention(Tensor(q), Tensor(k), Tensor(v)).array)
+
+
 def test_no_table_of_weights_is_kept():
     # What the backward pass holds on to is q, k, v, the result and one number a query: nothing
     # that grows with the square of the time.

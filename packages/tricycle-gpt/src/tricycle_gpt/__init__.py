@@ -13,6 +13,7 @@ from tricycle_gpt.evaluation import Evaluation, evaluate
 from tricycle_gpt.generation import generate
 from tricycle_gpt.huggingface import from_huggingface, to_huggingface
 from tricycle_gpt.initialise import initialise_like_gpt2
+from tricycle_gpt.int8 import Int8GPT, quantise
 from tricycle_gpt.kv_cache import KVCache
 from tricycle_gpt.metrics import plot_loss, read_metrics
 from tricycle_gpt.model import GPT
@@ -28,6 +29,7 @@ __all__ = [
     "CheckpointError",
     "Evaluation",
     "GPTConfig",
+    "Int8GPT",
     "KVCache",
     "Plan",
     "MLflowTracker",
@@ -46,6 +48,7 @@ __all__ = [
     "measured_peak_flops",
     "plan",
     "plot_loss",
+    "quantise",
     "read_metrics",
     "save_checkpoint",
     "to_huggingface",

@@ -76,10 +76,12 @@ def next_scores(model: GPT, context: list[int], cache: KVCache | None = None) ->
     """The scores (V,) for the token after `context`, of which the cache may know a beginning."""
     new = context if cache is None else context[cache.length :]
     was_training = model.training
-    model.eval()
+    if was_training:  # telling every layer takes longer than a small model's token
+        model.eval()
     try:
         with no_grad():
-            return model(np.array([new]), cache=cache).numpy()[0, -1]
+            x = model.hidden(np.array([new]), cache)  # (1, T, C)
+            return model.scores(x[0, -1]).numpy()
     finally:
         if was_training:
             model.train()

@@ -74,7 +74,11 @@ class GPT(Module):
         Raises ValueError for another shape or too many tokens, IndexError for an id that is
         not in the vocabulary.
         """
-        return token_scores(self.hidden(ids, cache), self.head_weight)
+        return self.scores(self.hidden(ids, cache))
+
+    def scores(self, x: Tensor) -> Tensor:
+        """How well each token fits vectors x (..., C) of the last block: (..., V)."""
+        return token_scores(x, self.head_weight)
 
     def loss(self, ids: Any, targets: Any) -> Tensor:
         """The mean surprise, −ln p(target), over all positions.

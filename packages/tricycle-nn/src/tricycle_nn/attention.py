@@ -32,7 +32,7 @@ from tricycle_autograd.cpu import kernel_inputs, rows_contiguous
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record, wrap
-from tricycle_nn import attention_cpu
+from tricycle_nn import attention_cpu, attention_one_query
 from tricycle_nn.dropout import Dropout
 from tricycle_nn.linear import Linear
 from tricycle_nn.module import Module
@@ -76,7 +76,10 @@ def _(q, k, v, causal=True, scale=None):
     inputs = kernel_inputs("attention", q, k, v, layout=rows_contiguous)
     out = _empty_heads(q.shape)
     log_sums = np.empty(q.shape[:3], np.float32)
-    attention_cpu.forward(*inputs, out, log_sums, causal, scale)
+    if q.shape[2] == 1:  # it sees every key, causal or not
+        attention_one_query.forward(*inputs, out, log_sums, scale)
+    else:
+        attention_cpu.forward(*inputs, out, log_sums, causal, scale)
     _count_products(2, q, k, causal)
 
     def backward(dy):
@@ -178,8 +181,10 @@ def split_heads(qkv, n_heads, n_key_value_heads=None):
             f"packed_attention with {H} heads and {G} key-value heads expected shape "
             f"(batch, time, a multiple of {H + 2 * G}), got {qkv.shape}"
         )
-    cut = split if isinstance(qkv, Tensor) else np.split
-    return cut(heads_apart(qkv, H + 2 * G), [H, H + G], axis=1)
+    heads = heads_apart(qkv, H + 2 * G)
+    if isinstance(heads, Tensor):
+        return split(heads, [H, H + G], axis=1)
+    return heads[:, :H], heads[:, H : H + G], heads[:, H + G :]
 
 
 def _check(q, k, v, causal, scale):
@@ -258,15 +263,27 @@ class CausalSelfAttention(Module):
                 No gradients flow into a cache: use it under no_grad().
         """
         qkv = self.query_key_value(x)  # (B, T, (H + 2G)·D)
-        if cache is None and not self.qk_norm and self.rotary_theta is None:
+        if cache is not None:
+            y = self._with_cache(qkv, cache)
+        elif not self.qk_norm and self.rotary_theta is None:
             y = packed_attention(qkv, self.n_heads, self.n_key_value_heads)
         else:
             q, k, v = split_heads(qkv, self.n_heads, self.n_key_value_heads)
-            q, k = self._prepare(q, k, start=0 if cache is None else cache.length)
-            if cache is not None:
-                k, v = _remember(cache, k, v)
+            q, k = self._prepare(q, k, start=0)
             y = heads_together(attention(q, k, v))
         return self.dropout(self.projection(y))
+
+    def _with_cache(self, qkv, cache):
+        """What the new positions read from all; nothing is recorded, so arrays are enough."""
+        if qkv.requires_grad:
+            raise RuntimeError(
+                "a cache keeps arrays, through which no gradient flows; to write text with it, run "
+                "the model under no_grad()"
+            )
+        q, k, v = map(wrap, split_heads(qkv.array, self.n_heads, self.n_key_value_heads))
+        q, k = self._prepare(q, k, start=cache.length)
+        keys, values = cache.append(k.array, v.array)
+        return wrap(heads_together(attention(q, wrap(keys), wrap(values)).array))
 
     def _prepare(self, q, k, start):
         """Normalise and turn queries and keys, if this layer does; the first is at `start`."""
@@ -277,13 +294,3 @@ class CausalSelfAttention(Module):
             q = rotary(q, positions, self.rotary_theta)
             k = rotary(k, positions, self.rotary_theta)
         return q, k
-
-
-def _remember(cache, k, v):
-    if k.requires_grad or v.requires_grad:
-        raise RuntimeError(
-            "a cache keeps arrays, through which no gradient flows; to write text with it, run "
-            "the model under no_grad()"
-        )
-    keys, values = cache.append(k.array, v.array)
-    return wrap(keys), wrap(values)

@@ -58,7 +58,9 @@ def _(x, weight, bias=None):
     x_node, weight_node = x.node, weight.node
     rows = as_rows(x_array)  # (N, in)
     y = np.empty((len(rows), w.shape[1]), np.float32)
-    if bias is not None:
+    if bias is not None and len(rows) == 1:
+        y[0] = b[0]
+    elif bias is not None:
         CPU.fill_rows(y, b[0])
     product(y, rows, w, bias is not None)
 

@@ -1,0 +1,63 @@
+"""Attention of a single query, which is how a text is written: one new token, many old ones.
+
+With one query there is nothing to share: every key and every value is read once, and the time is
+that of reading them.  So here are no matrix products and no packing, only two passes of plain
+loops,
+
+    scores[s] = scale · q · k[s]            out = Σ softmax(scores)[s] · v[s]
+
+A piece of work is one key head with the queries that read it: its keys and values are read from
+memory once for all of them.
+"""
+
+import numpy as np
+
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
+from tricycle_autograd.cpu_math import exp, row_maximum
+from tricycle_nn.attention_cpu import SUMS, VIEW
+
+ZERO = np.float32(0)
+ONE = np.float32(1)
+
+
+@cpu_kernel(signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, float32)")
+def forward(q, k, v, out, log_sums, scale):
+    """out (B, H, 1, D), log_sums (B, H, 1), from q (B, H, 1, D) and k, v (B, G, S, D)."""
+    B, G = k.shape[:2]
+    group = q.shape[1] // G
+    for piece in prange(B * G):
+        b, g = piece // G, piece % G
+        scores = np.empty(k.shape[2], np.float32)
+        for h in range(g * group, (g + 1) * group):
+            log_sums[b, h, 0] = _look(q[b, h, 0], k[b, g], v[b, g], out[b, h, 0], scores, scale)
+
+
+@cpu_function
+def _look(q, k, v, out, scores, scale):
+    """One query: out (D,) from q (D,) and k, v (S, D); returns log Σ exp(scores)."""
+    for s in range(scores.size):
+        scores[s] = _dot(q, k[s]) * scale
+    largest = row_maximum(scores)
+    total = ZERO
+    for s in range(scores.size):
+        scores[s] = exp(scores[s] - largest)
+        total += scores[s]
+    out[:] = ZERO
+    for s in range(scores.size):
+        _add_scaled(out, v[s], scores[s])
+    _add_scaled(out, out, ONE / total - ONE)
+    return largest + np.log(total)
+
+
+@cpu_function
+def _dot(a, b):
+    total = ZERO
+    for d in range(a.size):
+        total += a[d] * b[d]
+    return total
+
+
+@cpu_function
+def _add_scaled(out, row, factor):
+    for d in range(out.size):
+        out[d] += row[d] * factor
