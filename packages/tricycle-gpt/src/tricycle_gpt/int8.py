@@ -15,7 +15,7 @@ import numpy as np
 from tricycle_autograd import Tensor
 from tricycle_autograd.tensor import wrap
 from tricycle_gpt.model import GPT
-from tricycle_nn import Linear, Module, cross_entropy
+from tricycle_nn import Embedding, Linear, Module, cross_entropy
 from tricycle_nn.int8 import Int8Linear, Int8Matrix, int8_outputs
 
 
@@ -52,10 +52,10 @@ class Int8GPT(GPT):
         return cross_entropy(self(ids), targets)
 
 
-class Int8Embedding(Module):
+class Int8Embedding(Embedding):
     """A table of vectors, whose rows become float32 as they are looked up."""
 
-    def __init__(self, table: Int8Matrix):
+    def __init__(self, table: Int8Matrix):  # instead of drawing a table of float32
         self.table = table
 
     def forward(self, ids: np.ndarray) -> Tensor:
