@@ -296,9 +296,8 @@ def test_one_seed_writes_one_text_and_another_writes_another(whole):
 
 
 def test_weights_of_one_byte_write_a_text_of_that_length(whole):
-    done = generate(whole[0], "--int8", "--prompt", "ROMEO", "--max-tokens", 20)
-    assert done.stdout.startswith("ROMEO")
-    assert len(done.stdout) > len("ROMEO") + 10
+    done = generate(whole[0], "--int8", "--prompt", "to be", "--max-tokens", 20)
+    assert len(done.stdout) > 20
 
 
 def test_it_stops_before_a_stop_text(whole):
