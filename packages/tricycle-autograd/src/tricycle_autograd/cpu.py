@@ -31,14 +31,15 @@ import tempfile
 import threading
 import types
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tricycle_autograd import threads
 from tricycle_autograd.compiling import compile_elsewhere, describe
 from tricycle_autograd.tensor import Tensor
-from tricycle_autograd.threads import prepare
 
 # In plain Python a prange is a range; the compiler is shown numba's.
 prange = range
@@ -60,6 +61,15 @@ _announced = False
 _used = False  # whether a kernel was made ready in this process
 _compiles_here = False  # whether this is the process that compiles for others
 _forked = False  # whether this process was forked from one that had used kernels
+
+
+@lru_cache
+def prepare_process() -> None:
+    """Settle threads and memory, once, before the first kernel runs."""
+    from tricycle_autograd.memory import keep_freed_memory
+
+    threads.prepare()
+    keep_freed_memory()
 
 
 class Compiled:
@@ -100,7 +110,7 @@ class Compiled:
         global _used
         if self._dispatcher is None:
             _used = True
-            prepare()
+            prepare_process()
             self._dispatcher = self._make_dispatcher()
         return self._dispatcher
 
