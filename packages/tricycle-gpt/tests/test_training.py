@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tricycle_gpt import GPT, TrainingConfig, load_newest_checkpoint, read_metrics, train
-from tricycle_gpt.training import accumulate_gradients, make_optimiser
+from tricycle_gpt.optimiser import make_optimiser
+from tricycle_gpt.training import accumulate_gradients
 from tricycle_nn import gradient_norm
 
 KILLS = 200 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 20
@@ -45,6 +46,27 @@ def run(folder, model, config=None, **options):
     config = config or settings()
     stream = Stream(text(), config.batch_size, 16)
     return train(model, stream, config, folder, validation=text(100), **options)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama, grouped, qk-norm"])
+def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest(make_tiny, kind):
+    model = make_tiny(kind)
+    optimiser = make_optimiser(model, settings(optimiser="muon", learning_rate=2e-2))
+    held = [p for group in optimiser.groups for p in group.arena.tensors]
+    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
+    muon, adamw = optimiser.optimisers
+    assert all(p.ndim == 2 for group in muon.groups for p in group.arena.tensors)
+    assert model.token_embedding.weight in adamw.groups[0].arena.tensors
+
+    ids = np.random.default_rng(0).integers(0, 23, (4, 9))
+    losses = []
+    for _ in range(30):
+        loss = model.loss(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
 
 
 def test_one_batch_is_learned_by_heart(model):

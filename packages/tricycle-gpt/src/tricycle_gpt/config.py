@@ -131,8 +131,12 @@ class TrainingConfig:
     """The way down from the highest learning rate to the last."""
     decay: int | None = None
     """Steps of the way down in warmup-stable-decay; if not given, a fifth of all."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """What moves the weights; muon: the blocks' matrices by Muon, the rest by AdamW."""
+    momentum: float = 0.95
+    """Muon: how much of the old sum of gradients each step keeps."""
     weight_decay: float = 0.1
-    """How strongly AdamW pulls matrices towards zero."""
+    """How strongly matrices are pulled towards zero."""
     beta1: float = 0.9
     """AdamW: how much of the old mean of gradients each step keeps."""
     beta2: float = 0.99
@@ -184,6 +188,8 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be one of {wanted}, got {getattr(self, name)!r}")
         if not self.max_gradient_norm > 0:
             raise ValueError(f"max_gradient_norm must be above 0, got {self.max_gradient_norm}")
+        if self.optimiser not in ("adamw", "muon"):
+            raise ValueError(f'optimiser must be "adamw" or "muon", got {self.optimiser!r}')
         if not 0 <= self.final_learning_rate <= self.learning_rate:
             raise ValueError(
                 f"final_learning_rate must be at least 0 and at most learning_rate, got "

@@ -26,8 +26,8 @@ import numpy as np
 
 from tricycle_gpt.config import GPTConfig, TrainingConfig
 from tricycle_gpt.model import GPT
+from tricycle_gpt.optimiser import make_optimiser
 from tricycle_gpt.progress import duration
-from tricycle_gpt.training import make_optimiser
 
 HELD, SAVING = 16, 12  # bytes a parameter
 TIMED = 3  # batches

@@ -25,12 +25,11 @@ from tricycle_gpt.health import Health
 from tricycle_gpt.interruption import interruptible
 from tricycle_gpt.metrics import MetricsLog
 from tricycle_gpt.model import GPT
+from tricycle_gpt.optimiser import make_optimiser
 from tricycle_gpt.progress import Progress
 from tricycle_gpt.watchdog import Watchdog
 from tricycle_nn import (
-    AdamW,
     Dropout,
-    default_groups,
     gradient_norm,
     scale_for_norm,
     set_dropout_step,
@@ -257,16 +256,6 @@ def measure(model, validation, n_bytes, max_windows=None):
     """An evaluation, and the same as entries of a metrics row."""
     found = evaluate(model, validation, n_bytes=n_bytes, max_windows=max_windows)
     return found, {"validation_loss": found.loss, "bits_per_byte": found.bits_per_byte}
-
-
-def make_optimiser(model: GPT, config: TrainingConfig) -> AdamW:
-    """AdamW by the recipe: decay for matrices only."""
-    return AdamW(
-        default_groups(model, config.weight_decay),
-        config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-    )
 
 
 def make_recipe(

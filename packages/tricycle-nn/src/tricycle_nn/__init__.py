@@ -3,6 +3,7 @@
 from tricycle_nn.adamw import AdamW
 from tricycle_nn.attention import CausalSelfAttention, attention, packed_attention
 from tricycle_nn.clipping import clip_scale, gradient_norm, scale_for_norm
+from tricycle_nn.combined import Combined
 from tricycle_nn.cross_entropy import cross_entropy
 from tricycle_nn.dropout import Dropout, dropout, set_dropout_step
 from tricycle_nn.embedding import Embedding, embedding
@@ -15,6 +16,7 @@ from tricycle_nn.llama_block import LlamaBlock
 from tricycle_nn.mean_squared_error import mean_squared_error
 from tricycle_nn.mlp import MLP, GatedMLP
 from tricycle_nn.module import Module, Parameter
+from tricycle_nn.muon import Muon
 from tricycle_nn.optimiser import default_groups
 from tricycle_nn.relu import relu, relu_squared
 from tricycle_nn.rms_norm import RMSNorm, rms_norm
@@ -31,6 +33,7 @@ __all__ = [
     "SGD",
     "AdamW",
     "CausalSelfAttention",
+    "Combined",
     "CosineSchedule",
     "Dropout",
     "Embedding",
@@ -40,6 +43,7 @@ __all__ = [
     "LinearSchedule",
     "LlamaBlock",
     "Module",
+    "Muon",
     "Parameter",
     "RMSNorm",
     "TransformerBlock",

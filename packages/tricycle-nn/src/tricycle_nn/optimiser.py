@@ -73,10 +73,11 @@ class Optimiser:
         self.steps_taken += 1
         with profiled(f"{type(self).__name__}.step"):
             for group in self.groups:
-                self._step_group(group, grad_scale)
+                group.arena.adopt()
+                self.update_group(group, grad_scale)
 
-    def _step_group(self, group, grad_scale):
-        group.arena.adopt()
+    def update_group(self, group, grad_scale):
+        """Move what has a gradient in a group: by `update`, if every number moves by itself."""
         for start, end in group.arena.runs_with_gradient():
             self.update(
                 group.arena.values[start:end],
