@@ -104,13 +104,13 @@ class GPT(Module):
             x = x + self.position_embedding(np.arange(past, past + ids.shape[1]))
         x = self.dropout(x)
         for i, block in enumerate(self.blocks):
-            if cache is not None:
-                x = block(x, cache=cache.layers[i])
-            elif self.recompute and x.requires_grad:
-                x = recompute(block, x)
-            else:
-                x = block(x)
+            x = self._through(block, x, None if cache is None else cache.layers[i])
         return self.norm(x)
+
+    def _through(self, block, x, cache):
+        if self.recompute and cache is None and x.requires_grad:
+            return recompute(block, x)
+        return block(x, cache=cache)
 
     def n_parameters(self) -> int:
         """How many numbers are learned; a tied head counts once."""

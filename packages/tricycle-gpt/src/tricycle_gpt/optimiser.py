@@ -16,8 +16,9 @@ def make_optimiser(model: GPT, config: TrainingConfig) -> AdamW | Combined:
     if config.optimiser == "adamw":
         groups = default_groups(model, config.weight_decay)
         return AdamW(groups, config.learning_rate, betas=betas, weight_decay=config.weight_decay)
-    matrices = [p for block in model.blocks for p in block.parameters() if p.ndim == 2]
-    packed = [block.attention.query_key_value.weight for block in model.blocks]
+    named = [pair for block in model.blocks for pair in block.named_parameters()]
+    matrices = [p for _, p in named if p.ndim == 2]
+    packed = [p for name, p in named if name == "attention.query_key_value.weight"]
     in_blocks, in_packed = {id(p) for p in matrices}, {id(p) for p in packed}
     heads = model.config.key_value_heads  # the smallest of queries', keys' and values'
     groups = [
