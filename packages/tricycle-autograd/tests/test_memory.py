@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor, no_grad
-from tricycle_autograd.memory import ALIGNMENT, Arena, aligned_zeros, keep_freed_memory
+from tricycle_autograd.memory import (
+    ALIGNMENT,
+    Arena,
+    aligned_zeros,
+    give_back_freed_memory,
+    keep_freed_memory,
+)
 
 SHAPES = st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), min_size=1, max_size=6)
 
@@ -215,3 +221,9 @@ def test_who_has_settings_of_his_own_keeps_them(monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("the C library was asked"))
     assert keep_freed_memory() is None
+
+
+def test_giving_memory_back_takes_nothing_that_is_in_use():
+    array = np.arange(100_000)
+    give_back_freed_memory()
+    assert array.sum() == 4_999_950_000

@@ -45,6 +45,13 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 
+def give_back_freed_memory() -> None:
+    """Return to the system what was kept: before counting how much memory something takes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+
+
 def aligned_zeros(size: int, dtype=np.float32) -> np.ndarray:
     """A flat array of zeros that starts at a multiple of 64 bytes."""
     itemsize = np.dtype(dtype).itemsize

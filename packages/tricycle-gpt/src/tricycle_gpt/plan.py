@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tricycle_autograd.memory import give_back_freed_memory
 from tricycle_gpt.config import GPTConfig, TrainingConfig
 from tricycle_gpt.model import GPT
 from tricycle_gpt.optimiser import make_optimiser
@@ -83,6 +84,7 @@ def plan(model: GPTConfig, training: TrainingConfig, *, available: int | None = 
     A batch that does not fit is cut into smaller ones whose gradients are added up.  Raises
     ValueError for a model that does not fit with a batch of one window.
     """
+    give_back_freed_memory()
     started_with = resident_bytes()
     limit = started_with + free_bytes() if available is None else available
     vocabulary, width = model.vocab_size, model.embedding_dim
