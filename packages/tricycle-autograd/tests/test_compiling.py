@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tricycle_autograd import compiling
-from tricycle_autograd.compiling import compile_elsewhere, describe, numba_type
+from tricycle_autograd.compiling import compile_elsewhere, describe, numba_type, request_for
 from tricycle_autograd.cpu import cpu_kernel, prange
 
 KERNEL = """
@@ -77,17 +77,54 @@ except TypingError:
 
 
 def test_what_is_not_there_is_not_compiled():
-    assert not compile_elsewhere("no_such_module", "kernel", [])
-    assert not compile_elsewhere("__main__", "kernel", [])
-    assert not compile_elsewhere("tricycle_autograd.cpu", "function.<locals>.kernel", [])
+    assert not compile_elsewhere(request_for("no_such_module", "kernel", []))
+    assert not compile_elsewhere(request_for("__main__", "kernel", []))
+    assert not compile_elsewhere(
+        request_for("tricycle_autograd.cpu", "function.<locals>.kernel", [])
+    )
 
 
 def test_a_compiler_that_was_killed_is_started_again():
-    assert not compile_elsewhere("no_such_module", "kernel", [])
-    compiling._compiler.kill()
-    compiling._compiler.wait()
-    assert not compile_elsewhere("no_such_module", "kernel", [])
-    assert compiling._compiler.poll() is None
+    missing = request_for("no_such_module", "kernel", [])
+    assert not compile_elsewhere(missing)
+    compiling._compiler.process.kill()
+    compiling._compiler.process.wait()
+    assert not compile_elsewhere(missing)
+    assert compiling._compiler.process.poll() is None
+
+
+def test_what_is_expected_is_compiled_from_the_end_and_everything_once(tmp_path):
+    (tmp_path / "my_kernels.py").write_text(
+        KERNEL + "".join(KERNEL[KERNEL.index("@") :].replace("double", f"f{i}") for i in range(4))
+    )
+    program = """
+import threading
+import numpy as np
+import my_kernels
+from tricycle_autograd import compiling
+
+names = ["f0", "f1", "f2", "f3"]
+compiling.allowed_cores = lambda: (2, "a test")
+compiling.expect(
+    [compiling.request_for("my_kernels", f, [["array", "float32", 1, "C", True]]) for f in names]
+)
+asked = []
+for who, compiler in (("asked", compiling._compiler), ("ahead", compiling._compiler_ahead)):
+    ask = compiler.ask
+    compiler.ask = lambda request, who=who, ask=ask: (asked.append((who, request)), ask(request))[1]
+for f in names:
+    x = np.ones(3, np.float32)
+    getattr(my_kernels, f)(x)
+    assert x.tolist() == [2, 2, 2]
+requests = [request for _, request in asked]
+assert len(requests) == len(set(requests)) == 4, requests
+ahead = [request for who, request in asked if who == "ahead"]
+assert '"f3"' in ahead[0]
+assert '"f0"' in next(request for who, request in asked if who == "asked")
+print("as it should be")
+"""
+    assert run(tmp_path, program).stdout == "as it should be\n"
+    assert len(list(tmp_path.rglob("f*.stored"))) == 4
 
 
 @pytest.mark.parametrize(

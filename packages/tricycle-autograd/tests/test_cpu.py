@@ -162,7 +162,7 @@ def program(tmp_path_factory):
 
 
 def test_any_number_of_threads_gives_the_same_bits(program):
-    results = {n: program.run(NUMBA_NUM_THREADS=str(n))[0] for n in (1, 2, 4)}
+    results = {n: program.run(TRICYCLE_NUM_THREADS=str(n))[0] for n in (1, 2, 4)}
     assert results[1] == results[2] == results[4]
     assert results[1].startswith("[2.0, 2.0, 2.0, 2.0] ")
 
@@ -195,7 +195,7 @@ def test_two_python_threads_may_call_kernels_at_once(program):
         "[thread.join() for thread in threads]\n"
         "print(len(right), all(right))\n"
     )
-    printed, _ = program.run(threads, NUMBA_THREADING_LAYER="workqueue", NUMBA_NUM_THREADS="2")
+    printed, _ = program.run(threads, NUMBA_THREADING_LAYER="workqueue", TRICYCLE_NUM_THREADS="2")
     assert printed == "400 True\n"
 
 

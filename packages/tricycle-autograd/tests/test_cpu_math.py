@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from tricycle_autograd import cpu_math
-from tricycle_autograd.cpu import cpu_kernel, prange
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 
 exp, sigmoid, tanh = cpu_math.exp, cpu_math.sigmoid, cpu_math.tanh
-row_maximum = cpu_math.row_maximum
+row_maximum, side_by_side = cpu_math.row_maximum, cpu_math.side_by_side
 
 
 @cpu_kernel
@@ -84,3 +84,24 @@ def test_nan_goes_through():
     for values in compute([[np.nan, 1.0, 2.0]])[:3]:
         assert np.isnan(values[0, 0])
         assert np.isfinite(values[0, 1:]).all()
+
+
+# ---- Rows of views ----
+
+
+@cpu_kernel(signature="void(float32[:, :])")
+def double_rows(x):
+    for i in prange(x.shape[0]):
+        double(side_by_side(x[i]))
+
+
+@cpu_function
+def double(row):
+    for j in range(row.size):
+        row[j] *= np.float32(2)
+
+
+def test_a_row_of_a_view_that_is_said_to_be_side_by_side_is_the_same_memory():
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    double_rows(x[::2, 1:3])  # rows 0 and 2, columns 1 and 2
+    assert x.tolist() == [[0, 2, 4, 3], [4, 5, 6, 7], [8, 18, 20, 11]]

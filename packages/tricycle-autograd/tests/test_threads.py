@@ -48,6 +48,26 @@ def test_the_older_cgroups_keep_the_quota_in_two_files(tmp_path):
     assert threads.cgroup_quota(tmp_path) is None
 
 
+def test_the_narrowest_of_the_groups_around_a_process_counts(tmp_path):
+    """A job of SLURM is a group inside others, each with limits of its own."""
+    own, step = tmp_path / "own", tmp_path / "job_12" / "step_0"
+    step.mkdir(parents=True)
+    own.write_text("4:freezer:/elsewhere\n0::/job_12/step_0\n")
+    assert threads.control_groups(tmp_path, own) == [step, tmp_path / "job_12", tmp_path]
+    assert threads.cgroup_quota(tmp_path, own) is None
+    for folder, quota in ((step, "max"), (tmp_path / "job_12", "300000"), (tmp_path, "800000")):
+        (folder / "cpu.max").write_text(f"{quota} 100000\n")
+    assert threads.cgroup_quota(tmp_path, own) == 3.0
+
+
+@pytest.mark.parametrize("named", ["0::/\n", "", "0::/docker/outside_of_this_container\n", None])
+def test_in_a_container_the_group_is_at_the_root(tmp_path, named):
+    if named is not None:
+        (tmp_path / "own").write_text(named)
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert threads.cgroup_quota(tmp_path, tmp_path / "own") == 1.5
+
+
 def test_no_limit_is_no_limit(tmp_path):
     assert threads.cgroup_quota(tmp_path) is None
     (tmp_path / "cpu.max").write_text("max 100000\n")

@@ -221,7 +221,7 @@ print(digest.hexdigest())
 
 def test_any_number_of_threads_gives_the_same_bits():
     def digest(threads):
-        environment = {**os.environ, "NUMBA_NUM_THREADS": threads}
+        environment = {**os.environ, "TRICYCLE_NUM_THREADS": threads}
         command = [sys.executable, "-c", THREADS]
         return subprocess.run(command, env=environment, capture_output=True, check=True).stdout
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor
-from tricycle_nn import SGD, AdamW, Linear, Parameter, default_groups
+from tricycle_nn import SGD, AdamW, Linear, Muon, Parameter, default_groups
 from tricycle_nn.optimiser import Optimiser
 
 BOTH = pytest.mark.parametrize(
@@ -361,3 +361,41 @@ def test_an_optimiser_that_does_not_say_how_to_move_is_told():
     weight.grad = np.ones(3, np.float32)
     with pytest.raises(NotImplementedError, match=r"Stands has no update\(\)"):
         Stands([weight], learning_rate=0.1).step()
+
+
+# ---- A part of it ----
+
+
+@pytest.mark.parametrize("kind", [AdamW, SGD, Muon])
+def test_parts_kept_by_two_optimisers_move_as_the_whole_does(kind):
+    shapes = [(5, 7), (16, 16), (3, 4)]
+
+    def make():
+        rng = np.random.default_rng(0)
+        parameters = [Parameter(rng.standard_normal(shape, np.float32)) for shape in shapes]
+        return parameters, kind(parameters, 0.1)
+
+    whole, optimiser = make()
+    one, first = make()
+    two, second = make()
+    # Windows start at multiples of 16 numbers: 35 take 48, and 256 end at 304.
+    first.groups[0].keep([(0, 48), (304, 320)])
+    second.groups[0].keep([(48, 304)])
+    assert [m.size for m in first.groups[0].moments.values()] in ([], [64], [64, 64])
+    for seed in range(3):
+        for parameters in (whole, one, two):
+            rng = np.random.default_rng(seed)
+            for parameter in parameters:
+                parameter.grad = rng.standard_normal(parameter.shape, np.float32)
+        for each in (optimiser, first, second):
+            each.step()
+    for i, kept in enumerate((one, two, one)):
+        np.testing.assert_array_equal(kept[i].array, whole[i].array)
+    np.testing.assert_array_equal(two[0].array, make()[0][0].array)  # not its to move
+
+
+def test_a_parameter_that_moves_as_a_whole_is_not_cut():
+    matrix = Parameter(np.ones((16, 16), np.float32))
+    with pytest.raises(ValueError, match=r"\[128\] cut through parameters that move as a whole"):
+        Muon([matrix]).groups[0].keep([(0, 128)])
+    AdamW([matrix]).groups[0].keep([(0, 128)])  # its numbers move one by one

@@ -1,11 +1,14 @@
 """Token scores: how well each row of a table fits a vector."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from tricycle_autograd import Tensor
 from tricycle_autograd.testing import check_fused, draw
 from tricycle_nn import token_scores
+from tricycle_nn.token_scores import gradient_of_vectors
 
 
 def test_a_vector_is_compared_with_every_row():
@@ -37,3 +40,18 @@ def test_widths_that_differ_are_named():
 
 def test_vectors_of_no_numbers_have_scores_of_zero():
     check_fused(token_scores, draw(2, 0), draw(3, 0))
+
+
+def test_the_way_back_from_many_tokens_makes_no_copy_of_the_table():
+    rng = np.random.default_rng(0)
+    d_scores = rng.standard_normal((200, 20_000), np.float32)
+    table = rng.standard_normal((20_000, 64), np.float32)
+    gradient_of_vectors(d_scores, table)  # loads the kernels
+    tracemalloc.start()
+    try:
+        dx = gradient_of_vectors(d_scores, table)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(dx, d_scores.astype(np.float64) @ table, atol=2e-3)
+    assert peak < 0.8 * table.nbytes

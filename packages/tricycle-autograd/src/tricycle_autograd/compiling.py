@@ -13,7 +13,12 @@ the purpose, to compile and store it, and then loads it, as every later process 
     {"module": …, "name": …, "types": …}   ──►      imports it, compiles it, stores it
     loads it                               ◄──      "stored"
 
-The compiling process ends when its standard input does, or when it was not needed for a while.
+Compiling is slow, a second for a large kernel, and keeps one core busy.  Whoever knows what will
+be needed says so with `expect()`.  Then, as soon as a kernel is missing, a second compiling
+process works through that list from its end, while the first compiles what is asked for, from the
+beginning: they meet in the middle, and each kernel is compiled by one of them.
+
+A compiling process ends when its standard input does, or when it was not needed for a while.
 """
 
 import atexit
@@ -25,64 +30,145 @@ import sys
 import threading
 from typing import Any
 
+from tricycle_autograd.threads import allowed_cores
+
 IDLE_SECONDS = 30.0  # it holds 200 MB: not worth keeping for what may come
 
-_compiler: subprocess.Popen | None = None
+# What this process has asked for so far, compiled or not, in order: see scripts/list_kernels.py.
+asked_for: list[str] = []
 
 
 # ---- the process that needs a kernel ----
 
 
-def compile_elsewhere(module: str, name: str, types: list[Any] | None) -> bool:
-    """Have a kernel compiled and stored by the compiling process.
+class Compiler:
+    """A compiling process, started when it is first asked."""
 
-    module, name  where to find it: "tricycle_nn.rms_norm", "CPU.forward"
+    def __init__(self):
+        self.process: subprocess.Popen | None = None
+
+    def ask(self, request: str) -> bool:
+        """Have a kernel compiled and stored; False if that cannot be done."""
+        for _ in range(2):  # one that was idle may just have ended
+            process = self._running()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                process.stdin.write(request + "\n")
+                process.stdin.flush()
+                answer = process.stdout.readline()
+            except BrokenPipeError:
+                answer = ""
+            except BaseException:  # Ctrl-C: its answer would be taken for that to the next request
+                process.kill()
+                raise
+            if answer:
+                return answer == "stored\n"
+            process.kill()
+        return False
+
+    def _running(self):
+        if self.process is None or self.process.poll() is not None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,  # Ctrl-C in the terminal is not meant for it
+            )
+        return self.process
+
+    def end(self) -> None:
+        """Stop the process, whatever it is doing."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+_compiler, _compiler_ahead = Compiler(), Compiler()
+_expected: list[str] = []
+_lock = threading.Lock()  # for what follows
+_under_way: dict[str, threading.Event] = {}
+_stored: set[str] = set()
+_working_ahead = False
+
+
+def request_for(module: str, name: str, types: list[Any] | None) -> str:
+    """What a compiling process is asked.
+
+    module, name  where to find the kernel: "tricycle_nn.rms_norm", "CPU.forward"
     types         its arguments, as `describe` puts them; None for one with a signature
+    """
+    return json.dumps({"module": module, "name": name, "types": types})
+
+
+def compile_elsewhere(request: str) -> bool:
+    """Have a kernel compiled and stored by a compiling process.
 
     Returns False if that cannot be done: the kernel cannot be imported by its name (it was made
     in a notebook or inside a function), or it does not compile; then compiling it here shows why.
     """
-    if module == "__main__" or "<" in name:
+    called = json.loads(request)
+    if called["module"] == "__main__" or "<" in called["name"]:
         return False
-    request = json.dumps({"module": module, "name": name, "types": types}) + "\n"
-    for _ in range(2):  # a compiler that was idle may just have ended
-        compiler = _running_compiler()
-        assert compiler.stdin is not None
-        assert compiler.stdout is not None
-        try:
-            compiler.stdin.write(request)
-            compiler.stdin.flush()
-            answer = compiler.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        except BaseException:  # Ctrl-C: its answer would be taken for that to the next request
-            compiler.kill()
-            raise
-        if answer:
-            return answer == "stored\n"
-        compiler.kill()
-    return False
+    _work_ahead()
+    while (other := _claim(request)) is not None:
+        other.wait()
+        if request in _stored:
+            return True
+    return _compile(_compiler, request)
 
 
-def _running_compiler():
-    global _compiler
-    if _compiler is None or _compiler.poll() is not None:
-        _compiler = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            start_new_session=True,  # Ctrl-C in the terminal is not meant for it
-        )
-    return _compiler
+def expect(requests: list[str]) -> None:
+    """Say which kernels will be needed, in that order, should one of them be missing."""
+    _expected.extend(request for request in requests if request not in _expected)
+
+
+def _work_ahead():
+    """Start compiling what is expected, from the end, unless there is only one core."""
+    global _working_ahead
+    if _working_ahead or not _expected or allowed_cores()[0] < 2:
+        return
+    _working_ahead = True
+
+    def work():
+        for request in reversed(_expected):
+            if _claim(request) is None:
+                _compile(_compiler_ahead, request)
+
+    threading.Thread(target=work, daemon=True, name="kernels ahead").start()
+
+
+def _claim(request):
+    """None if the kernel is now the caller's to compile; else the end of another's work on it."""
+    with _lock:
+        if request in _under_way:
+            return _under_way[request]
+        _under_way[request] = threading.Event()
+        return None
+
+
+def _compile(compiler, request):
+    """Compile what was claimed.  What failed may be tried again."""
+    stored = False
+    try:
+        stored = compiler.ask(request)
+    finally:
+        with _lock:
+            finished = _under_way[request]
+            if stored:
+                _stored.add(request)
+            else:
+                del _under_way[request]
+        finished.set()
+    return stored
 
 
 @atexit.register
-def _end_compiler():
-    if _compiler is not None:
-        _compiler.kill()
-        _compiler.communicate()  # closes the pipes and waits
+def _end_compilers():
+    _compiler.end()
+    _compiler_ahead.end()
 
 
 def describe(numba_type: Any) -> list[Any]:

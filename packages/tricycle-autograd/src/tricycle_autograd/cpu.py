@@ -37,8 +37,8 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd import threads
-from tricycle_autograd.compiling import compile_elsewhere, describe
+from tricycle_autograd import compiling, threads
+from tricycle_autograd.compiling import describe
 from tricycle_autograd.tensor import Tensor
 
 # In plain Python a prange is a range; the compiler is shown numba's.
@@ -136,22 +136,27 @@ class Compiled:
         return dispatcher
 
     def store(self, types) -> None:
-        """Compile for these numba types, if there is no signature, and store the machine code."""
+        """In a compiling process: compile for these numba types, if there is no signature, and
+        store the machine code, unless it is stored already."""
+        mark = self._mark(types)
+        if mark.exists():
+            return
         if self.signature is None:
             self.dispatcher.compile(types)
         else:
             self.dispatcher  # noqa: B018  (made at first use, and compiled as it is made)
+        mark.touch()
 
     def _have_stored(self, types):
         """See to it that the machine code for arguments of these types is on the disk."""
         if _compiles_here:
             return
-        mark = self._mark(types)
-        if not mark.exists():
+        described = None if types is None else [describe(t) for t in types]
+        request = compiling.request_for(self.__module__, self.function.__qualname__, described)
+        compiling.asked_for.append(request)
+        if not self._mark(types).exists():
             _announce_compilation()
-            described = None if types is None else [describe(t) for t in types]
-            if compile_elsewhere(self.__module__, self.function.__qualname__, described):
-                mark.touch()
+            compiling.compile_elsewhere(request)
 
     def _mark(self, types):
         """A file whose being there says that numba has stored, and will find, the machine code."""

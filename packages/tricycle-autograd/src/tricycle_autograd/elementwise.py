@@ -181,14 +181,10 @@ def tanh(a: Any) -> Tensor:
 
 
 def sigmoid(a: Any) -> Tensor:
-    """1 / (1 + e^-a), between 0 and 1.
-
-    Computed from e^-|a|, which cannot overflow.
-    """
+    """1 / (1 + e^-a), between 0 and 1."""
     a, xp = _tensor_and_module(a)
-    x = _floating(a.array)
-    small = xp.exp(-xp.abs(x))
-    out = xp.where(x < 0, small, 1) / (1 + small)
+    with np.errstate(over="ignore"):  # of -100, e^100 is inf, and 1 / inf is right
+        out = 1 / (1 + xp.exp(-_floating(a.array)))
     return record(out, (a,), lambda dy: (dy * out * (1 - out),))
 
 
@@ -235,7 +231,7 @@ def clip(a: Any, a_min: Any = None, a_max: Any = None) -> Tensor:
             inside = x >= low
         if high is not None:
             inside = inside & (x <= high)
-        return (_fit(xp.where(inside, dy, 0), x.shape, x.dtype),)
+        return (_fit(select(xp, inside, dy, 0), x.shape, x.dtype),)
 
     return record(out, (a,), backward)
 
@@ -258,16 +254,32 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     a, b = _operands("where", a, b)
     _check_devices("where", condition, a, b)
     try:
-        out = xp.where(chosen, a.array, b.array)
+        out = select(xp, chosen, a.array, b.array)
     except ValueError:
         _check_shapes("where", chosen, a.array, b.array)
         raise
     return _record_two(
-        out, a, b, lambda dy: xp.where(chosen, dy, 0), lambda dy: xp.where(chosen, 0, dy)
+        out, a, b, lambda dy: select(xp, chosen, dy, 0), lambda dy: select(xp, chosen, 0, dy)
     )
 
 
 # ---- helpers ----
+
+
+def select(xp, chosen, x, y):
+    """xp.where(chosen, x, y), for floating point numbers without an if for each of them.
+
+    A processor guesses which way an if will go, and where it guesses wrong, it has to start
+    again: 3 ns a number if the choice is random.  On the bits the choice is arithmetic, and takes
+    a tenth of that: y ^ ((x ^ y) & mask), where the mask has all bits set or none.
+    """
+    dtype = np.result_type(x, y)
+    if dtype.kind != "f":
+        return xp.where(chosen, x, y)
+    bits = np.dtype(f"i{dtype.itemsize}")
+    x, y = (xp.asanyarray(one, dtype).view(bits) for one in (x, y))
+    mask = -xp.asanyarray(chosen, bool).view("i1").astype(bits)  # -1 has all bits set
+    return (y ^ ((x ^ y) & mask)).view(dtype)
 
 
 def _tensor_and_module(value):
@@ -388,7 +400,7 @@ def _choose(name, choice, wins, a, b):
     xp = array_module(out)
 
     def share(dy, won):
-        return xp.where(won, dy, xp.where(x == y, 0.5 * dy, 0))
+        return select(xp, won, dy, select(xp, x == y, 0.5 * dy, 0))
 
     return _record_two(
         out, a, b, lambda dy: share(dy, wins(x, y)), lambda dy: share(dy, wins(y, x))

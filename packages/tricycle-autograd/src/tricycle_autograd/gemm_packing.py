@@ -58,12 +58,14 @@ def pack_lines(source, line, lines, steps, width, target):
         panel = target + first // width * panel_bytes(steps, width)
         for k in range(0, steps, LANES):
             # From right to left: a block that is wider than what is left of the panel writes
-            # over its edge, into the next step's numbers, before they are written.
+            # over its edge, into the next step's numbers, before they are written.  What it
+            # writes there does not matter: the next panel's lines, where there are any, so that
+            # the block is whole and needs no masks.
             for i in range((width - 1) // LANES * LANES, -1, -LANES):
                 transpose_block(
                     source + (first + i) * line + k * FLOAT_BYTES,
                     line,
-                    min(width, lines - first) - i,
+                    lines - first - i,
                     steps - k,
                     panel + (k * width + i) * FLOAT_BYTES,
                     width * FLOAT_BYTES,
@@ -73,17 +75,19 @@ def pack_lines(source, line, lines, steps, width, target):
 @cpu_function
 def pack_steps(source, step, lines, steps, width, target):
     """pack, where the numbers of a step are neighbours: copy them."""
+    panels, next_panel = parts(lines, width), panel_bytes(steps, width)  # once: divisions are slow
     for k in range(round_up(steps, UNROLL)):
-        numbers = source + k * step
+        numbers, place = source + k * step, target + k * width * FLOAT_BYTES
+        valid = lines if k < steps else 0  # not of this panel alone: see pack_lines
         if k + STEPS_AHEAD < steps:
             for i in range(0, lines, LINE_BYTES // FLOAT_BYTES):
                 prefetch(numbers + STEPS_AHEAD * step + i * FLOAT_BYTES)
-        for first in range(0, lines, width):
-            panel = target + first // width * panel_bytes(steps, width)
-            valid = min(width, lines - first) if k < steps else 0
+        for _ in range(panels):
             for i in range(0, width, LANES):
-                place = panel + (k * width + i) * FLOAT_BYTES
-                copy_vector(numbers + (first + i) * FLOAT_BYTES, place, valid - i)
+                copy_vector(numbers + i * FLOAT_BYTES, place + i * FLOAT_BYTES, valid - i)
+            numbers += width * FLOAT_BYTES
+            place += next_panel
+            valid -= width
 
 
 @cpu_function

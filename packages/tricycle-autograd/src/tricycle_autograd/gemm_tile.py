@@ -105,7 +105,14 @@ def copy_vector(typing, source, target, valid):
 
     def generate(context, builder, signature, arguments):
         source, target, valid = arguments
-        _store(builder, _load_masked(builder, source, _lanes_below(builder, valid)), target)
+        # Nearly always the whole vector is there, and a mask takes longer to make than to use.
+        whole = builder.icmp_signed(">=", valid, INT(LANES))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                _store(builder, _load(builder, source, 0, VECTOR), target)
+            with otherwise:
+                vector = _load_masked(builder, source, _lanes_below(builder, valid))
+                _store(builder, vector, target)
         return context.get_dummy_value()
 
     return types.none(*[types.int64] * 3), generate
@@ -122,15 +129,22 @@ def transpose_block(typing, source, stride, rows, columns, target, target_stride
 
     def generate(context, builder, signature, arguments):
         source, stride, rows, columns, target, target_stride = arguments
-        vectors = []
-        for i in range(LANES):
-            # Of a row that is not there no lane is switched on, so that nothing is read.
-            row = builder.add(source, builder.mul(INT(i), stride))
-            valid = builder.select(builder.icmp_signed(">", rows, INT(i)), columns, INT(0))
-            vectors.append(_load_masked(builder, row, _lanes_below(builder, valid)))
-        for i, vector in enumerate(_transposed(builder, vectors)):
-            row = builder.add(target, builder.mul(INT(i), target_stride))
-            _store(builder, vector, row)
+        places = [builder.add(source, builder.mul(INT(i), stride)) for i in range(LANES)]
+        whole = builder.and_(
+            builder.icmp_signed(">=", rows, INT(LANES)),
+            builder.icmp_signed(">=", columns, INT(LANES)),
+        )
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                vectors = [_load(builder, place, 0, VECTOR) for place in places]
+                _store_transposed(builder, vectors, target, target_stride)
+            with otherwise:
+                vectors = []
+                for i, place in enumerate(places):
+                    # Of a row that is not there no lane is switched on: nothing is read.
+                    valid = builder.select(builder.icmp_signed(">", rows, INT(i)), columns, INT(0))
+                    vectors.append(_load_masked(builder, place, _lanes_below(builder, valid)))
+                _store_transposed(builder, vectors, target, target_stride)
         return context.get_dummy_value()
 
     return types.none(*[types.int64] * 6), generate
@@ -275,6 +289,11 @@ def _store_part_of_tile(builder, sums, out_rows, rows, columns, add):
                 vector = sums[i * TILE_VECTORS + v]
                 total = builder.fadd(vector, _load_masked(builder, place, mask))
                 _store_masked(builder, builder.select(add, total, vector), place, mask)
+
+
+def _store_transposed(builder, vectors, target, target_stride):
+    for i, vector in enumerate(_transposed(builder, vectors)):
+        _store(builder, vector, builder.add(target, builder.mul(INT(i), target_stride)))
 
 
 def _transposed(builder, rows):

@@ -28,15 +28,10 @@ def getitem(x: Any, index: Any) -> Tensor:
     Raises IndexError if an integer is out of range or there are more indices than axes.
     """
     x = as_tensor(x)
-    parts = tuple([_plain(part) for part in (index if isinstance(index, tuple) else (index,))])
-    if not any(part is Ellipsis for part in parts):
-        parts = (*parts, ...)  # so that a single number comes out as an array too
     array = x.array
-    if device_of(array) == "cuda":
+    parts, repeats = ((index, ...), False) if _is_simple(index) else _parts(index)
+    if type(array) is not np.ndarray and device_of(array) == "cuda":
         _check_bounds(parts, array.shape)
-    advanced = [part for part in parts if not _is_basic(part)]
-    # Repeats need integer arrays: a mask, like a slice, chooses each number at most once.
-    repeats = len(advanced) > 1 or any(part.dtype.kind != "b" for part in advanced)
 
     def backward(dy):
         dx = array_module(array).zeros_like(array, order="C")
@@ -47,6 +42,21 @@ def getitem(x: Any, index: Any) -> Tensor:
         return (dx,)
 
     return record(array[parts], (x,), backward)
+
+
+def _is_simple(index):
+    """Whether an index is one slice or one number: the usual case, quickly."""
+    return type(index) is slice or type(index) is int
+
+
+def _parts(index):
+    """The parts of an index as numpy knows them, and whether it may choose a number twice."""
+    parts = tuple([_plain(part) for part in (index if isinstance(index, tuple) else (index,))])
+    if not any(part is Ellipsis for part in parts):
+        parts = (*parts, ...)  # so that a single number comes out as an array too
+    advanced = [part for part in parts if not _is_basic(part)]
+    # Repeats need integer arrays: a mask, like a slice, chooses each number at most once.
+    return parts, len(advanced) > 1 or any(part.dtype.kind != "b" for part in advanced)
 
 
 def _plain(part):

@@ -7,7 +7,8 @@ for y, and the gradients are matrix products themselves:
 
     dx = dz @ yᵀ       d_y = xᵀ @ dz
 
-So a backward pass costs twice the forward pass, and runs on the same fast routine (BLAS).
+So a backward pass costs twice the forward pass, and runs on the same fast routine: our own for
+large float32 matrices on the cpu (gemm.py), else the one behind numpy or cupy.
 
 Stacks of matrices (more than two axes) multiply one by one, and the axes in front broadcast;
 where one side was stretched its gradient is summed, as for any broadcasting.  The common case
@@ -18,7 +19,11 @@ tall matrix, forwards and backwards, and the sum over the stack happens inside t
 import math
 from typing import Any
 
+import numpy as np
+
+from tricycle_autograd import tape
 from tricycle_autograd.devices import array_module, check_same_device
+from tricycle_autograd.gemm import WORTH_SHARING, product
 from tricycle_autograd.indexing import diagonal
 from tricycle_autograd.reductions import sum as sum_over
 from tricycle_autograd.shapes import reshape, unbroadcast
@@ -35,8 +40,11 @@ def matmul(x: Any, y: Any) -> Tensor:
     Raises ValueError naming both shapes if they do not fit.
     """
     x, y = as_tensor(x), as_tensor(y)
-    check_same_device("matmul", x, y)
     a, b = x.array, y.array
+    if type(a) is not type(b):
+        check_same_device("matmul", x, y)
+    if a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0]:
+        return _product_of_two(x, y)
     _check_shapes(a.shape, b.shape)
     x_node, y_node = x.node, y.node
     # A vector is a matrix of one row on the left, and of one column on the right.
@@ -62,6 +70,19 @@ def matmul(x: Any, y: Any) -> Tensor:
     return record(product, (x, y), backward)
 
 
+def _product_of_two(x, y):
+    """matmul of two matrices, without the questions that stacks and vectors bring."""
+    a, b = x.array, y.array
+    x_node, y_node = x.node, y.node
+
+    def backward(dz):
+        dx = None if x_node is None else stacked_product(dz, b.T).astype(a.dtype, copy=False)
+        dy = None if y_node is None else stacked_product(a.T, dz).astype(b.dtype, copy=False)
+        return dx, dy
+
+    return record(stacked_product(a, b), (x, y), backward)
+
+
 def stacked_product(a, b):
     """The product of arrays of matrices; a stack times one matrix is done as one tall matrix.
 
@@ -70,8 +91,29 @@ def stacked_product(a, b):
     if a.shape[-1] == 1:
         return a * b  # a column times a row: nothing to sum, and BLAS is slow at it
     if b.ndim == 2 and a.ndim > 2:
-        return array_module(a).matmul(_tall(a), b).reshape(*a.shape[:-1], b.shape[-1])
-    return array_module(a).matmul(a, b)
+        return stacked_product(_tall(a), b).reshape(*a.shape[:-1], b.shape[-1])
+    if _is_for_our_own(a, b):
+        out = np.empty((len(a), b.shape[1]), np.float32)
+        product(out, a, b)
+        return out
+    out = array_module(a).matmul(a, b)
+    if tape.watcher is not None:
+        tape.watcher.flops += 2 * out.size * a.shape[-1]
+    return out
+
+
+def _is_for_our_own(a, b):
+    """Whether the product of gemm.py takes this: large matrices of float32 on the cpu.
+
+    It is faster there than the library behind numpy, has the same bits for any number of threads,
+    and leaves no threads behind that go on spinning when the next kernel wants the cores.
+    """
+    return (
+        type(a) is np.ndarray
+        and a.ndim == b.ndim == 2
+        and a.dtype == b.dtype == np.float32
+        and a.size * b.shape[1] >= WORTH_SHARING
+    )
 
 
 def _right_gradient(a, dz, shape):

@@ -14,7 +14,7 @@ pass writes its gradients straight into the windows (see tape.gradient_destinati
 
 import ctypes
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -128,6 +128,41 @@ class Arena:
             else:
                 runs.append((self.starts[i], self.starts[i + 1]))
         return runs
+
+
+def joined(arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Windows on arenas, flat: those that follow each other as one array, in the order they come.
+
+    Between two windows lies padding, which is zeros.  An array that is no window, or stands alone,
+    comes flat and for itself.  For loops over all numbers of a model that do not care where a
+    parameter ends: to start a kernel for each would take longer than the kernels.
+    """
+    window, start, end = None, 0, 0  # what is being joined: its last array, and addresses
+    for array in arrays:
+        address = array.__array_interface__["data"][0]
+        if window is not None and array.base is window.base and 0 <= address - end < ALIGNMENT:
+            window, end = array, address + array.nbytes
+            continue
+        if window is not None:
+            yield _stretch(window.base, start, end)
+        window = array if _is_window(array) else None
+        start, end = address, address + array.nbytes
+        if window is None:
+            yield array.reshape(-1)
+    if window is not None:
+        yield _stretch(window.base, start, end)
+
+
+def _is_window(array):
+    """Whether an array lies in a block of aligned_zeros, its numbers in order."""
+    block = array.base
+    is_block = isinstance(block, np.ndarray) and block.ndim == 1 and block.dtype == np.uint8
+    return is_block and array.dtype == np.float32 and array.flags.c_contiguous
+
+
+def _stretch(block, start, end):
+    first = block.__array_interface__["data"][0]
+    return block[start - first : end - first].view(np.float32)
 
 
 def _check_leaf(tensor):

@@ -19,7 +19,8 @@ Three habits keep it right and small:
   place, and only into sums that it allocated itself.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -31,6 +32,9 @@ _recording = True
 
 # Whoever wants to hear of every operation while it runs: see profiling.py.
 watcher: Any = None
+
+# Whoever wants to hear of every leaf whose gradient is complete: see hearing_of_finished_leaves.
+_hear_of_finished: Any = None
 
 # What a backward returns for an input whose gradient it has already written, or added,
 # to the leaf's own buffer.
@@ -129,6 +133,22 @@ def recording() -> Iterator[None]:
         _recording = before
 
 
+@contextmanager
+def hearing_of_finished_leaves(listener: Callable[[Node], None]) -> Iterator[None]:
+    """Run a block whose backward walks call `listener(leaf)` as soon as a leaf is complete.
+
+    A leaf is complete when the last node that uses it has been walked: its gradient can be sent
+    away while the walk goes on.  A walk inside a walk (`recompute`) speaks for the leaves that are
+    used inside of it.
+    """
+    global _hear_of_finished
+    before, _hear_of_finished = _hear_of_finished, listener
+    try:
+        yield
+    finally:
+        _hear_of_finished = before
+
+
 def backpropagate(end: Node, grad) -> None:
     """Send `grad`, the gradient at `end`, back to every leaf behind it.
 
@@ -137,8 +157,10 @@ def backpropagate(end: Node, grad) -> None:
     """
     grads = {end: grad}
     borrowed = {end}  # nodes whose gradient array we did not allocate
+    order = _newest_first(end)
+    uses = _uses_of_leaves(order) if _hear_of_finished else {}
 
-    for node in _newest_first(end):
+    for node in order:
         # A leaf whose gradients all went straight to its buffer has none waiting here, and
         # neither has a node that was reached only through inputs without a gradient.
         grad = grads.pop(node, None)
@@ -150,9 +172,8 @@ def backpropagate(end: Node, grad) -> None:
             continue
         # Free what the forward pass saved: each step is walked back only once.
         node.backward, node.parents = _already_freed, ()
-        if grad is None:
-            continue
-        for parent, contribution in zip(parents, backward(grad), strict=True):
+        contributions = backward(grad) if grad is not None else [None] * len(parents)
+        for parent, contribution in zip(parents, contributions, strict=True):
             if parent is None or contribution is None or contribution is ADDED:
                 continue
             if parent not in grads:
@@ -165,6 +186,8 @@ def backpropagate(end: Node, grad) -> None:
                 borrowed.discard(parent)
             else:
                 grads[parent] += contribution
+        if uses:
+            _count_down(uses, parents, grads)
 
 
 def _newest_first(end):
@@ -179,6 +202,23 @@ def _newest_first(end):
                 seen.add(parent)
                 stack.append(parent)
     return sorted(seen, key=lambda node: node.number, reverse=True)
+
+
+def _uses_of_leaves(nodes):
+    """How many times each leaf is an input among these nodes."""
+    return Counter(p for node in nodes for p in node.parents if p and p.backward is None)
+
+
+def _count_down(uses, parents, grads):
+    """A node was walked: give the leaves whose last use it was what waits for them, and tell."""
+    for parent in parents:
+        if parent not in uses:
+            continue
+        uses[parent] -= 1
+        if not uses[parent]:
+            if parent in grads:
+                parent.add(grads.pop(parent))
+            _hear_of_finished(parent)
 
 
 def _already_freed(_):

@@ -26,7 +26,7 @@ from pathlib import Path
 VARIABLE = "TRICYCLE_NUM_THREADS"
 SPINS = "10000"  # libgomp's own number is 300,000: see above
 LAYERS = ["omp", "tbb", "workqueue"]
-CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @lru_cache
@@ -44,30 +44,50 @@ def number_of_threads() -> tuple[int, str]:
     return allowed_cores()
 
 
-def allowed_cores(root: Path = CGROUPS) -> tuple[int, str]:
+def allowed_cores(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> tuple[int, str]:
     """How many cores this process may use, and what sets that limit.
 
-    root  where the control groups are mounted (Linux)
+    root, own  as for control_groups (Linux)
     """
     cores, limit = os.cpu_count() or 1, "the machine's cores"
     if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < cores:
         cores, limit = len(os.sched_getaffinity(0)), "the process's affinity"
-    quota = cgroup_quota(root)
+    quota = cgroup_quota(root, own)
     if quota is not None and math.ceil(quota) < cores:
         cores, limit = math.ceil(quota), f"a quota of {quota:g} cores (cgroup)"
     return cores, limit
 
 
-def cgroup_quota(root: Path = CGROUPS) -> float | None:
-    """How many cores' worth of time the control group may use; None if there is no limit.
+def control_groups(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> list[Path]:
+    """The folders of the control groups that limit this process, its own first (version 2).
+
+    root  where groups are mounted
+    own   what names the process's group, "0::/job_12/step_0"
+
+    The limits of each of them hold: a job of SLURM or systemd is a group inside others.  In a
+    container its group is at the root, whatever it is called outside.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    path = next((line[3:] for line in lines if line.startswith("0::/")), "").strip("/")
+    group = root / path
+    return [group, *list(group.parents)[: len(Path(path).parts)]]
+
+
+def cgroup_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float | None:
+    """How many cores' worth of time the control groups allow; None if there is no limit.
 
     Version 2 has it in cpu.max ("150000 100000": microseconds in each period of so many), version
-    1 in two files.  Inside a container the group itself is mounted at the root.
+    1 in two files.
     """
-    for quota_file, period_file in (
-        (root / "cpu.max", None),
-        (root / "cpu" / "cpu.cfs_quota_us", root / "cpu" / "cpu.cfs_period_us"),
-    ):
+    files: list[tuple[Path, Path | None]] = [
+        (group / "cpu.max", None) for group in control_groups(root, own)
+    ]
+    files.append((root / "cpu" / "cpu.cfs_quota_us", root / "cpu" / "cpu.cfs_period_us"))
+    found = []
+    for quota_file, period_file in files:
         try:
             words = quota_file.read_text().split()
             words += period_file.read_text().split() if period_file else []
@@ -75,8 +95,8 @@ def cgroup_quota(root: Path = CGROUPS) -> float | None:
         except (OSError, ValueError):  # no such file; "max" is no number
             continue
         if quota > 0 and period > 0:  # version 1 writes -1 for no limit
-            return quota / period
-    return None
+            found.append(quota / period)
+    return min(found, default=None)
 
 
 @lru_cache

@@ -24,7 +24,7 @@ their sums are made in a fixed order.
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
-from tricycle_autograd.cpu_math import exp, row_maximum
+from tricycle_autograd.cpu_math import exp, row_maximum, side_by_side
 from tricycle_autograd.gemm import multiply
 
 QUERIES = 64  # in a block: 32 is as fast, 128 and 256 leave the cache or waste work on the future
@@ -79,7 +79,7 @@ def _look_back(b, h, start, q, k, v, out, log_sums, causal, scale):
     multiply(out, scores, v[b, g, :n_keys], False)
     # Divided by the total only now, when D numbers are left of each row of n_keys.
     for i in range(M):
-        _scale_row(out[i], out[i], shares[i])
+        _rescale_row(side_by_side(out[i]), shares[i])
 
 
 @cpu_function
@@ -88,10 +88,12 @@ def _send_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
     H, T, D = q.shape[1:]
     G, S = k.shape[1], k.shape[2]
     k, v, dk, dv = k[b, g], v[b, g], dk[b, g], dv[b, g]
-    dk[:] = ZERO
-    dv[:] = ZERO
+    for j in range(S):
+        side_by_side(dk[j])[:] = ZERO
+        side_by_side(dv[j])[:] = ZERO
     scaled = np.empty((QUERIES, D), np.float32)
-    all_weights, all_d_scores = np.empty((2, QUERIES, S), np.float32)
+    all_weights = np.empty((QUERIES, S), np.float32)
+    all_d_scores = np.empty((QUERIES, S), np.float32)
     for h in range(g * (H // G), (g + 1) * (H // G)):
         for start in range(0, T, QUERIES):
             stop = min(T, start + QUERIES)
@@ -104,7 +106,8 @@ def _send_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
             multiply(d_scores, dy[b, h, mine], v[:n_keys].T, False)
             for i in range(M):
                 t = start + i
-                seen, mean = _seen(t, T, S, causal), _dot(out[b, h, t], dy[b, h, t])
+                seen = _seen(t, T, S, causal)
+                mean = _dot(side_by_side(out[b, h, t]), side_by_side(dy[b, h, t]))
                 row, d_row = all_weights[i], all_d_scores[i]
                 _softmax_back(row[:seen], d_row[:seen], log_sums[b, h, t], mean)
                 row[seen:n_keys] = ZERO
@@ -112,7 +115,8 @@ def _send_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
             multiply(dv[:n_keys], weights.T, dy[b, h, mine], True)
             multiply(dk[:n_keys], d_scores.T, q_scaled, True)
             multiply(dq[b, h, mine], d_scores, k[:n_keys], False)
-            _scale(dq[b, h, mine], dq[b, h, mine], scale)
+            for t in range(start, stop):
+                _rescale_row(side_by_side(dq[b, h, t]), scale)
 
 
 @cpu_function
@@ -151,11 +155,19 @@ def _dot(a, b):
 
 @cpu_function
 def _scale(out, x, factor):
+    """out = factor · x, where the numbers of each row of x lie side by side."""
     for i in range(x.shape[0]):
-        _scale_row(out[i], x[i], factor)
+        _scale_row(out[i], side_by_side(x[i]), factor)
 
 
 @cpu_function
 def _scale_row(out, x, factor):
     for j in range(x.size):
         out[j] = x[j] * factor
+
+
+@cpu_function
+def _rescale_row(x, factor):
+    """In place: by _scale_row the compiler, who sees that the two overlap, would do it slowly."""
+    for j in range(x.size):
+        x[j] *= factor

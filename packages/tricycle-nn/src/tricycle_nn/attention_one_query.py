@@ -13,7 +13,7 @@ memory once for all of them.
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
-from tricycle_autograd.cpu_math import exp, row_maximum
+from tricycle_autograd.cpu_math import exp, row_maximum, side_by_side
 from tricycle_nn.attention_cpu import SUMS, VIEW
 
 ZERO = np.float32(0)
@@ -29,14 +29,21 @@ def forward(q, k, v, out, log_sums, scale):
         b, g = piece // G, piece % G
         scores = np.empty(k.shape[2], np.float32)
         for h in range(g * group, (g + 1) * group):
-            log_sums[b, h, 0] = _look(q[b, h, 0], k[b, g], v[b, g], out[b, h, 0], scores, scale)
+            log_sums[b, h, 0] = _look(
+                side_by_side(q[b, h, 0]),
+                k[b, g],
+                v[b, g],
+                side_by_side(out[b, h, 0]),
+                scores,
+                scale,
+            )
 
 
 @cpu_function
 def _look(q, k, v, out, scores, scale):
     """One query: out (D,) from q (D,) and k, v (S, D); returns log Σ exp(scores)."""
     for s in range(scores.size):
-        scores[s] = _dot(q, k[s]) * scale
+        scores[s] = _dot(q, side_by_side(k[s])) * scale
     largest = row_maximum(scores)
     total = ZERO
     for s in range(scores.size):
@@ -44,7 +51,7 @@ def _look(q, k, v, out, scores, scale):
         total += scores[s]
     out[:] = ZERO
     for s in range(scores.size):
-        _add_scaled(out, v[s], scores[s])
+        _add_scaled(out, side_by_side(v[s]), scores[s])
     _add_scaled(out, out, ONE / total - ONE)
     return largest + np.log(total)
 

@@ -141,6 +141,16 @@ def gelu_tanh_backward(dx, dy, x):
 
 
 @cpu_function
+def gelu_and_slope(y, d, x):
+    """y = gelu(x), and d, the gradient of it, becomes that of x: see activated_linear.py."""
+    for i in range(x.size):
+        t = limited(x[i])
+        s = sigmoid(twice_u(t))
+        y[i] = larger(x[i], t) * s
+        d[i] = d[i] * (s + t * s * (ONE - s) * (SLOPE + SLOPE_CUBE_3 * t * t))
+
+
+@cpu_function
 def gelu_exact(y, x):
     for i in range(x.size):
         t = limited(x[i])

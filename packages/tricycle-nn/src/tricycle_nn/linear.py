@@ -45,39 +45,57 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Raises ValueError for shapes that do not fit.
     """
-    _check_shapes(x, weight, bias)
+    check_shapes(x, weight, bias)
     y = x @ weight
     return y if bias is None else y + bias
 
 
 @linear.kernels
 def _(x, weight, bias=None):
-    _check_shapes(x, weight, bias)
+    check_shapes(x, weight, bias)
     inputs = (x, weight) if bias is None else (x, weight, bias)
     x_array, w, *b = kernel_inputs("linear", *inputs)
     x_node, weight_node = x.node, weight.node
     rows = as_rows(x_array)  # (N, in)
-    y = np.empty((len(rows), w.shape[1]), np.float32)
-    if bias is not None and len(rows) == 1:
-        y[0] = b[0]
-    elif bias is not None:
-        CPU.fill_rows(y, b[0])
-    product(y, rows, w, bias is not None)
+    y = sums(rows, w, *b)
 
     def backward(dy):
         dy = contiguous(dy).reshape(y_shape)
-        dx = d_weight = None
-        if x_node is not None:
-            dx = np.empty_like(rows)
-            product(dx, dy, w.T)
-            dx = dx.reshape(x_array.shape)
-        if weight_node is not None:
-            destination, add, d_weight = gradient_destination(weight_node, w)
-            product(destination, rows.T, dy, add)
-        return (dx, d_weight) if bias is None else (dx, d_weight, column_sum(dy))
+        dx = None if x_node is None else gradient_of_inputs(dy, w).reshape(x_array.shape)
+        return (dx, *gradients_of_parameters(rows, dy, w, weight_node, bias))
 
     y_shape = y.shape
     return record(y.reshape(*x.shape[:-1], w.shape[1]), inputs, backward)
+
+
+# ---- On arrays: rows x (N, in), w (in, out), b (out,), dy (N, out) ----
+
+
+def sums(x, w, b=None):
+    """x w + b, (N, out)."""
+    y = np.empty((len(x), w.shape[1]), np.float32)
+    if b is not None and len(x) == 1:
+        y[0] = b
+    elif b is not None:
+        CPU.fill_rows(y, b)
+    product(y, x, w, b is not None)
+    return y
+
+
+def gradient_of_inputs(dy, w):
+    """dy wᵀ, (N, in)."""
+    dx = np.empty((len(dy), len(w)), np.float32)
+    product(dx, dy, w.T)
+    return dx
+
+
+def gradients_of_parameters(x, dy, w, weight_node, bias):
+    """What a backward returns for the weight and, if there is one, the bias."""
+    d_weight = None
+    if weight_node is not None:
+        destination, add, d_weight = gradient_destination(weight_node, w)
+        product(destination, x.T, dy, add)
+    return (d_weight,) if bias is None else (d_weight, column_sum(dy))
 
 
 def column_sum(x: np.ndarray) -> np.ndarray:
@@ -124,7 +142,8 @@ def sum_rows(total, x):
             total[c] += x[n, c]
 
 
-def _check_shapes(x, weight, bias):
+def check_shapes(x, weight, bias):
+    """Raise ValueError for shapes that linear cannot take."""
     if weight.ndim != 2:
         raise ValueError(f"linear expected a weight of shape (in, out), got {weight.shape}")
     features, outputs = weight.shape

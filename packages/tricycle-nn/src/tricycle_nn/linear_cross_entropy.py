@@ -38,7 +38,7 @@ from tricycle_nn.cross_entropy import (
     sum_of_exp,
     surprise,
 )
-from tricycle_nn.token_scores import token_scores
+from tricycle_nn.token_scores import gradient_of_vectors, token_scores
 
 CHUNK = 2**25  # floats of logits at once when nothing is kept: 128 MB
 ZERO = np.float32(0)
@@ -98,8 +98,7 @@ def _(x, weight, targets, ignore_index=-100, label_smoothing=0.0):
     def backward(dy):
         dx = d_weight = None
         if x_node is not None:
-            dx = np.empty_like(rows)
-            product(dx, block, weight_array)
+            dx = gradient_of_vectors(block, weight_array)
             dx *= dy
             dx = dx.reshape(x_array.shape)
         if weight_node is not None:

@@ -8,6 +8,9 @@ each answer.  The bend between the two is what makes them more than one layer.
 
 In the second a gate decides for each question how much its answer counts ("SwiGLU",
 Shazeer 2020, GLU Variants Improve Transformer).
+
+The activation and a plain `Linear` after it run as one operation, which needs less memory
+(activated_linear.py); another layer in its place (of int8, say) gets the activation's result.
 """
 
 from collections.abc import Callable
@@ -15,6 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tricycle_autograd.tensor import Tensor
+from tricycle_nn.activated_linear import gelu_linear, swiglu_linear
 from tricycle_nn.dropout import Dropout
 from tricycle_nn.gelu import gelu
 from tricycle_nn.linear import Linear
@@ -49,7 +53,10 @@ class MLP(Module):
         self.dropout = Dropout(dropout, rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.down(self.activation(self.up(x))))
+        x = self.up(x)
+        if self.activation is gelu and type(self.down) is Linear:
+            return self.dropout(gelu_linear(x, self.down.weight, self.down.bias))
+        return self.dropout(self.down(self.activation(x)))
 
 
 class GatedMLP(Module):
@@ -76,4 +83,7 @@ class GatedMLP(Module):
         self.dropout = Dropout(dropout, rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.down(swiglu(self.up(x), self.gate(x))))
+        x, gate = self.up(x), self.gate(x)
+        if type(self.down) is Linear:
+            return self.dropout(swiglu_linear(x, gate, self.down.weight, self.down.bias))
+        return self.dropout(self.down(swiglu(x, gate)))

@@ -6,9 +6,12 @@ A group is a set of parameters with settings of their own, in the form
 
 Each group's parameters move into an arena (see tricycle_autograd.memory), so that a step is
 one loop over flat memory.  The moments an optimiser keeps are flat arrays of the same layout.
+
+Where several processes train one model together, each can look after a part of every arena,
+and needs the moments of that part only: `Group.keep`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,15 +27,49 @@ Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 class Group:
     """Parameters in one arena, with their settings and the optimiser's memory of them.
 
-    arena     where they and their gradients live
-    settings  such as weight_decay, by name
-    moments   flat arrays laid out like the arena, by name
+    arena       where they and their gradients live
+    settings    such as weight_decay, by name
+    moments     flat arrays laid out like the kept stretches of the arena, by name
+    kept        (start, end) of each stretch of the arena that is moved here: all of it, unless
+                `keep` says otherwise
+    one_by_one  whether every number moves by itself, or each parameter as a whole
     """
 
-    def __init__(self, parameters, settings, moment_names):
+    def __init__(self, parameters, settings, moment_names, one_by_one):
         self.arena = Arena(parameters)
         self.settings = settings
+        self.one_by_one = one_by_one
+        self.kept = [(0, self.arena.starts[-1])]
         self.moments = {name: aligned_zeros(self.arena.starts[-1]) for name in moment_names}
+
+    def keep(self, stretches: list[tuple[int, int]]) -> None:
+        """From now on look after these stretches of the arena only, (start, end) in order.
+
+        Their moments stay, those of the others are let go: somebody else moves those numbers, and
+        `state_dict` is for a group that keeps all.  Raises ValueError for a stretch that cuts a
+        parameter which moves as a whole.
+        """
+        cuts = {cut for stretch in stretches for cut in stretch}
+        if not self.one_by_one and not cuts <= set(self.arena.starts):
+            raise ValueError(
+                f"{sorted(cuts - set(self.arena.starts))} cut through parameters that move as a "
+                "whole; cut where parameters start"
+            )
+        for name, whole in self.moments.items():
+            self.moments[name] = aligned_zeros(sum(end - start for start, end in stretches))
+            if stretches:
+                np.concatenate([whole[a:b] for a, b in stretches], out=self.moments[name])
+        self.kept = list(stretches)
+
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """Start and end of each kept stretch that has a gradient, and its place in the moments."""
+        for first, last in self.arena.runs_with_gradient():
+            place = 0
+            for a, b in self.kept:
+                start, end = max(first, a), min(last, b)
+                if start < end:
+                    yield start, end, place + start - a
+                place += b - a
 
 
 class Optimiser:
@@ -46,13 +83,14 @@ class Optimiser:
     """
 
     moment_names: tuple[str, ...] = ()
+    one_by_one = True  # False: a parameter moves as a whole
 
     def __init__(self, parameters: Parameters, learning_rate: float, **defaults: float):
         check_not_negative("learning_rate", learning_rate)
         self.learning_rate = learning_rate
         self.steps_taken = 0
         self.groups = [
-            Group(tensors, settings, self.moment_names)
+            Group(tensors, settings, self.moment_names, self.one_by_one)
             for tensors, settings in _as_groups(parameters, defaults)
         ]
         everyone = [id(p) for group in self.groups for p in group.arena.tensors]
@@ -78,11 +116,11 @@ class Optimiser:
 
     def update_group(self, group, grad_scale):
         """Move what has a gradient in a group: by `update`, if every number moves by itself."""
-        for start, end in group.arena.runs_with_gradient():
+        for start, end, place in group.runs():
             self.update(
                 group.arena.values[start:end],
                 group.arena.gradients[start:end],
-                *(moment[start:end] for moment in group.moments.values()),
+                *(moment[place : place + end - start] for moment in group.moments.values()),
                 grad_scale=grad_scale,
                 **group.settings,
             )

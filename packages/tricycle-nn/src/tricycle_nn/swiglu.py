@@ -42,7 +42,7 @@ def swiglu(x: Tensor, gate: Tensor) -> Tensor:
 
     Raises ValueError for different shapes.
     """
-    _check_shapes(x, gate)
+    check_shapes(x, gate)
     return x * silu(gate)
 
 
@@ -62,7 +62,7 @@ def _(x):
 
 @swiglu.kernels
 def _(x, gate):
-    _check_shapes(x, gate)
+    check_shapes(x, gate)
     x_array, gate_array = kernel_inputs("swiglu", x, gate)
     y = np.empty_like(x_array)
     CPU.swiglu(y.reshape(-1), x_array.reshape(-1), gate_array.reshape(-1))
@@ -138,7 +138,8 @@ def swiglu_piece_backward(dx, d_gate, dy, x, gate):
         d_gate[i] = dy[i] * x[i] * s * (ONE + gate[i] * (ONE - s))
 
 
-def _check_shapes(x, gate):
+def check_shapes(x, gate):
+    """Raise ValueError for shapes that swiglu cannot take."""
     if x.shape != gate.shape:
         raise ValueError(
             f"swiglu takes an input and a gate of one shape, got {x.shape} and {gate.shape}"

@@ -18,6 +18,8 @@ from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import gradient_destination
 from tricycle_autograd.tensor import Tensor, record
 
+TOKENS = 8192  # rows of a table that are packed at once
+
 
 @fused
 def token_scores(x: Tensor, weight: Tensor) -> Tensor:
@@ -41,20 +43,33 @@ def _(x, weight):
     x_node, weight_node = x.node, weight.node
     scores = np.empty((len(rows), len(table)), np.float32)
     product(scores, rows, table.T)
+    shape = scores.shape
 
     def backward(dy):
-        dy = contiguous(dy).reshape(scores.shape)
+        dy = contiguous(dy).reshape(shape)
         dx = d_weight = None
         if x_node is not None:
-            dx = np.empty_like(rows)
-            product(dx, dy, table)
-            dx = dx.reshape(x_array.shape)
+            dx = gradient_of_vectors(dy, table).reshape(x_array.shape)
         if weight_node is not None:
             destination, add, d_weight = gradient_destination(weight_node, table)
             product(destination, dy.T, rows, add)
         return dx, d_weight
 
     return record(scores.reshape(*x.shape[:-1], len(table)), (x, weight), backward)
+
+
+def gradient_of_vectors(d_scores: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """d_scores (N, V) times the table (V, C): (N, C).
+
+    In parts, because a product packs the smaller operand, a copy of its size: here the table,
+    the largest array of parameters in a model.
+    """
+    N, V = d_scores.shape
+    dx = np.empty((N, table.shape[1]), np.float32)
+    for start in range(0, max(V, 1), TOKENS):
+        part = slice(start, start + TOKENS)
+        product(dx, d_scores[:, part], table[part], add=start > 0)
+    return dx
 
 
 def _check(x, weight):
