@@ -91,16 +91,6 @@ def _with_text(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
-def open_tokeniser(name: str) -> Tokeniser:
-    """Find a tokeniser by the folder or file it is in, or else by its name."""
-    path = Path(name)
-    if path.is_dir():
-        return Tokeniser.load(path)
-    if path.is_file():
-        return Tokeniser.from_huggingface(path)
-    return Tokeniser.named(name)
-
-
 def read_text(given: argparse.Namespace) -> str:
     """Read the text that the command line gives: in itself, in a file, or on standard input."""
     if given.text is not None:
@@ -126,7 +116,7 @@ def run_train(given: argparse.Namespace) -> None:
 
 def run_encode(given: argparse.Namespace) -> None:
     """Print ids, or write a shard folder."""
-    tokeniser = open_tokeniser(given.tokeniser)
+    tokeniser = Tokeniser.open(given.tokeniser)
     if given.out is None:
         print(*tokeniser.encode(read_text(given), allowed_special="all"))
     elif given.file is None:
@@ -145,13 +135,13 @@ def run_decode(given: argparse.Namespace) -> None:
         ids = [int(number) for number in numbers.split()]
     except ValueError as error:
         raise ValueError(f"expected ids in decimal with blanks between them: {error}") from None
-    sys.stdout.buffer.write(open_tokeniser(given.tokeniser).decode_bytes(ids))
+    sys.stdout.buffer.write(Tokeniser.open(given.tokeniser).decode_bytes(ids))
     sys.stdout.buffer.flush()
 
 
 def run_count(given: argparse.Namespace) -> None:
     """Print how many tokens a text has, and bytes per token for each script in it."""
-    tokeniser = open_tokeniser(given.tokeniser)
+    tokeniser = Tokeniser.open(given.tokeniser)
     text = read_text(given)
     print(show.summary(text, tokeniser.count(text)))
     for script, n_bytes, per_token in show.bytes_per_token_by_script(tokeniser, text):
@@ -160,7 +150,7 @@ def run_count(given: argparse.Namespace) -> None:
 
 def run_show(given: argparse.Namespace) -> None:
     """Print the tokens of a text in colour, or write them as a page."""
-    tokeniser = open_tokeniser(given.tokeniser)
+    tokeniser = Tokeniser.open(given.tokeniser)
     text = read_text(given)
     if given.html is None:
         print(show.coloured(tokeniser, text))

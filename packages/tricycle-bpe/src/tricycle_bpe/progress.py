@@ -40,6 +40,11 @@ class Progress:
             total = f" of {self.total:,}" if self.total else ""
             print(f"{self.what}: {self.done:,}{total} {self.unit}", file=sys.stderr)
 
+    def note(self, text: str) -> None:
+        """Show a few words behind the bar."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text, refresh=False)
+
     def __exit__(self, *_) -> None:
         if self.bar is not None:
             self.bar.close()

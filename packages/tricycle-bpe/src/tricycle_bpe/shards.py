@@ -3,19 +3,22 @@
     00000.npy, …   the ids of all documents behind each other, cut after so many tokens; uint16 if
                    the vocabulary allows, else uint32; made to be memory-mapped
     documents.npy  (D,) int64, where each document begins, counted from the first id of all
-    index.json     what is in the others: the tokeniser, counts, and the sha256 of each file
+    index.json     what is in the others: the tokeniser, counts of tokens, documents and bytes of
+                   text, and the sha256 of each file
 
 The folder is written under another name and renamed when all of it is on the disk, the index
 last. So a folder of the right name is whole.
 
-A document is a file, or what stands between two separators in one. With a separator, such as
-<|endoftext|>, each document ends with its id, by which a model learns where texts end.
+A document is a file, or what stands between two separators in one; `documents.py` takes documents
+from anywhere else. With a separator, such as <|endoftext|>, each document ends with its id, by
+which a model learns where texts end.
 """
 
 import hashlib
 import json
 import os
 import shutil
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -69,8 +72,9 @@ class ShardWriter:
         self.folder = folder
         self.dtype = dtype
         self.shard_tokens = shard_tokens
-        self.documents: list[int] = []
+        self.documents = array("q")  # where each begins
         self.n_tokens = 0
+        self.n_bytes = 0  # of text, which the caller counts
         self.shards: list[tuple[str, int, Future]] = []  # a file, its tokens, its sha256 to come
         self.on_the_disk: list[Future] = []
         self.file: BinaryIO | None = None
@@ -110,10 +114,10 @@ class ShardWriter:
     def _seal(self, name: str) -> Future:
         """Have a file brought to the disk, and hashed: a sha256 to come."""
         self._have_on_disk(name)
-        return self.pool.submit(_sha256, self.folder / name)
+        return self.pool.submit(sha256_of, self.folder / name)
 
     def _have_on_disk(self, name: str) -> None:
-        self.on_the_disk.append(self.pool.submit(_bring_to_disk, self.folder / name))
+        self.on_the_disk.append(self.pool.submit(bring_to_disk, self.folder / name))
 
     def close(self, about: dict) -> None:
         """End the last shard, write documents.npy and, with what is said here, index.json.
@@ -123,7 +127,8 @@ class ShardWriter:
         if self.file is not None:
             self._end_shard(self.file)
         np.save(self.folder / "documents.npy", np.array(self.documents, np.int64))
-        documents = self._seal("documents.npy")
+        self._have_on_disk("documents.npy")
+        documents = sha256_of(self.folder / "documents.npy")
         shards = [
             {"file": name, "n_tokens": n_tokens, "sha256": sha256.result()}
             for name, n_tokens, sha256 in self.shards
@@ -133,8 +138,9 @@ class ShardWriter:
             "dtype": self.dtype.name,
             "n_tokens": self.n_tokens,
             "n_documents": len(self.documents),
+            "n_bytes": self.n_bytes,
             "shards": shards,
-            "documents": {"file": "documents.npy", "sha256": documents.result()},
+            "documents": {"file": "documents.npy", "sha256": documents},
         }
         (self.folder / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
         self._have_on_disk("index.json")
@@ -142,14 +148,15 @@ class ShardWriter:
             done.result()
 
 
-def _bring_to_disk(path: Path) -> None:
+def bring_to_disk(path: Path) -> None:
     """Make sure that a file, or a folder's list of names, outlives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -175,16 +182,14 @@ def documents_in(parts: Iterable[bytes], separator: bytes | None) -> Iterator[tu
         yield b"", True
 
 
-def encode_files(
+def checked_dtype(
     tokeniser: "Tokeniser",
-    path: Path,
-    out: Path,
     dtype: str,
     workers: int,
     shard_tokens: int,
     document_separator: str | None,
-) -> Path:
-    """Encode a text file, or a folder of them, to a shard folder; see `Tokeniser.encode_file`."""
+) -> np.dtype:
+    """The dtype of the ids in a shard folder; ValueError if it, or anything else, cannot work."""
     largest = tokeniser.n_vocab - 1
     kind = np.dtype((np.uint16 if largest < 1 << 16 else np.uint32) if dtype == "auto" else dtype)
     if kind.kind != "u" or np.iinfo(kind).max < largest:
@@ -198,6 +203,38 @@ def encode_files(
             f"document_separator {document_separator!r} is not a special token of this tokeniser; "
             f"it has {sorted(tokeniser.special_tokens)!r:.200}"
         )
+    return kind
+
+
+def about(tokeniser: "Tokeniser") -> dict:
+    """What the index of a shard folder says about itself and its tokeniser."""
+    return {
+        "format": "tricycle-shards",
+        "version": FORMAT_VERSION,
+        "tokeniser": {"name": tokeniser.name, "sha256": tokeniser.fingerprint()},
+        "n_vocab": tokeniser.n_vocab,
+    }
+
+
+def ids_of_separator(tokeniser: "Tokeniser", document_separator: str | None) -> np.ndarray:
+    """The ids that end a document: one, or none without a separator."""
+    return np.array(
+        [] if document_separator is None else [tokeniser.special_tokens[document_separator]],
+        np.uint32,
+    )
+
+
+def encode_files(
+    tokeniser: "Tokeniser",
+    path: Path,
+    out: Path,
+    dtype: str,
+    workers: int,
+    shard_tokens: int,
+    document_separator: str | None,
+) -> Path:
+    """Encode a text file, or a folder of them, to a shard folder; see `Tokeniser.encode_file`."""
+    kind = checked_dtype(tokeniser, dtype, workers, shard_tokens, document_separator)
     if document_separator is not None and "\n" in document_separator:
         raise ValueError(f"document_separator {document_separator!r} must not contain a newline")
     if out.exists():
@@ -213,15 +250,9 @@ def encode_files(
             writer = ShardWriter(temporary, kind, shard_tokens, sealing)
             ahead = 2 * workers
             _encode_into(writer, tokeniser, files, document_separator, encoding, ahead)
-            about = {
-                "format": "tricycle-shards",
-                "version": FORMAT_VERSION,
-                "tokeniser": {"name": tokeniser.name, "sha256": tokeniser.fingerprint()},
-                "n_vocab": tokeniser.n_vocab,
-            }
-            writer.close(about)
+            writer.close(about(tokeniser))
         os.rename(temporary, out)
-        _bring_to_disk(out.parent)
+        bring_to_disk(out.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
@@ -236,10 +267,7 @@ def _encode_into(
     ahead: int,
 ) -> None:
     """Read, encode in a pool and write, in order, with few parts under way at once."""
-    end_ids = np.array(
-        [] if document_separator is None else [tokeniser.special_tokens[document_separator]],
-        np.uint32,
-    )
+    end_ids = ids_of_separator(tokeniser, document_separator)
     separator = None if document_separator is None else document_separator.encode()
 
     def parts() -> Iterator[tuple[Path, bytes, bool]]:
@@ -258,7 +286,8 @@ def _encode_into(
     total = sum(path.stat().st_size for path in files)
     begins = True
     with Progress("encoding", total, "B") as progress:
-        for ids, ends_document, n_bytes in _in_order(encode, parts(), pool, ahead):
+        for ids, ends_document, n_bytes in in_order(encode, parts(), pool, ahead):
+            writer.n_bytes += n_bytes
             if begins:
                 writer.begin_document()
             writer.add(ids)
@@ -268,7 +297,7 @@ def _encode_into(
             progress.update(n_bytes)
 
 
-def _in_order(function: Callable, items: Iterable, pool: Executor, ahead: int) -> Iterator:
+def in_order(function: Callable, items: Iterable, pool: Executor, ahead: int) -> Iterator:
     """Map a function over items in a pool, in order, with at most so many results waiting."""
     waiting: deque[Future] = deque()
     for item in items:

@@ -348,6 +348,51 @@ class Tokeniser:
             self, Path(path), Path(out), dtype, workers, shard_tokens, document_separator
         )
 
+    def encode_documents(
+        self,
+        documents: Iterable[str],
+        out: str | Path,
+        *,
+        document_separator: str | None = "<|endoftext|>",
+        dtype: str = "auto",
+        workers: int = 1,
+        shard_tokens: int = 8_000_000,
+        max_tokens: int | None = None,
+        total_bytes: int | None = None,
+        resume: bool = True,
+    ) -> Path:
+        """Encode documents, from wherever they come, to a folder of shards (see documents.py).
+
+        The same call after a stop of any kind, with the same documents in the same order, goes on
+        from the last finished shard, and ends with the same bytes.
+
+        documents           texts; what looks like a special token in them is ordinary text
+        document_separator  a special token whose id ends each document; None for none
+        dtype               "uint16", "uint32", or "auto" for the smaller one that holds every id
+        workers             threads
+        shard_tokens        ids in each file of the folder
+        max_tokens          stop behind the document that reaches it; None for all documents
+        total_bytes         of text, where known: for the time left
+        resume              False begins anew where an earlier call was stopped
+        returns             the folder, which is complete as soon as it exists
+        raises              FileExistsError; ValueError for no text at all, half a surrogate pair,
+                            and documents or settings other than before the stop
+        """
+        from .documents import encode_documents
+
+        return encode_documents(
+            self,
+            documents,
+            Path(out),
+            document_separator,
+            dtype,
+            workers,
+            shard_tokens,
+            max_tokens,
+            total_bytes,
+            resume,
+        )
+
     def count(self, text: str) -> int:
         """Count the ids of a text, special tokens being text like any other."""
         return len(self._encode_utf8(_to_bytes(text)))
@@ -436,6 +481,19 @@ class Tokeniser:
             self.pattern,
             self.whole_pieces,
         )
+
+    @classmethod
+    def open(cls, name: str | Path) -> "Tokeniser":
+        """Find a tokeniser by the folder or the tokenizer.json it is in, or else by its name.
+
+        raises  FileNotFoundError, ValueError, OSError
+        """
+        path = Path(name)
+        if path.is_dir():
+            return cls.load(path)
+        if path.is_file():
+            return cls.from_huggingface(path)
+        return cls.named(str(name))
 
     @classmethod
     def from_tiktoken(

@@ -1,0 +1,316 @@
+"""Documents from anywhere to a shard folder: in parallel, and going on after any stop.
+
+While it is written the folder lies beside its final place, under the name `.NAME.preparing`:
+
+    settings.json     the tokeniser and all else that decides the ids
+    00000.json, …     a note for each shard that is on the disk: its sha256, the documents in it,
+                      and the document in which it ends
+    shards/           what will be the folder
+
+A call that finds it there compares the settings and the shards' hashes, passes over the documents
+that are done, and goes on in the middle of the one where the last shard ends. What it writes then
+is, byte for byte, what it would have written without the stop. Only at the end is `shards/`
+renamed: a folder of the right name is whole.
+
+Each document ends with the separator's id, as everywhere (see `shards.py`). Documents without text
+are passed over.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from .progress import Progress
+from .shards import (
+    FORMAT_VERSION,
+    AtOnce,
+    ShardWriter,
+    about,
+    bring_to_disk,
+    checked_dtype,
+    ids_of_separator,
+    in_order,
+    sha256_of,
+)
+from .splitting import PART_BYTES, read_in_parts
+
+if TYPE_CHECKING:
+    from .tokeniser import Tokeniser
+
+JOB_BYTES = 1 << 18  # of text that a thread encodes at once: short documents are taken together
+
+
+class Part(NamedTuple):
+    """A piece of a document: its number in the source, all its text, the piece, is it the last."""
+
+    number: int
+    text: bytes
+    part: bytes
+    is_last: bool
+
+
+class ResumableWriter(ShardWriter):
+    """A ShardWriter that leaves a note for each shard, and can go on from those it finds."""
+
+    def __init__(self, place: Path, dtype: np.dtype, shard_tokens: int, pool: Executor):
+        super().__init__(place / "shards", dtype, shard_tokens, pool)
+        self.place = place
+        self.number = -1  # of the document that is being written
+        self.text = b""
+        self.bytes_before = 0  # of text in the documents before it
+        self.starts_noted = 0
+        self.go_on_in = -1  # the document in which the last shard ended
+        self.its_sha256 = ""
+        self.to_pass_over = 0  # ids of it that are in finished shards
+
+    def go_on(self) -> None:
+        """Take over the shards that are finished and as they were; remove the others."""
+        (self.place / "shards").mkdir(exist_ok=True)
+        while (note := self._next_note()) is not None:
+            done: Future = Future()
+            done.set_result(note["sha256"])
+            self.shards.append((note["file"], note["n_tokens"], done))
+            self.n_tokens += note["n_tokens"]
+            self.documents.extend(note["starts"])
+            self.n_bytes = note["bytes_before"]
+            self.go_on_in, self.its_sha256 = note["document"], note["document_sha256"]
+        if self.shards:
+            self.to_pass_over = self.n_tokens - self.documents[-1]
+        self.starts_noted = len(self.documents)
+        kept = {name for name, _, _ in self.shards}
+        for path in [*self.folder.iterdir(), *self.place.glob("[0-9]*.json*")]:
+            if f"{path.name.split('.')[0]}.npy" not in kept:
+                path.unlink()
+
+    def _next_note(self) -> dict | None:
+        name = f"{len(self.shards):05}"
+        note, shard = self.place / f"{name}.json", self.folder / f"{name}.npy"
+        if not (note.is_file() and shard.is_file()):
+            return None
+        found = json.loads(note.read_text(encoding="utf-8"))
+        is_full = found["n_tokens"] == self.shard_tokens  # the very last is written once more
+        return found if is_full and sha256_of(shard) == found["sha256"] else None
+
+    def begin(self, number: int, text: bytes) -> None:
+        """Say that document `number` comes now; ValueError if another one was there before."""
+        if number == self.go_on_in:
+            if hashlib.sha256(text).hexdigest() != self.its_sha256:
+                raise ValueError(
+                    f"document {number:,} is not the one that was there when {self.place} was "
+                    "begun: the texts have changed since, or come in another order. Remove that "
+                    "folder, or pass resume=False, to begin again"
+                )
+        else:
+            self.begin_document()
+        self.number, self.text, self.bytes_before = number, text, self.n_bytes
+        self.n_bytes += len(text)
+
+    def add(self, ids: np.ndarray) -> None:
+        """Write some more ids, but those that are in finished shards."""
+        passed_over = min(self.to_pass_over, len(ids))
+        self.to_pass_over -= passed_over
+        super().add(ids[passed_over:])
+
+    def _seal(self, name: str) -> Future:
+        note = {
+            "file": name,
+            "n_tokens": self.n_in_file,
+            "document": self.number,
+            "document_sha256": hashlib.sha256(self.text).hexdigest(),
+            "bytes_before": self.bytes_before,
+            "starts": list(self.documents[self.starts_noted :]),
+        }
+        self.starts_noted = len(self.documents)
+        for _, _, sha256 in self.shards:
+            if sha256.done():
+                sha256.result()  # an error in writing one is raised before more is written
+        return self.pool.submit(self._finish, name, note)
+
+    def _finish(self, name: str, note: dict) -> str:
+        """Bring a shard to the disk, and then its note."""
+        bring_to_disk(self.folder / name)
+        sha256 = sha256_of(self.folder / name)
+        write_whole(self.place / f"{Path(name).stem}.json", note | {"sha256": sha256})
+        return sha256
+
+
+def encode_documents(
+    tokeniser: "Tokeniser",
+    documents: Iterable[str],
+    out: Path,
+    document_separator: str | None,
+    dtype: str,
+    workers: int,
+    shard_tokens: int,
+    max_tokens: int | None,
+    total_bytes: int | None,
+    resume: bool,
+) -> Path:
+    """Encode documents to a shard folder; see `Tokeniser.encode_documents`."""
+    if isinstance(documents, str):
+        raise ValueError("documents is one string, whose items are characters; pass a list of them")
+    kind = checked_dtype(tokeniser, dtype, workers, shard_tokens, document_separator)
+    if max_tokens is not None and max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; remove it or write to another folder")
+    place = out.with_name(f".{out.name}.preparing")
+    settings = {
+        "version": FORMAT_VERSION,
+        "tokeniser": tokeniser.fingerprint(),
+        "document_separator": document_separator,
+        "dtype": kind.name,
+        "shard_tokens": shard_tokens,
+    }
+    place.mkdir(parents=True, exist_ok=True)
+    with nobody_else_in(place):
+        open_place(place, settings, resume)
+        threads = ThreadPoolExecutor if workers > 1 else AtOnce
+        with threads(workers) as encoding, threads(2) as sealing:
+            writer = ResumableWriter(place, kind, shard_tokens, sealing)
+            writer.go_on()
+            end_ids = ids_of_separator(tokeniser, document_separator)
+            with Progress("encoding", total_bytes, "B") as progress:
+                jobs = jobs_of(parts_of(documents, writer.go_on_in, tokeniser.pattern, progress))
+                encoded = in_order(lambda job: encode(tokeniser, job), jobs, encoding, 2 * workers)
+                write(writer, encoded, end_ids, max_tokens, progress)
+            if not writer.n_tokens:
+                shutil.rmtree(place)
+                raise ValueError("there are no documents with text in them: nothing to encode")
+            writer.close(about(tokeniser))
+        os.rename(place / "shards", out)
+        bring_to_disk(out.parent)
+    shutil.rmtree(place)
+    return out
+
+
+def open_place(place: Path, settings: dict, resume: bool) -> None:
+    """Make the temporary folder ready; ValueError if it was begun with other settings."""
+    path = place / "settings.json"
+    begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if resume and begun is not None and begun != settings:
+        differ = [
+            f"{name} was {begun.get(name)!r}, is {now!r}"
+            for name, now in settings.items()
+            if begun.get(name) != now
+        ]
+        raise ValueError(
+            f"{place} was begun differently: {'; '.join(differ)}. Remove that folder, or pass "
+            "resume=False, to begin again"
+        )
+    if begun is None or not resume:
+        for path_inside in place.iterdir():
+            shutil.rmtree(path_inside) if path_inside.is_dir() else path_inside.unlink()
+        write_whole(path, settings)
+
+
+def parts_of(
+    documents: Iterable[str], first: int, pattern: str, progress: Progress
+) -> Iterator[Part]:
+    """Go through the documents with text, from number `first` on, long ones in parts."""
+    number = -1
+    for number, document in enumerate(documents):
+        text = to_utf8(document, number)
+        if number < first:
+            progress.update(len(text))
+            continue
+        if len(text) <= PART_BYTES:
+            if text:
+                yield Part(number, text, text, True)
+            continue
+        parts = list(read_in_parts(io.BytesIO(text), pattern, PART_BYTES))
+        for k, part in enumerate(parts):
+            yield Part(number, text, part, k == len(parts) - 1)
+    if number < first:
+        raise ValueError(
+            f"there are {number + 1:,} documents now, and {first + 1:,} or more were there when "
+            "this was begun: the texts have changed since. Pass resume=False to begin again"
+        )
+
+
+def to_utf8(document: str, number: int) -> bytes:
+    """A document's bytes; TypeError or ValueError, with its number, for what is not text."""
+    if not isinstance(document, str):
+        raise TypeError(f"document {number:,} is a {type(document).__name__}, not a text (str)")
+    try:
+        return document.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"document {number:,} holds half a surrogate pair, {document[error.start]!r}, at "
+            f"character {error.start:,}: it was not decoded as UTF-8"
+        ) from error
+
+
+def jobs_of(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """Parts in lists of about JOB_BYTES."""
+    job: list[Part] = []
+    n_bytes = 0
+    for part in parts:
+        job.append(part)
+        n_bytes += len(part.part)
+        if n_bytes >= JOB_BYTES:
+            yield job
+            job, n_bytes = [], 0
+    if job:
+        yield job
+
+
+def encode(tokeniser: "Tokeniser", job: list[Part]) -> list[tuple[Part, np.ndarray]]:
+    """The ids of each part; what looks like a special token is text like any other."""
+    return [(part, tokeniser._encode_utf8(part.part)) for part in job]
+
+
+def write(
+    writer: ResumableWriter,
+    encoded: Iterable[list[tuple[Part, np.ndarray]]],
+    end_ids: np.ndarray,
+    max_tokens: int | None,
+    progress: Progress,
+) -> None:
+    """Write what was encoded, until a document ends at max_tokens or beyond."""
+    for job in encoded:
+        for part, ids in job:
+            if part.number != writer.number:
+                writer.begin(part.number, part.text)
+            writer.add(ids)
+            progress.update(len(part.part))
+            if part.is_last:
+                writer.add(end_ids)
+                if max_tokens is not None and writer.n_tokens >= max_tokens:
+                    return
+        progress.note(f"{len(writer.documents):,} documents")
+
+
+@contextmanager
+def nobody_else_in(place: Path) -> Iterator[None]:
+    """Hold a folder alone, where the system has locks; FileExistsError if another process does."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise FileExistsError(f"another process is writing to {place} just now") from None
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, values: dict) -> None:
+    """Write JSON so that the file is whole, on the disk, or not there at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(values), encoding="utf-8")
+    bring_to_disk(temporary)
+    os.replace(temporary, path)
