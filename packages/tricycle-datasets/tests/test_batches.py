@@ -157,6 +157,42 @@ def test_a_position_does_not_depend_on_the_batch_size():
     np.testing.assert_array_equal(inputs, np.concatenate(halves))
 
 
+# ---- Ranks ----
+
+
+def test_two_ranks_take_turns_in_one_batch():
+    batch, _ = next(Batches(np.arange(50), 4, 3, seed=0))
+    first, _ = next(Batches(np.arange(50), 2, 3, seed=0, rank=0, world=2))
+    second, _ = next(Batches(np.arange(50), 2, 3, seed=0, rank=1, world=2))
+    assert [*first.tolist(), *second.tolist()] == batch.tolist()
+
+
+@settings(max_examples=100 * LONG, deadline=None)
+@given(cuts, st.integers(1, 5))
+def test_the_ranks_of_any_world_share_the_windows_of_one(cut, world):
+    N, T, B, seed = cut
+    alone = Batches(np.arange(N), B * world, T, seed=seed)
+    ranks = [Batches(np.arange(N), B, T, seed=seed, rank=r, world=world) for r in range(world)]
+    for _ in range(3):
+        inputs, targets = next(alone)
+        parts = [next(rank) for rank in ranks]
+        np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), inputs)
+        np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), targets)
+        assert {rank.position for rank in ranks} == {alone.position}
+
+
+@settings(max_examples=100 * LONG, deadline=None)
+@given(cuts, st.integers(1, 5), st.integers(0, 9))
+def test_a_checkpoint_of_some_ranks_is_continued_by_any_number(cut, world, done):
+    N, T, B, seed = cut
+    last = Batches(np.arange(N), B, T, seed=seed, rank=world - 1, world=world)
+    take(last, done)
+    alone = Batches(np.arange(N), B * world, T, seed=seed)
+    take(alone, done)
+    resumed = Batches(np.arange(N), B * world, T, seed=seed, position=last.position)
+    assert_same(take(resumed, 3), take(alone, 3))
+
+
 def test_seeds_and_epochs_differ_in_order_and_in_phase():
     batches = Batches(np.arange(10_001), 1, 100, seed=0)
     orders = [starts_of_epoch(batches, epoch) for epoch in range(40)]
@@ -283,6 +319,15 @@ def test_an_id_that_int64_cannot_hold_is_named():
         ({"batch_size": 2.0}, TypeError, "batch_size must be a whole number, got 2.0"),
         ({"context_window": -3}, ValueError, "context_window must be 1 or more, got -3"),
         ({"seed": None}, TypeError, "seed must be a whole number, got None"),
+        ({"world": 0}, ValueError, "world must be 1 or more, got 0"),
+        ({"rank": -1}, ValueError, "rank must be 0 or more, got -1"),
+        (
+            {"rank": 2, "world": 2},
+            ValueError,
+            "rank must be below world, got rank 2 in a ",
+        ),
+        ({"rank": 0.0}, TypeError, "rank must be a whole number, got 0.0"),
+        ({"packing": False}, TypeError, "where documents begin: give TokenShards, got ndarray"),
         ({"position": 5}, ValueError, r"position must be a pair \(epoch, index\), got 5"),
         ({"position": (0, -1)}, ValueError, "the index of position must be 0 or more, got -1"),
         ({"position": (0.5, 1)}, TypeError, "the epoch of position must be a whole number"),

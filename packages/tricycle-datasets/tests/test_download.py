@@ -350,9 +350,7 @@ def test_a_fault_that_stays_is_named(serve, tmp_path, always, wanted):
 
 def test_a_server_that_stalls_is_left(serve, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TRIES", 2)
-    started = time.monotonic()
     assert "timed out" in failure(serve(stalls), tmp_path / "text.txt")
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("scheme", ["file", "ftp", "data"])

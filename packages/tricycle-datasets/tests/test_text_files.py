@@ -3,14 +3,21 @@
 import json
 import lzma
 import re
+import subprocess
+import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_datasets import read_documents
+from tricycle_datasets.parquet_files import parquet_texts
 
 TO_BE = "To be, or not to be\n"
+# Arrow believes a column that says it is text: here "one", then a byte that begins no character.
+NOT_UTF_8 = pa.array([b"one", b"caf\xe9"], pa.binary()).view(pa.string())
 
 
 @pytest.fixture
@@ -92,6 +99,45 @@ def test_only_a_byte_order_mark_is_dropped(tmp_path):
     assert list(read_documents(tmp_path)) == ["one", "two"]
 
 
+# ---- Parquet ----
+
+
+def test_a_row_of_parquet_is_one_document(tmp_path):
+    path = tmp_path / "corpus.parquet"
+    texts = ["one", "zwei ä😀", "", *(str(number) for number in range(1000))]
+    pq.write_table(pa.table({"id": range(1003), "text": texts}), path, row_group_size=300)
+    assert list(read_documents(path)) == texts
+    large = pa.array(texts, pa.large_string())
+    pq.write_table(pa.table({"content": large}), path, row_group_size=300)
+    assert list(read_documents(path, field="content")) == texts
+
+
+def test_a_folder_may_mix_all_kinds(folder):
+    (folder / "c" / "e.jsonl.xz").write_bytes(lzma.compress(b'{"text": "fifth"}'))
+    pq.write_table(pa.table({"text": ["sixth"]}), folder / "z.PARQUET")
+    names = ["first\n", "second\n", "third", "fourth", "fifth", "sixth"]
+    assert list(read_documents(folder)) == names
+
+
+@pytest.mark.parametrize("start", [(0, 0), (0, 2), (0, 3), (1, 0), (1, 1), (2, 0), (2, 1)])
+def test_reading_a_table_may_start_anywhere(tmp_path, start):
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"text": list("abcdefg")}), path, row_group_size=3)
+    group, row = start
+    assert (
+        "".join(text for *_, text in parquet_texts(path, start=start))
+        == "abcdefg"[3 * group + row :]
+    )
+
+
+def test_pyarrow_is_not_imported_before_it_is_needed():
+    program = (
+        "import sys, tricycle_datasets\n"
+        "assert not {'pyarrow', 'huggingface_hub'} & set(sys.modules), sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
 # ---- Errors ----
 
 
@@ -108,13 +154,13 @@ def test_a_missing_file_is_named_at_once(tmp_path):
 
 def test_an_unknown_kind_of_file_is_named_at_once(tmp_path):
     (tmp_path / "table.csv").write_text("1,2\n")
-    wanted = r"table.csv: wanted a .txt, .md, .jsonl or .jsonl.xz file or a folder"
+    wanted = r"table.csv: wanted a .txt, .md, .jsonl, .jsonl.xz or .parquet file or a folder"
     with pytest.raises(ValueError, match=re.escape(wanted)):
         read_documents(tmp_path / "table.csv")
 
 
 def test_a_folder_without_documents_is_named_at_once(tmp_path):
-    with pytest.raises(ValueError, match=r"no \.txt, \.md, \.jsonl or \.jsonl\.xz file in "):
+    with pytest.raises(ValueError, match="no .txt, .md, .jsonl, .jsonl.xz or .parquet file in "):
         read_documents(tmp_path)
 
 
@@ -164,6 +210,41 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line, wanted):
     message = error_of(path)
     assert message.startswith("line 3 of ")
     assert wanted in message
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted"),
+    [
+        ({"content": ["x"], "a": [1]}, "has no column \"text\", only ['content', 'a']; choose one"),
+        ({"text": [7]}, 'column "text" holds int64, not text'),
+        ({"text": pa.array([], pa.string())}, "holds no documents"),
+        ({"text": ["one", None]}, "row 1 of row group 0: nothing (null) where a text should be"),
+        ({"text": NOT_UTF_8}, "row 1 of row group 0: the text is not UTF-8"),
+    ],
+)
+def test_a_table_without_text_is_named(tmp_path, columns, wanted):
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table(columns), path)
+    assert wanted in error_of(path)
+
+
+def test_a_table_that_is_none_or_cut_short_is_named(tmp_path):
+    path = tmp_path / "corpus.parquet"
+    path.write_bytes(b"")
+    assert "is empty: remove it" in error_of(path)
+    pq.write_table(pa.table({"text": ["one", "two"]}), path)
+    whole = path.read_bytes()
+    for size in range(1, len(whole)):
+        path.write_bytes(whole[:size])
+        assert "is damaged or no parquet file" in error_of(path)
+
+
+def test_without_pyarrow_the_extra_is_named_at_once(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert next(read_documents(folder)) == "first\n"  # without a table nothing is missing
+    (folder / "z.parquet").write_text("whatever")
+    with pytest.raises(ImportError, match=r"pip install 'tricycle-datasets\[hub\]'"):
+        read_documents(folder)
 
 
 def test_a_damaged_archive_is_named_wherever_it_is_damaged(tmp_path):

@@ -17,6 +17,11 @@ visits each once, in an order of its own.
   how many windows of that epoch were given out.  That is all a checkpoint has to keep.
 - *Epochs run into each other.*  Where an epoch ends inside a batch, the batch is filled up from the
   next epoch; nothing is dropped and every batch has B windows.
+- *Ranks share.*  Where `world` processes train together, each takes its B windows of the next
+  world·B, in the order of their ranks.  The position is that of all of them, so 12 windows for one
+  process, 6 for each of two and 3 for each of four are the same batch, and go on from one another.
+- *Documents.*  A window may hold the end of one document and the beginning of the next, as in
+  GPT-2, or, with packing=False, never: see cuts.py.
 
 `windows` is for validation: all tokens, in order, from a fixed place, nothing left out.
 
@@ -29,7 +34,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tricycle_datasets.permutation import secrets, shuffled
+from tricycle_datasets.cuts import IGNORED, DocumentCut, PackedCut
+from tricycle_datasets.permutation import shuffled
+from tricycle_datasets.token_shards import TokenShards
 
 LARGEST_ID = np.iinfo(np.int64).max
 
@@ -37,36 +44,55 @@ LARGEST_ID = np.iinfo(np.int64).max
 class Batches:
     """Shuffled windows of tokens for training, for ever; each window once an epoch.
 
-    tokens          (N,) of any integer dtype, not copied; np.memmap and np.load(mmap_mode="r") are
-                    fine, and only the windows in use are read.  N is at least T + 1
-    batch_size      B, windows in a batch
+    tokens          (N,) of any integer dtype, not copied; TokenShards, np.memmap and
+                    np.load(mmap_mode="r") are fine, and only the windows in use are read.
+                    N is at least T + 1
+    batch_size      B, windows in a batch: those of this rank
     context_window  T, tokens in a window
     seed            any integer; the same seed gives the same batches
     position        (epoch, index) as read from another `Batches` over the same tokens; continuing
-                    there gives exactly the batches that the other would have given next
+                    there gives exactly the batches that the other would have given next, even if
+                    it had another batch_size or world
+    rank, world     which of how many processes this is; together they get the windows that one
+                    process would with world times the batch_size
+    packing         windows may run across documents.  False, for TokenShards: each lies within one,
+                    and where a document ends early, inputs are 0 and targets -100
 
     yields  inputs (B, T) and targets (B, T), int64, contiguous, new arrays each time
-    raises  ValueError or TypeError before the first batch, for anything that would go wrong later
+    raises  ValueError or TypeError before the first batch, for anything that would go wrong later;
+            but ShardError, a ValueError, if files of TokenShards change in between
     """
 
     def __init__(
         self,
-        tokens: ArrayLike,
+        tokens: ArrayLike | TokenShards,
         batch_size: int,
         context_window: int,
         *,
         seed: int,
         position: tuple[int, int] = (0, 0),
+        rank: int = 0,
+        world: int = 1,
+        packing: bool = True,
     ):
         self.batch_size = _integer("batch_size", batch_size, least=1)
         self.context_window = _integer("context_window", context_window, least=1)
         self.seed = _integer("seed", seed)
-        self.tokens = _as_tokens(tokens, least=self.context_window + 1)
+        self.world = _integer("world", world, least=1)
+        self.rank = _integer("rank", rank, least=0)
+        if self.rank >= self.world:
+            raise ValueError(f"rank must be below world, got rank {rank} in a world of {world}")
+        self.tokens = _as_tokens(tokens, least=self.context_window + 1 if packing else 2)
+        self._cut: PackedCut | DocumentCut
+        if packing:
+            self._cut = PackedCut(len(self.tokens), self.context_window, self.seed)
+        else:
+            self._cut = _by_document(self.tokens, self.context_window)
         self._epoch, self._index = self._checked(position)
 
     @property
     def position(self) -> tuple[int, int]:
-        """(epoch, index) of the next window: two plain integers, for a checkpoint.
+        """(epoch, index) of the next window of all ranks: two plain integers, for a checkpoint.
 
         May be set, to go on from there; raises ValueError for a place that these tokens lack.
         """
@@ -77,35 +103,39 @@ class Batches:
         self._epoch, self._index = self._checked(position)
 
     def windows_in(self, epoch: int) -> int:
-        """How many windows an epoch has; it may differ by one between epochs."""
-        return (len(self.tokens) - 1 - self._phase(epoch)) // self.context_window
+        """How many windows an epoch has; packed, it may differ by one between epochs."""
+        return self._cut.windows_in(epoch)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return self
 
     def __next__(self) -> tuple[np.ndarray, np.ndarray]:
-        starts = self._next_starts()  # (B,)
-        block = self.tokens[starts[:, None] + np.arange(self.context_window + 1)]  # (B, T + 1)
-        return _inputs_and_targets(block)
+        mine = self._after(self.position, self.rank * self.batch_size)
+        starts, counts = self._places(mine, self.batch_size)
+        batch = _lessons(self.tokens, starts, counts, self.context_window)
+        self._epoch, self._index = self._after(self.position, self.world * self.batch_size)
+        return batch
 
-    def _next_starts(self) -> np.ndarray:
-        """Where the next B windows start; moves the position past them."""
-        parts, missing = [], self.batch_size
-        while missing:
-            n_windows = self.windows_in(self._epoch)
-            end = min(self._index + missing, n_windows)
-            order = shuffled(np.arange(self._index, end), n_windows, self._key(self._epoch))
-            parts.append(self._phase(self._epoch) + order * self.context_window)
-            missing -= end - self._index
-            self._index = end
-            if end == n_windows:
-                self._epoch, self._index = self._epoch + 1, 0
-        return np.concatenate(parts)
+    def _after(self, position: tuple[int, int], count: int) -> tuple[int, int]:
+        """The position so many windows later."""
+        epoch, index = position[0], position[1] + count
+        while index >= (n_windows := self.windows_in(epoch)):
+            epoch, index = epoch + 1, index - n_windows
+        return epoch, index
 
-    def _phase(self, epoch: int) -> int:
-        """Where the first window of an epoch starts; at least one window must fit behind it."""
-        phases = min(self.context_window, len(self.tokens) - self.context_window)
-        return int(secrets(f"phase {self._key(epoch)}", 1)[0]) % phases
+    def _places(self, position: tuple[int, int], count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where so many windows start, and how many targets each has: (count,) both."""
+        parts = []
+        while count:
+            epoch, index = position
+            n_windows = self.windows_in(epoch)
+            here = min(count, n_windows - index)
+            order = shuffled(np.arange(index, index + here), n_windows, self._key(epoch))
+            parts.append(self._cut.place(epoch, order))
+            count -= here
+            position = self._after(position, here)
+        starts, counts = zip(*parts, strict=True)
+        return np.concatenate(starts), np.concatenate(counts)
 
     def _key(self, epoch: int) -> str:
         return f"seed {self.seed} epoch {epoch}"
@@ -118,13 +148,18 @@ class Batches:
         if index >= self.windows_in(epoch):
             raise ValueError(
                 f"position {position} lies beyond the {self.windows_in(epoch):,} windows of epoch "
-                f"{epoch}: it was saved with other tokens, another context_window or another seed"
+                f"{epoch}: it was saved with other tokens, another context_window, another seed or "
+                "another packing"
             )
         return epoch, index
 
 
 def windows(
-    tokens: ArrayLike, context_window: int, batch_size: int = 1
+    tokens: ArrayLike | TokenShards,
+    context_window: int,
+    batch_size: int = 1,
+    *,
+    packing: bool = True,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All tokens in order, in windows that touch but do not overlap: for evaluation.
 
@@ -135,31 +170,66 @@ def windows(
         total = sum(loss(inputs, targets) * targets.size for inputs, targets in windows(...))
         nats_per_token = total / (len(tokens) - 1)
 
-    tokens          (N,) of any integer dtype, N at least 2
+    tokens          (N,) of any integer dtype, N at least 2; or TokenShards
     context_window  T
     batch_size      B; the last full batch may have fewer rows
+    packing         False, for TokenShards: each window lies within one document.  Every token but
+                    the first of each document is a target once; all windows have T tokens, filled
+                    up with inputs 0 and targets -100: weigh each batch by (targets != -100).sum()
 
-    yields  inputs and targets, (B, T) each, int64, contiguous; at the very end perhaps (1, t)
-            with t < T
+    yields  inputs and targets, (B, T) each, int64, contiguous; packed, at the very end perhaps
+            (1, t) with t < T
     raises  ValueError or TypeError at once, before the first batch
     """
     T = _integer("context_window", context_window, least=1)
     B = _integer("batch_size", batch_size, least=1)
-    return _windows(_as_tokens(tokens, least=2), T, B)
+    tokens = _as_tokens(tokens, least=2)
+    if packing:
+        return _packed_windows(tokens, T, B)
+    cut = _by_document(tokens, T)
+    numbers = (np.arange(i, min(i + B, cut.windows_in(0))) for i in range(0, cut.windows_in(0), B))
+    return (_lessons(tokens, *cut.place(0, some), T) for some in numbers)
 
 
-def _windows(tokens: np.ndarray, T: int, B: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    full = (len(tokens) - 1) // T
+def _packed_windows(
+    tokens: np.ndarray | TokenShards, T: int, B: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    full, rest = divmod(len(tokens) - 1, T)
     for first in range(0, full, B):
         starts = np.arange(first, min(first + B, full)) * T
-        yield _inputs_and_targets(tokens[starts[:, None] + np.arange(T + 1)])
-    if full * T < len(tokens) - 1:
-        yield _inputs_and_targets(tokens[None, full * T :])
+        yield _lessons(tokens, starts, np.full(len(starts), T), T)
+    if rest:
+        yield _lessons(tokens, np.array([full * T]), np.array([rest]), rest)
 
 
-def _inputs_and_targets(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(B, T + 1) to (B, T) twice, as int64: numpy indexes with it, so nobody converts again."""
-    return block[:, :-1].astype(np.int64, order="C"), block[:, 1:].astype(np.int64, order="C")
+def _by_document(tokens: np.ndarray | TokenShards, T: int) -> DocumentCut:
+    if not isinstance(tokens, TokenShards):
+        raise TypeError(
+            "packing=False needs to know where documents begin: give TokenShards, got "
+            f"{type(tokens).__name__}"
+        )
+    cut = DocumentCut(tokens.document_starts, len(tokens), T)
+    if cut.windows_in(0) == 0:
+        raise ValueError(
+            "packing=False needs a document of two tokens or more, and none has them: "
+            f"{len(tokens):,} tokens lie in {len(tokens.document_starts):,} documents"
+        )
+    return cut
+
+
+def _lessons(
+    tokens: np.ndarray | TokenShards, starts: np.ndarray, counts: np.ndarray, T: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets, (n, T) each, of the windows that start there with so many targets.
+
+    As int64: numpy indexes with it, so nobody converts again.
+    """
+    inputs = np.zeros((len(starts), T), np.int64)
+    targets = np.full((len(starts), T), IGNORED, np.int64)
+    for row, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True)):
+        ids = tokens[start : start + count + 1]
+        inputs[row, :count], targets[row, :count] = ids[:-1], ids[1:]
+    return inputs, targets
 
 
 def check_ids(ids: ArrayLike, vocab_size: int) -> None:
@@ -178,9 +248,10 @@ def check_ids(ids: ArrayLike, vocab_size: int) -> None:
         )
 
 
-def _as_tokens(tokens: ArrayLike, least: int) -> np.ndarray:
+def _as_tokens(tokens: ArrayLike | TokenShards, least: int) -> np.ndarray | TokenShards:
     """Tokens as a plain array that shares their memory, or an error that says what is wrong."""
-    tokens = np.asarray(tokens)
+    if not isinstance(tokens, TokenShards):
+        tokens = np.asarray(tokens)
     if tokens.ndim != 1:
         raise ValueError(f"tokens must be one row of ids, got shape {tokens.shape}")
     if len(tokens) < least:
@@ -188,6 +259,8 @@ def _as_tokens(tokens: ArrayLike, least: int) -> np.ndarray:
             f"one window of inputs and targets needs at least {least:,} tokens, got "
             f"{len(tokens):,}: give a longer text or a shorter context_window"
         )
+    if isinstance(tokens, TokenShards):
+        return tokens  # whose ids are looked at when they are read
     tokens = _as_integers("tokens", tokens)
     # A large file of uint16 need not be read through: only these dtypes can hold what is no id.
     doubtful = tokens.dtype.kind == "i" or tokens.dtype == np.uint64

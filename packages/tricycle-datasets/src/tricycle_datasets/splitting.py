@@ -13,6 +13,8 @@ documents, first of all.
 import hashlib
 from collections.abc import Iterable
 
+PLACES = 2**64
+
 
 def split_text(text: str, validation: float = 0.1, *, at: str = "paragraph") -> tuple[str, str]:
     """Cut a text in two: (training, validation), which joined again are the text.
@@ -24,7 +26,7 @@ def split_text(text: str, validation: float = 0.1, *, at: str = "paragraph") -> 
                 "character": right there, wherever it falls; with 0.1 this is the split of nanoGPT
     raises      ValueError if a side would be empty
     """
-    _check_fraction(validation)
+    check_fraction(validation)
     cut = int(len(text) * (1 - validation))
     if at == "paragraph":
         cut = _nearest_boundary(text, cut)
@@ -79,12 +81,18 @@ def is_validation(document: str, validation: float = 0.1, *, seed: int = 0) -> b
 
     A document that goes to validation at some fraction also goes there at any larger one.
     """
-    _check_fraction(validation)
+    check_fraction(validation)
+    return place_of(document, seed) < validation * PLACES
+
+
+def place_of(document: str, seed: int = 0) -> int:
+    """A document's place in a line of 2^64, by a hash of its text: validation is the front."""
     content = document.encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(content, digest_size=8, key=str(seed).encode()).digest()
-    return int.from_bytes(digest, "little") < validation * 2**64
+    return int.from_bytes(digest, "little")
 
 
-def _check_fraction(validation: float) -> None:
+def check_fraction(validation: float) -> None:
+    """Raise ValueError unless it lies between 0 and 1."""
     if not 0 < validation < 1:
         raise ValueError(f"validation must be a fraction between 0 and 1, got {validation}")

@@ -3,6 +3,7 @@ r"""The documents in your own files.
     book.txt, notes.md      a file is one document
     corpus.jsonl            a line is one document: {"text": "...", "source": "ignored"}
     corpus.jsonl.xz         the same, compressed
+    corpus.parquet          a row of its column "text" is one document (needs the extra `hub`)
     folder/                 all of these in it and below it, in the order of their paths
 
 Documents come one at a time, so a corpus need not fit in memory (a single document must).  Text is
@@ -19,31 +20,41 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tricycle_datasets.parquet_files import import_pyarrow, parquet_texts
+
 TEXT = (".txt", ".md")
 LINES = (".jsonl", ".jsonl.xz")
+TABLE = ".parquet"
 
 
 def read_documents(path: str | os.PathLike[str], *, field: str = "text") -> Iterator[str]:
     """Iterate over the texts of a file or a folder.
 
-    path    a .txt, .md, .jsonl or .jsonl.xz file, or a folder that holds such files
-    field   where .jsonl records keep their text
+    path    a .txt, .md, .jsonl, .jsonl.xz or .parquet file, or a folder that holds such files
+    field   where .jsonl records keep their text, and the column of .parquet tables that holds it
     raises  at once: FileNotFoundError; ValueError for a kind of file not listed above and for a
-            folder without any that is.  On reaching it: ValueError that names the file, and the
-            line or the byte offset, for text that is empty, not UTF-8 or not where it should be
+            folder without any that is; ImportError for .parquet without pyarrow (the extra `hub`).
+            On reaching it: ValueError that names the file, and the line, the row or the byte
+            offset, for text that is empty, not UTF-8 or not where it should be
     """
-    path = Path(path)
+    files = files_of(Path(path))
+    if any(_is_table(file) for file in files):
+        import_pyarrow()
+    return (text for file in files for text in _documents_of(file, field))
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that are read for a path: itself, or those in a folder.  Raises as above."""
     if not path.exists():
         raise FileNotFoundError(f"no file or folder at {path} (looked in {Path.cwd()})")
     if path.is_dir():
         files = _files_below(path)
         if not files:
             raise ValueError(f"no {_kinds()} file in {path} or below it")
-    elif _is_readable(path):
-        files = [path]
-    else:
+        return files
+    if not _is_readable(path):
         raise ValueError(f"cannot tell how to read {path}: wanted a {_kinds()} file or a folder")
-    return (text for file in files for text in _documents_of(file, field))
+    return [path]
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -57,25 +68,30 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _is_readable(file: Path) -> bool:
-    return file.name.lower().endswith(TEXT + LINES)
+    return file.name.lower().endswith((*TEXT, *LINES, TABLE))
+
+
+def _is_table(file: Path) -> bool:
+    return file.name.lower().endswith(TABLE)
 
 
 def _kinds() -> str:
-    return ", ".join(TEXT + LINES[:-1]) + " or " + LINES[-1]
+    return f"{', '.join(TEXT + LINES)} or {TABLE}"
 
 
 def _documents_of(file: Path, field: str) -> Iterator[str]:
     if file.stat().st_size == 0:
         raise ValueError(f"{file} is empty: remove it, or put text in it")
-    if file.name.lower().endswith(LINES):
-        n_documents = 0
-        for text in _records(file, field):
-            n_documents += 1
-            yield text
-        if n_documents == 0:
-            raise ValueError(f"{file} holds no documents: remove it, or put text in it")
-    else:
+    if file.name.lower().endswith(TEXT):
         yield _decode(file.read_bytes(), file, 0)
+        return
+    n_documents = 0
+    rows = (text for _, _, text in parquet_texts(file, field)) if _is_table(file) else None
+    for text in rows or _records(file, field):
+        n_documents += 1
+        yield text
+    if n_documents == 0:
+        raise ValueError(f"{file} holds no documents: remove it, or put text in it")
 
 
 def _records(file: Path, field: str) -> Iterator[str]:

@@ -1,0 +1,197 @@
+"""A folder of prepared data: ids to train on and ids to check with, and what they were made from.
+
+    train/, validation/   two shard folders, see token_shards.py
+    tokenizer.json        the tokeniser that made them
+    data.json             the source, the split, the tokeniser and the counts; its "train" and
+                          "validation" are there when all is done
+
+`prepare` makes one, and goes on with one that was stopped: data.json is written first, so the
+same commit of a dataset, and the tokeniser that was learned, are used again.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tricycle_datasets.source import Source
+from tricycle_datasets.token_shards import TokenShards
+
+SIDES = ("train", "validation")
+
+
+class Encodes(Protocol):
+    """A tokeniser that writes shard folders, such as tricycle_bpe's."""
+
+    def fingerprint(self) -> str:
+        """A hash of what decides which ids a text gets."""
+        ...
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json."""
+        ...
+
+    def encode_documents(
+        self,
+        documents: Iterable[str],
+        out: str | Path,
+        *,
+        workers: int,
+        shard_tokens: int,
+        max_tokens: int | None,
+    ) -> Path:
+        """Write a shard folder, or go on writing it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Two rows of ids, and the record of where they are from.
+
+    train             ids to learn from
+    validation        ids to check with, and validation_bytes, the length of their text
+    record            what data.json says
+    """
+
+    train: TokenShards
+    validation: TokenShards
+    validation_bytes: int
+    record: dict[str, Any]
+
+    def facts(self) -> dict[str, str]:
+        """What must be the same when a run goes on: hashes of both sides and of the tokeniser."""
+        return {
+            "train": self.train.digest,
+            "validation": self.validation.digest,
+            "tokeniser": self.record["tokeniser"],
+        }
+
+
+def read_record(place: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What data.json says; None where there is none.  ValueError for what is not JSON."""
+    path = Path(place) / "data.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}): remove {place} and prepare again"
+        ) from None
+
+
+def is_prepared(place: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds prepared data, all of it."""
+    record = read_record(place)
+    return record is not None and set(SIDES) <= record.keys()
+
+
+def prepare(
+    source: Source,
+    place: str | os.PathLike[str],
+    tokeniser: Encodes,
+    *,
+    workers: int = 1,
+    max_tokens: int | None = None,
+    shard_tokens: int = 8_000_000,
+) -> None:
+    """Encode both sides of a source to a folder, or go on doing so.
+
+    max_tokens  stop behind the training document that reaches it, and take as validation text what
+                comes before it; None for everything
+    raises      ValueError if the folder was begun from other texts, with another split or another
+                tokeniser
+    """
+    place = Path(place)
+    place.mkdir(parents=True, exist_ok=True)
+    asked = {
+        "source": source.record,
+        "validation_share": source.share,
+        "split_seed": source.seed,
+        "tokeniser": tokeniser.fingerprint(),
+        "max_tokens": max_tokens,
+    }
+    begun = read_record(place)
+    if begun is None:
+        tokeniser.save(place)
+        _write(place, asked)
+    else:
+        _check_same(place, begun, asked)
+
+    def encode(documents: Iterable[str], side: str, max_tokens: int | None) -> None:
+        tokeniser.encode_documents(
+            documents,
+            place / side,
+            workers=workers,
+            shard_tokens=shard_tokens,
+            max_tokens=max_tokens,
+        )
+
+    if not (place / "train").exists():
+        encode(source.training(), "train", max_tokens)
+    if not (place / "validation").exists():
+        beside = None if max_tokens is None else _index(place / "train")["n_documents"]
+        encode(source.validation(beside), "validation", None)
+    counts = ("n_tokens", "n_documents", "n_bytes")
+    indices = {side: _index(place / side) for side in SIDES}
+    done = {side: {name: indices[side][name] for name in counts} for side in SIDES}
+    _write(place, asked | done)
+
+
+def open_prepared(
+    place: str | os.PathLike[str], tokeniser_sha256: str, record: dict[str, Any] | None = None
+) -> Prepared:
+    """Open a folder of prepared data, every file verified.
+
+    tokeniser_sha256  of the tokeniser that the model is for
+    record            what it should have been made from: a source's record; None for anything
+    raises            ShardError, a ValueError, for any fault of the files; ValueError for a folder
+                      made from something else
+    """
+    place = Path(place)
+    found = read_record(place)
+    if found is None:
+        raise ValueError(f"{place} holds no prepared data: there is no data.json")
+    if record is not None and _essence(found["source"]) != _essence(record):
+        raise ValueError(
+            f"{place} was prepared from {found['source']!r:.200}, and what is asked for now is "
+            f"{record!r:.200}: choose another folder, or the data it was made from"
+        )
+    train, validation = (
+        TokenShards(place / side, tokeniser_sha256=tokeniser_sha256) for side in SIDES
+    )
+    return Prepared(train, validation, found["validation"]["n_bytes"], found)
+
+
+def _essence(source: dict[str, Any]) -> Any:
+    """Of a record, what makes the texts the same: not the path, which may be another one."""
+    return [source.get(key) for key in ("name", "repo", "commit", "sha256", "field")]
+
+
+def _check_same(place: Path, begun: dict[str, Any], asked: dict[str, Any]) -> None:
+    differ = [
+        f"{name} was {begun.get(name)!r:.200}, is {now!r:.200}"
+        for name, now in asked.items()
+        if (name == "source" and _essence(begun[name]) != _essence(now))
+        or (name != "source" and begun.get(name) != now)
+    ]
+    if differ:
+        raise ValueError(
+            f"{place} was begun differently: {'; '.join(differ)}. Remove that folder, or choose "
+            "another"
+        )
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "index.json").read_text(encoding="utf-8"))
+
+
+def _write(place: Path, record: dict[str, Any]) -> None:
+    """Write data.json, whole or not at all."""
+    temporary = place / "data.json.tmp"
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, place / "data.json")

@@ -1,0 +1,185 @@
+"""Where texts come from: one word for a file, a folder or a dataset of the hub, parted in two.
+
+    open_source("novel.txt")         a file or a folder, as `read_documents` takes them
+    open_source("fineweb-edu")       a dataset of the hub, by its short name …
+    open_source("hub:owner/name")    … or any other
+    open_source(None)                the works of Shakespeare
+
+A source can be read as often as one likes, one document at a time, and is parted into training and
+validation text before anything is learned from either:
+
+    fewer than 20 documents     joined, and cut once: the end of the text is for validation
+    fewer than 400              the documents in front, by a hash of their text, but one at least
+    more                        each by its hash, as `is_validation` does
+
+`record` says, in plain values, what the texts are: the path and the sha256 of the files, or the
+commit of a dataset and the sha256 of its files.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tricycle_datasets.hub import HUB_DATASETS, hub_documents
+from tricycle_datasets.shakespeare import load_shakespeare
+from tricycle_datasets.splitting import PLACES, check_fraction, place_of, split_text
+from tricycle_datasets.text_files import files_of, read_documents
+
+FEW = 20
+MANY = 400
+
+
+class Source:
+    """Documents that can be read again, parted in two; made by `open_source`.
+
+    name     in a few letters, for people
+    record   what the texts are, in plain values
+    is_hub   whether they come from the hub, from which one rarely wants everything
+    """
+
+    def __init__(
+        self,
+        name: str,
+        record: dict[str, Any],
+        read: Callable[[], Iterator[str]],
+        validation: float,
+        seed: int,
+    ):
+        check_fraction(validation)
+        self.name, self.record, self.read = name, record, read
+        self.is_hub = "commit" in record
+        self.share, self.seed = validation, seed
+        self._cut: int | tuple[str, str] | None = None
+
+    def training(self) -> Iterator[str]:
+        """The documents to learn from, in the order of the source."""
+        cut = self._find_cut()
+        if isinstance(cut, tuple):
+            return iter(cut[:1])
+        return (text for text in self.read() if place_of(text, self.seed) >= cut)
+
+    def beginning(self, n_bytes: int) -> Iterator[str]:
+        """The first documents to learn from, until there are so many bytes; at least one."""
+        for text in self.training():
+            yield text
+            n_bytes -= len(text.encode())
+            if n_bytes <= 0:
+                return
+
+    def validation(self, beside: int | None = None) -> Iterator[str]:
+        """The documents to check with.
+
+        beside  only those that come before training document number `beside` (from 0), but one at
+                least: for a training text that ends there
+        """
+        cut = self._find_cut()
+        if isinstance(cut, tuple):
+            return iter(cut[1:])
+        return self._in_front(cut, beside)
+
+    def _in_front(self, cut: int, beside: int | None) -> Iterator[str]:
+        passed = given = 0
+        for text in self.read():
+            if place_of(text, self.seed) < cut:
+                if beside is not None and passed > beside and given:
+                    return
+                yield text
+                given += bool(text)
+            elif text:  # as those that encode pass over documents without text
+                passed += 1
+                if beside is not None and passed > beside and given:
+                    return
+
+    def _find_cut(self) -> int | tuple[str, str]:
+        """Where in the line of places validation ends; or both texts, where they are few."""
+        if self._cut is None:
+            places = [place_of(text, self.seed) for text in islice(self.read(), MANY)]
+            if len(places) == MANY:
+                self._cut = int(self.share * PLACES)
+            elif len(places) >= FEW:
+                self._cut = sorted(places)[max(1, round(self.share * len(places))) - 1] + 1
+                if max(places) < self._cut:
+                    raise ValueError(f"all documents of {self.name} are the same")
+            else:
+                self._cut = split_text("\n\n".join(self.read()), self.share)
+        return self._cut
+
+
+def open_source(
+    data: str | os.PathLike[str] | None,
+    validation: float = 0.05,
+    *,
+    seed: int = 0,
+    field: str | None = None,
+    record: dict[str, Any] | None = None,
+) -> Source:
+    """Find the texts that a word stands for.
+
+    data        a path; a name in HUB_DATASETS, if no file is called so, or "hub:" and a name;
+                None for the works of Shakespeare
+    validation  the share of the documents that is kept for validation
+    seed        another seed keeps others
+    field       where records keep their text; "text", unless the hub's dataset is known to differ
+    record      of an earlier source: if it is of the same dataset of the hub, its commit is taken
+    raises      FileNotFoundError; ValueError for what cannot be read; as `hub_documents` does
+    """
+    if data is None:
+        return Source("shakespeare", {"name": "shakespeare"}, _shakespeare, validation, seed)
+    word = str(data)
+    if word.startswith("hub:") or (word in HUB_DATASETS and not Path(word).exists()):
+        return _open_hub(word.removeprefix("hub:"), validation, seed, field, record)
+    path = Path(data)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no file or folder at {path} (looked in {Path.cwd()}), and no dataset is called so: "
+            f"there are {', '.join(HUB_DATASETS)} and, on the Hugging Face hub, hub:owner/name"
+        )
+    if (path / "index.json").is_file():
+        raise ValueError(
+            f"{path} is a folder of ids of one side only; prepared data is a folder with train/, "
+            "validation/ and data.json in it"
+        )
+    found = _record_of(path, field)
+    options = {"field": field} if field else {}
+    return Source(path.name, found, lambda: read_documents(path, **options), validation, seed)
+
+
+def _shakespeare() -> Iterator[str]:
+    return iter([load_shakespeare()])
+
+
+def _open_hub(
+    name: str, validation: float, seed: int, field: str | None, record: dict[str, Any] | None
+) -> Source:
+    repo = HUB_DATASETS[name].repo if name in HUB_DATASETS else name
+    then = record if record is not None and record.get("repo") == repo else {}
+    first = hub_documents(name, column=field, revision=then.get("commit"))
+    pinned = first.record["commit"]
+
+    def read() -> Iterator[str]:
+        return hub_documents(name, column=field, revision=pinned)
+
+    revision = then.get("revision", first.record["revision"])
+    return Source(name, first.record | {"revision": revision}, read, validation, seed)
+
+
+def _record_of(path: Path, field: str | None) -> dict[str, Any]:
+    """Path and sha256; of a folder, the sha256 of a list of each file's sha256 and path."""
+    read_documents(path)  # what cannot be read is an error before anything is
+    files = files_of(path)
+    lines = []
+    for file in files:
+        with open(file, "rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        lines.append(f"{sha256}  {file.relative_to(path).as_posix()}\n")
+    of_all = hashlib.sha256("".join(lines).encode()).hexdigest() if path.is_dir() else sha256
+    found = {
+        "path": str(path.resolve()),
+        "files": len(files),
+        "bytes": sum(file.stat().st_size for file in files),
+        "sha256": of_all,
+    }
+    return found | ({"field": field} if field else {})
