@@ -1,16 +1,63 @@
 """Train a GPT-2 on your own text.
 
-    hatch run train-gpt2 --data my_texts/                     a small one, for a laptop
-    hatch run train-gpt2 --data my_texts/ --preset gpt2       GPT-2 itself: 124 million parameters
-    hatch run train-gpt2 --data my_texts/ --tokeniser folder  with a tokeniser made before
-    hatch run train-gpt2 --data my_texts/ --resume            go on after Ctrl-C
-    hatch run train-gpt2 --preset gpt2 --plan                 what it would take; trains nothing
+Examples:
+    hatch run train-gpt2 --data my_texts/
+    hatch run train-gpt2 --data book.txt --minutes 30
+    hatch run train-gpt2 --data my_texts/ --preset gpt2 --folder runs/big
+    hatch run train-gpt2 --data fineweb-edu --tokeniser gpt2 --preset gpt2
+    hatch run train-gpt2 --config mine.toml --training.steps 500
+    hatch run train-gpt2 --data my_texts/ --resume      go on after a stop
+    hatch run train-gpt2 --preset gpt2 --plan           say what it takes
+    hatch run mpiexec -n 2 python apps/train_gpt2 --data my_texts/
 
-Documents are dealt to training and validation before anything is learned from them. The run's
-folder gets the model (in Hugging Face's format), metrics.jsonl, loss.png, a sample and checkpoints.
+Presets, where all values not given start from:
+    auto         a model sized for this machine, the text and --minutes: a few
+                 sizes are measured, and the choice is printed as flags
+    laptop       6 layers, 256 wide, context 256; 2,000 steps of 2,048 tokens
+    gpt2         GPT-2 itself, 124 million parameters, by the original's recipe:
+                 4,747 steps of 524,288 tokens, in batches of 4 windows
+    gpt2-medium  355 million parameters, by the same recipe
+    gpt2-large   774 million
+    gpt2-xl      1,558 million
+    speedrun     gpt2's size by what has been learned since (Llama's block,
+                 Muon): 2,611 such steps
+
+Data, read one document at a time:
+    a file       .txt and .md are a document each; .jsonl, .jsonl.xz, .parquet
+                 have one a line or row, named "text" (--text-field)
+    a folder     of such files, and of folders
+    from the hub fineweb, fineweb-edu, openwebtext, codeparrot, hub:owner/name;
+                 as much as the steps will look at, or --max-tokens
+    prepared     the data/ of another run, or what --shards made: as it is
+
+Settings in a file: every flag is a line in it too, and flags win:
+    data = "my_texts"
+    preset = "laptop"
+    [model]
+    n_layers = 8
+    [training]
+    steps = 5000
+
+What happens:
+    Documents are dealt to training and validation before anything is learned
+    from them. Tokens are learned from the first 64 MB of training text. Both
+    sides are encoded to files, each document with an end-of-text token behind
+    it. A few steps are measured, and the run is refused, with a batch that
+    fits, if memory would not do. Ctrl-C or SIGTERM stops after a step, with a
+    checkpoint; --resume goes on to the same bits, with the settings the run
+    began with; encoding, too, goes on where it was. Started by mpiexec, so
+    many processes share each batch: the same steps, in less time, on as many
+    machines as see the folder.
+
+What the folder gets:
+    model/         in Hugging Face's format, with its tokeniser
+    metrics.jsonl  a line a step           loss.png     drawn as it runs
+    samples/       what it writes by then  sample.txt   and at the end
+    checkpoints/   to go on from           config.toml  these settings
+    plan.json      time and memory, foretold and taken
+    data/          the encoded text        data.json    what text it was
 """
 
-import hashlib
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,39 +65,68 @@ from pathlib import Path
 import numpy as np
 
 from tricycle_bpe import StreamDecoder, Tokeniser
-from tricycle_datasets import Batches, load_shakespeare, read_documents, split_documents, split_text
+from tricycle_datasets import (
+    Batches,
+    Prepared,
+    Source,
+    is_prepared,
+    open_prepared,
+    open_source,
+    prepare,
+    read_record,
+)
 from tricycle_gpt import (
     GPT,
     PRESETS,
+    Communicator,
     GPTConfig,
-    MLflowTracker,
     TrainingConfig,
     can_track,
-    flops_per_token,
-    measured_peak_flops,
+    choose_size,
+    communicate,
+    compare_with_plan,
+    follow,
+    generate,
+    hand_over,
     plan,
+    tracking,
     train,
     write_results,
     write_sample,
+    write_settings,
 )
-from tricycle_gpt.command_line import end_politely, read_command_line
+from tricycle_gpt.command_line import as_flags, end_politely, read_command_line, read_config
+from tricycle_gpt.progress import duration
+from tricycle_gpt.training import begin
 
 END_OF_TEXT = "<|endoftext|>"
+LEARNED_FROM = 64_000_000  # bytes of text that tokens are learned from
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Train a GPT-2 on your own text."""
 
-    preset: str = "laptop"
-    """laptop, gpt2, gpt2-medium, gpt2-large or gpt2-xl: where all other values start from."""
-    data: Path | None = None
-    """A .txt, .md or .jsonl file, or a folder of them; Shakespeare's works if not given."""
+    preset: str = "auto"
+    """One of those above: where all other values start from."""
+    minutes: float = 10.0
+    """Time that the training may take, for the preset auto."""
+    data: str | None = None
+    """A file, a folder, a name on the hub or prepared data; Shakespeare's works if not given."""
+    text_field: str | None = None
+    """The name by which .jsonl and .parquet files have their text; text if not given."""
+    max_tokens: int | None = None
+    """Take about so many tokens of training text, the first ones; all of it if not given."""
+    validation: float = 0.05
+    """The share of the documents that is kept apart, to check with."""
     folder: Path = Path("runs/gpt2")
     """Where everything goes."""
-    tokeniser: Path | None = None
-    """A folder with a tokenizer.json; if not given, one with model.vocab-size tokens is learned
-    from the training text."""
+    shards: Path | None = None
+    """Where the encoded text goes, to be shared by runs; data/ in the folder if not given."""
+    tokeniser: str | None = None
+    """A folder with a tokenizer.json, or gpt2; if not given, model.vocab-size are learned."""
+    workers: int = 2
+    """Threads that encode text."""
     plan: bool = False
     """Say what the run would take (memory, time, FLOPs) from a few measured steps, and stop."""
     resume: bool = False
@@ -58,8 +134,7 @@ class Arguments:
     sample_tokens: int = 200
     """Length of the sample written at the end, in tokens."""
     track: bool = can_track()
-    """Follow the run with MLflow, on where it is installed: kept in ./mlflow.db and shown by
-    `mlflow ui`, or where MLFLOW_TRACKING_URI says."""
+    """Show the run in MLflow: in ./mlflow.db (see it by mlflow ui) or at MLFLOW_TRACKING_URI."""
     config: Path | None = None
     """A TOML file with values for any of these settings, in sections [model] and [training]."""
     model: GPTConfig = field(
@@ -72,118 +147,197 @@ class Arguments:
     )
 
 
-# The original's recipe: half a million tokens a step, by accumulation.
+# The original's recipe: half a million tokens a step, by accumulation; 20 tokens a parameter.
 GPT2_RECIPE = TrainingConfig(
-    steps=20_000,
+    steps=4_747,
     batch_size=4,
     micro_batches=128,
     learning_rate=6e-4,
-    final_learning_rate=6e-5,
-    warmup=700,
+    final_learning_rate=0.0,
+    warmup=150,
     beta2=0.95,
     checkpoint_every=100,
     log_every=1,
 )
 
+# What has been learned since, in 0.55 of the tokens: see tricycle-gpt's README.
+SPEEDRUN_RECIPE = replace(
+    GPT2_RECIPE,
+    steps=2_611,
+    learning_rate=3.6e-3,
+    warmup=130,
+    schedule="warmup-stable-decay",
+    decay=1_305,
+    optimiser="muon",
+    weight_decay=0.0,
+)
+
 RUNS = {
-    "laptop": Arguments(),
+    "auto": Arguments(),
+    "laptop": Arguments(preset="laptop"),
     **{
         name: Arguments(preset=name, model=PRESETS[name], training=GPT2_RECIPE)
         for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
     },
+    "speedrun": Arguments(preset="speedrun", model=PRESETS["speedrun"], training=SPEEDRUN_RECIPE),
 }
 
 
 def main() -> None:
+    """Train: alone, or with the other ranks that mpiexec started."""
+    with communicate() as ranks:
+        run(ranks)
+
+
+def run(ranks: Communicator) -> None:
     """Documents, tokens, training, a sample."""
-    args = read_command_line(Arguments(), description=__doc__, presets=RUNS)
-    if args.plan:
-        say(str(plan(args.model, args.training)))
+    args = read_settings()
+    memory = args.track * tracking.MEMORY
+    if args.plan and ranks.rank:
         return
-    training, validation = read_text(args.data)
-    tokeniser = make_tokeniser(args, training)
-    ids, validation_ids = (encode(tokeniser, documents) for documents in (training, validation))
+    if args.plan:
+        args = sized(args, None)
+        say(str(plan(args.model, args.training, besides=memory)))
+        return
+    if not args.resume:
+        begin(args.folder)
+    if ranks.rank:
+        ranks.sum(0)  # rank 0 has chosen a size, encoded the text and written the settings down
+        args = replace(read_settings(begun=True), resume=True)
+    args, tokeniser, data = prepare_data(args)
+    recipe = args.training
     config = replace(args.model, vocab_size=tokeniser.n_vocab)
-    model = GPT(config, rng=np.random.default_rng(args.training.seed))
-    say(
-        f"{len(ids):,} tokens to train on, {len(validation_ids):,} to check with; a model of "
-        f"{model.n_parameters():,} parameters; everything goes to {args.folder}"
+    windows, _ = recipe.share(ranks.size)
+    if ranks.rank == 0:
+        planned = plan(config, recipe, besides=memory, communicator=ranks)
+        planned.refuse_what_does_not_fit(recipe)
+        say(
+            f"{len(data.train):,} tokens to train on, {len(data.validation):,} to check with; a "
+            f"model of {planned.parameters:,} parameters; {duration(planned.seconds)} and "
+            f"{planned.memory / 1e9:.2f} GB foretold; everything goes to {args.folder}"
+        )
+        write_settings(args.folder, args, data.record)
+        ranks.sum(0)
+    model = GPT(config, rng=np.random.default_rng(recipe.seed))
+    batches = Batches(
+        data.train,
+        windows,
+        config.context_window,
+        seed=recipe.seed,
+        rank=ranks.rank,
+        world=ranks.size,
     )
-    digest = hashlib.sha256(ids.tobytes()).hexdigest()
-    tracker = make_tracker(args, model, digest) if args.track else None
+    tracker = None
+    if args.track and ranks.rank == 0:
+        source = args.data or "shakespeare", data.train.digest, data.record["source"]
+        tracker = follow(args.folder, model, *source, say, args.resume, ranks.size)
+    # A text of one document has no beginning that follows an end; a line is the next best.
+    many = len(data.train.document_starts) > 1
+    start = [tokeniser.special_tokens[END_OF_TEXT]] if many else tokeniser.encode("\n")
+
+    def sample() -> str:
+        return tokeniser.decode(list(generate(model, start, min(64, args.sample_tokens))))
+
     result = train(
         model,
-        Batches(ids, args.training.batch_size, config.context_window, seed=args.training.seed),
-        args.training,
+        batches,
+        recipe,
         args.folder,
-        validation=validation_ids,
-        validation_bytes=sum(len(document.encode()) for document in validation),
+        validation=data.validation,
+        validation_bytes=data.validation_bytes,
         resume=args.resume,
-        facts={"tokens": digest},
+        facts=data.facts(),
         tracker=tracker,
+        sample=sample,
+        communicator=ranks,
     )
+    if ranks.rank:
+        return
+    compare_with_plan(args.folder, planned)
     model_folder = write_results(args.folder, model, tokeniser)
     if not result.finished:
         if tracker:
             tracker.end("interrupted")
         say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
         return
-    start = [tokeniser.special_tokens[END_OF_TEXT]]
     write_sample(args.folder, model, StreamDecoder(tokeniser), start, args.sample_tokens)
     if tracker:
-        keep_results(tracker, args.folder, model_folder)
+        hand_over(args.folder, model_folder, tracker)
     say(f'Generate more:  hatch run generate --model {model_folder} --prompt "Once"')
 
 
-def make_tracker(args: Arguments, model: GPT, digest: str) -> MLflowTracker:
-    """MLflow's view of this run."""
-    tracker = MLflowTracker(
-        args.folder.name,
-        flops_per_token=flops_per_token(model),
-        peak_flops=measured_peak_flops(),
-        say=say,
+def read_settings(begun: bool = False) -> Arguments:
+    """The command line's settings; those a run began with are known to one that goes on.
+
+    begun  the run has begun, even if it was not asked to go on
+    """
+    args = read_command_line(Arguments(), description=__doc__, presets=RUNS)
+    file = args.folder / "config.toml"
+    if not (args.resume or begun) or not file.is_file():
+        return args
+    args = read_command_line(Arguments(), description=__doc__, presets=RUNS, begun=file)
+    if args.data != (then := read_config(file, RUNS["laptop"]).data):
+        raise ValueError(f"the run in {args.folder} was begun with --data {then}, not {args.data}")
+    # What auto chose then is in that file, and stays.
+    return replace(args, preset="laptop") if args.preset == "auto" else args
+
+
+def sized(args: Arguments, tokens: int | None) -> Arguments:
+    """With the preset auto, the settings for this machine and so many tokens of text."""
+    if args.preset != "auto":
+        return args
+    say(f"choosing a size for {args.minutes:g} minutes of training (--minutes)")
+    chosen = choose_size(
+        args.model.vocab_size,
+        tokens,
+        args.minutes,
+        seed=args.training.seed,
+        besides=args.track * tracking.MEMORY,
     )
-    source = "shakespeare" if args.data is None else args.data.name
-    tracker.data(source, digest, str((args.data or Path(source)).resolve()))
-    return tracker
+    auto = replace(RUNS["auto"], model=chosen[0], training=chosen[1])
+    args = read_command_line(auto, description=__doc__, presets={**RUNS, "auto": auto})
+    args = replace(args, preset="laptop")  # from which the choice differs by these flags
+    say(f"chosen: --preset laptop {as_flags(args, RUNS['laptop'], 'model', 'training')}")
+    return args
 
 
-def keep_results(tracker: MLflowTracker, folder: Path, model_folder: Path) -> None:
-    """Hand MLflow what the run left: picture, sample, newest checkpoint, and the model."""
-    for name in ("loss.png", "sample.txt", "metrics.jsonl"):
-        tracker.file(folder / name)
-    checkpoints = sorted((folder / "checkpoints").glob("step-*[0-9]"))
-    if checkpoints:
-        tracker.file(checkpoints[-1], f"checkpoints/{checkpoints[-1].name}")
-    tracker.model(model_folder, folder.name)
-    tracker.end("finished")
+def prepare_data(args: Arguments) -> tuple[Arguments, Tokeniser, Prepared]:
+    """The tokeniser and both sides of the data, encoded now or before; and the size chosen."""
+    place = args.shards or args.folder / "data"
+    source = None
+    if args.data is not None and is_prepared(args.data):
+        place = Path(args.data)
+    elif not (args.resume and is_prepared(place)):
+        begun = read_record(place) or {}
+        then = begun.get("source")
+        source = open_source(args.data, args.validation, field=args.text_field, record=then)
+        if source.is_hub and args.max_tokens is None:
+            args = args if begun else sized(args, None)
+            tokens = begun.get("max_tokens") or args.training.tokens(args.model.context_window)
+            args = replace(args, max_tokens=tokens)
+    tokeniser = make_tokeniser(args, place, source)
+    if source is not None and not is_prepared(place):
+        say(f"encoding {source.name} to {place}")
+        prepare(source, place, tokeniser, workers=args.workers, max_tokens=args.max_tokens)
+    wanted = None if source is None else source.record
+    data = open_prepared(place, tokeniser.fingerprint(), wanted)
+    return sized(args, len(data.train)), tokeniser, data
 
 
-def read_text(data: Path | None) -> tuple[list[str], list[str]]:
-    """Documents to train on, and documents to check with; a lone document is cut in two."""
-    documents = [load_shakespeare()] if data is None else list(read_documents(data))
-    if len(documents) < 20:
-        training, validation = split_text("\n\n".join(documents))
-        return [training], [validation]
-    return split_documents(documents, validation=0.05)
-
-
-def make_tokeniser(args: Arguments, documents: list[str]) -> Tokeniser:
-    """The tokeniser in a folder, or one learned from the training text alone."""
+def make_tokeniser(args: Arguments, place: Path, source: Source | None) -> Tokeniser:
+    """The tokeniser asked for, or that of the prepared data, or one learned from training text."""
     if args.tokeniser is None:
+        if (place / "data.json").is_file():
+            say(f"the tokens are those of {place}")
+            return Tokeniser.load(place)
+        assert source is not None  # or the data would be prepared
         say(f"learning {args.model.vocab_size} tokens")
-        return Tokeniser.train(documents, args.model.vocab_size, special_tokens=[END_OF_TEXT])
-    tokeniser = Tokeniser.load(args.tokeniser)
+        texts = source.beginning(LEARNED_FROM)
+        return Tokeniser.train(texts, args.model.vocab_size, special_tokens=[END_OF_TEXT])
+    tokeniser = Tokeniser.open(args.tokeniser)
     if END_OF_TEXT not in tokeniser.special_tokens:
         raise ValueError(f"the tokeniser in {args.tokeniser} has no {END_OF_TEXT} token")
     return tokeniser
-
-
-def encode(tokeniser: Tokeniser, documents: list[str]) -> np.ndarray:
-    """All documents in one row of ids, an end-of-text token before each, as GPT-2 had it."""
-    end = np.array([tokeniser.special_tokens[END_OF_TEXT]], np.uint32)
-    parts = [part for text in documents for part in (end, tokeniser.encode_to_numpy(text))]
-    return np.concatenate(parts)
 
 
 def say(text: str) -> None:

@@ -21,9 +21,20 @@ import numpy as np
 
 from tricycle_bpe import StreamDecoder, Tokeniser
 from tricycle_datasets import Batches, load_shakespeare, read_documents, split_text
-from tricycle_gpt import GPT, GPTConfig, TrainingConfig, train, write_results, write_sample
+from tricycle_gpt import (
+    GPT,
+    GPTConfig,
+    TrainingConfig,
+    follow,
+    hand_over,
+    train,
+    write_results,
+    write_sample,
+    write_settings,
+)
 from tricycle_gpt.command_line import end_politely, read_command_line
 from tricycle_gpt.progress import duration
+from tricycle_gpt.training import begin
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,8 @@ class Arguments:
     """Length of the sample, in tokens."""
     temperature: float = 0.8
     """Of the sample: below 1 is bolder, above 1 wilder, 0 always takes the likeliest token."""
+    track: bool = False
+    """Show the run in MLflow: in ./mlflow.db (see it by mlflow ui) or at MLFLOW_TRACKING_URI."""
     config: Path | None = None
     """A TOML file with values for any of these settings, in sections [model] and [training]."""
     # Chosen for the fewest bits per byte after three minutes on two cores: a small model that sees
@@ -81,6 +94,8 @@ def main() -> None:
     """Text, tokens, training, verse."""
     args = read_command_line(Arguments(), description=__doc__)
     began = time.perf_counter()
+    if not args.resume:
+        begin(args.folder)
     text = load_shakespeare() if args.data is None else "\n\n".join(read_documents(args.data))
     training_text, validation_text = split_text(text)
 
@@ -96,6 +111,13 @@ def main() -> None:
         f"{model.n_parameters():,} parameters; everything goes to {args.folder}"
     )
     batches = Batches(ids, args.training.batch_size, config.context_window, seed=args.training.seed)
+    digest = hashlib.sha256(ids.tobytes()).hexdigest()
+    write_settings(args.folder, args)
+    tracker = None
+    if args.track:
+        name = args.data.name if args.data else "shakespeare"
+        source = {"path": str(args.data or "tricycle")}
+        tracker = follow(args.folder, model, name, digest, source, say, args.resume)
     result = train(
         model,
         batches,
@@ -104,11 +126,14 @@ def main() -> None:
         validation=validation,
         validation_bytes=len(validation_text.encode()),
         resume=args.resume,
-        facts={"tokens": hashlib.sha256(ids.tobytes()).hexdigest()},
+        facts={"tokens": digest},
+        tracker=tracker,
     )
     model_folder = write_results(args.folder, model, tokeniser)
     found = result.evaluation
     if found is None:  # there was no last look at the validation text: interrupted
+        if tracker:
+            tracker.end("interrupted")
         say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
         return
 
@@ -122,6 +147,8 @@ def main() -> None:
         temperature=args.temperature,
         seed=args.training.seed,
     )
+    if tracker:
+        hand_over(args.folder, model_folder, tracker)
     say(
         f"\ntrained in {duration(time.perf_counter() - began)}: validation loss {found.loss:.3f}, "
         f"perplexity {found.perplexity:.1f}, {found.bits_per_byte:.3f} bits per byte"

@@ -1,9 +1,14 @@
 """A GPT small enough to check in moments, of each kind."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tricycle_gpt import GPT, GPTConfig
+
+sys.path.append(str(Path(__file__).parent))  # for ranks.py, which several files use
 
 TINY = {"vocab_size": 23, "context_window": 16, "embedding_dim": 16, "n_layers": 2, "n_heads": 2}
 KINDS = {

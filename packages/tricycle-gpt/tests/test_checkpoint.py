@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,11 +75,11 @@ def test_every_flipped_bit_and_every_cut_is_noticed_and_the_one_before_is_used(t
     save(tmp_path, 1)
     newest = save(tmp_path, 2)
     rng = np.random.default_rng(0)
-    for trial in range(5000 if LONG else 500):
+    for trial in range(6000 if LONG else 600):  # a cut for every five flipped bits
         file = newest / rng.choice(sorted(os.listdir(newest)))
         whole = file.read_bytes()
         position = int(rng.integers(len(whole)))
-        if trial % 5 == 0:
+        if trial % 6 == 0:
             file.write_bytes(whole[:position])
         else:
             damaged = bytearray(whole)
@@ -104,6 +105,33 @@ def test_damage_is_described(tmp_path):
         load_checkpoint(path)
     with pytest.raises(CheckpointError, match="every checkpoint in .* is damaged"):
         load_newest_checkpoint(tmp_path)
+
+
+def test_one_that_the_disk_cannot_give_back_is_passed_over(tmp_path, monkeypatch, capsys):
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    real = Path.open
+
+    def unreadable(path, *words, **options):
+        if path == newest / "optimiser.safetensors":
+            raise OSError(5, "Input/output error", str(path))
+        return real(path, *words, **options)
+
+    monkeypatch.setattr(Path, "open", unreadable)
+    assert load_newest_checkpoint(tmp_path).step == 1
+    assert "step-00000002 cannot be read: [Errno 5] Input/output error" in capsys.readouterr().err
+
+
+def test_damaged_ones_do_not_count_among_those_that_are_kept(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / "step-00000003" / "state.json").write_text("{}")
+    save(tmp_path, 4)
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["2", "3", "4"]
+    save(tmp_path, 5)
+    assert [path.name[-1] for path in list_checkpoints(tmp_path)] == ["4", "5"]
+    with pytest.raises(ValueError, match="keep must be at least 1, the new checkpoint itself; got"):
+        save(tmp_path, 6, keep=0)
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tricycle_gpt import GPTConfig, TrainingConfig
+from tricycle_gpt import PRESETS, GPTConfig, TrainingConfig
 
 
 def test_gpt2s_mlps_are_four_times_as_wide():
@@ -12,6 +12,15 @@ def test_gpt2s_mlps_are_four_times_as_wide():
 def test_swiglus_three_matrices_are_as_large_as_gelus_two():
     # 8/3 of 768 is 2048: 3 · 768 · 2048 = 2 · 768 · 3072
     assert GPTConfig(embedding_dim=768, block="llama").mlp_width == 2048
+
+
+def test_the_speedruns_model_is_as_large_as_gpt2():
+    model, gpt2 = PRESETS["speedrun"], PRESETS["gpt2"]
+    assert model.qk_norm
+    C, F = model.embedding_dim, model.mlp_width
+    assert 12 * gpt2.embedding_dim**2 == 4 * C * C + 3 * C * F  # a block's matrices
+    for name in ("vocab_size", "context_window", "n_layers", "n_heads"):
+        assert getattr(model, name) == getattr(gpt2, name)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from tricycle_gpt.evaluation import interval_margin, windows
 
 
 def test_windows_follow_each_other_and_predict_every_token_but_the_first():
-    inputs, targets = windows(np.arange(6), 4)
+    inputs, targets = windows(np.arange(6), 4, np.arange(2))
     np.testing.assert_array_equal(inputs, [[0, 1, 2, 3], [4, 0, 0, 0]])
     np.testing.assert_array_equal(targets, [[1, 2, 3, 4], [5, -100, -100, -100]])
+    np.testing.assert_array_equal(windows(np.arange(6), 4, np.array([1]))[0], inputs[1:])
 
 
 def test_a_model_that_knows_nothing_needs_ln_v_nats_and_log2_v_bits(make_tiny):

@@ -69,7 +69,7 @@ def test_leaving_out_step_after_step_is_not_training():
 
 def poison_mlp(model, at):
     """Make one layer's result infinite in step `at` alone, as an overflow would."""
-    layer = model.blocks[1].mlp.down
+    layer = model.blocks[1].mlp.dropout  # the last thing that an MLP calls
     forward = layer.forward
     poisoned = []
 
@@ -98,6 +98,48 @@ def test_a_step_that_is_no_number_is_left_out_and_explained(tmp_path, make_tiny,
     assert "shape (4, 16, 16)" in said
     assert tape.watcher is None
     assert all(np.isfinite(array).all() for array in model.state_dict().values())
+
+
+def test_a_resumed_run_remembers_how_many_steps_it_left_out(tmp_path, make_tiny):
+    model = make_tiny()
+    layer = model.blocks[1].mlp.dropout  # the last thing that an MLP calls
+    forward, poisoned = layer.forward, []
+    layer.forward = lambda x: forward(x) * np.inf if poisoned else forward(x)
+
+    def before(step):
+        poisoned[:] = [True] if step >= 2 else []
+
+    config = settings(steps=16, when_not_finite="skip", checkpoint_every=4)
+    for resume in (False, True):  # the checkpoint is that of ten steps left out, 2 to 11
+        with pytest.raises(FloatingPointError, match="at step 12 .* after 10 steps in a row"):
+            train(model, Stream(before), config, tmp_path, resume=resume)
+
+
+@pytest.mark.parametrize("policy", ["warn", "skip", "stop"])
+def test_a_spike_in_a_run_is_dealt_with_as_was_asked(tmp_path, make_tiny, policy, capsys):
+    model = make_tiny()
+    forward, spiking = model.norm.forward, []
+    model.norm.forward = lambda x: forward(x) * 1000.0 if spiking else forward(x)
+    seen = {}
+
+    def before(step):
+        spiking[:] = [True] if step == 24 else []
+        seen[step] = weights(model)
+
+    config = settings(steps=26, spikes=policy)
+    if policy == "stop":
+        with pytest.raises(FloatingPointError, match="at step 24 the loss jumped to"):
+            train(model, Stream(before), config, tmp_path)
+        assert weights(model) == seen[24]
+    else:
+        assert train(model, Stream(before), config, tmp_path).finished
+        assert (seen[25] == seen[24]) == (policy == "skip")
+        row = read_metrics(tmp_path / "metrics.jsonl")[24]
+        assert row["unusual"].startswith(f"{policy}: the loss jumped to")
+        assert ("loss" in row) == (policy == "warn")
+        assert "step 25: the loss jumped to" in capsys.readouterr().err
+    kept = tmp_path / "bad-step-00000024.safetensors"
+    assert kept.exists() == (policy != "warn")
 
 
 def test_the_batches_of_a_bad_step_can_be_run_again(tmp_path, make_tiny):
@@ -140,19 +182,25 @@ def test_a_bad_gradient_is_named_where_it_arises(make_tiny):
 
 
 HANGING = """
-import time
-from tricycle_gpt.watchdog import Watchdog
-with Watchdog(0.2) as dog:
-    dog.alive()
-    def a_disk_that_does_not_answer():
-        time.sleep(1.0)
-    a_disk_that_does_not_answer()
-print("went on")
+import sys, time, numpy as np
+sys.path.insert(0, {tests!r})
+from test_health import Stream, settings
+from tricycle_gpt import GPT, GPTConfig, train
+def a_disk_that_does_not_answer(step):
+    if step == 3:
+        time.sleep(2.0)
+model = GPT(GPTConfig(23, 16, 16, n_layers=1, n_heads=2), rng=np.random.default_rng(0))
+model.loss(np.ones((4, 16), int), np.ones((4, 16), int)).backward()  # loads the kernels
+stream = Stream(a_disk_that_does_not_answer)
+print(train(model, stream, settings(hang_seconds={seconds}), {folder!r}).finished)
 """
 
 
-def test_a_step_that_hangs_shows_its_stack_and_may_go_on():
-    words = [sys.executable, "-c", HANGING]
+@pytest.mark.parametrize("seconds", [0.5, 0.0])
+def test_a_step_that_hangs_shows_its_stack_and_may_go_on(tmp_path, seconds):
+    tests = os.path.dirname(__file__)
+    program = HANGING.format(tests=tests, folder=str(tmp_path), seconds=seconds)
+    words = [sys.executable, "-c", program]
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ)
-    assert "a_disk_that_does_not_answer" in done.stderr
-    assert done.stdout == "went on\n"
+    assert ("in a_disk_that_does_not_answer" in done.stderr) == (seconds > 0)
+    assert done.stdout == "True\n"

@@ -1,5 +1,8 @@
 """metrics.jsonl and the picture made from it."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tricycle_gpt import plot_loss, read_metrics
@@ -15,6 +18,23 @@ def test_resuming_cuts_the_file_back(tmp_path):
     log.close()
     MetricsLog(path, step=3).close()
     assert [row["step"] for row in read_metrics(path)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "open"), (Path, "replace")])
+def test_a_disk_that_fails_while_it_is_cut_back_leaves_every_line(
+    tmp_path, monkeypatch, owner, name
+):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1}\n')
+
+    def full(*words, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, full)
+        with pytest.raises(OSError, match="No space left"):
+            MetricsLog(path, step=1)
+    assert [row["step"] for row in read_metrics(path)] == [0, 1]
 
 
 def test_a_line_cut_by_a_crash_is_passed_over(tmp_path):

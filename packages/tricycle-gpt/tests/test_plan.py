@@ -1,5 +1,6 @@
 """A plan: counted by hand, held to what a run really takes, and honest about what cannot be."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig
-from tricycle_gpt.plan import plan
+from tricycle_gpt.plan import compare_with_plan, flops_per_token, free_bytes, plan
 
 SMALL = GPTConfig(vocab_size=50, context_window=16, embedding_dim=16, n_layers=2, n_heads=2)
 
@@ -40,6 +41,42 @@ def test_a_batch_that_does_not_fit_is_cut_for_the_same_step():
 def test_what_cannot_fit_is_refused():
     with pytest.raises(ValueError, match=r"needs .* GB to be trained.*: choose fewer layers"):
         plan(SMALL, TrainingConfig(), available=1000)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+def test_the_limit_of_a_job_counts_but_not_what_it_has_read_from_files(tmp_path):
+    own, job = tmp_path / "own", tmp_path / "job_12"
+    own.write_text("0::/job_12\n")
+    job.mkdir()
+    without = free_bytes(tmp_path, own)
+    assert without > 50_000_000  # this machine's
+    for name, content in (
+        ("max", "30000000\n"),
+        ("current", "29000000\n"),
+        ("stat", "anon 9000000\ninactive_file 19000000\nactive_file 1000000\n"),
+    ):
+        (job / f"memory.{name}").write_text(content)
+    assert free_bytes(tmp_path, own) == 20_000_000
+    (job / "memory.max").write_text("max\n")
+    assert free_bytes(tmp_path, own) > 50_000_000
+
+
+def test_the_plan_is_laid_beside_what_the_run_took(tmp_path):
+    planned = plan(SMALL, TrainingConfig(steps=2, batch_size=4))  # 64 tokens a step
+    rows = [{"step": 0, "tokens_per_second": 32}, {"step": 1, "tokens_per_second": 64}, {"step": 2}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    compare_with_plan(tmp_path, planned)
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["planned"]["seconds"] == planned.seconds
+    assert (found["took"]["steps"], found["took"]["seconds"]) == (2, 3.0)
+    assert sys.platform != "linux" or found["took"]["memory"] > 10_000_000
+
+
+def test_the_flops_of_a_token_are_counted_by_hand():
+    llama = GPTConfig(50, 16, 16, n_layers=2, n_heads=2, block="llama", tied_head=False)
+    model = GPT(llama, rng=np.random.default_rng(0))
+    looked_up = 50 * 16
+    assert flops_per_token(model) == 6 * (model.n_parameters() - looked_up) + 12 * 2 * 16 * 16
 
 
 PROGRAM = """

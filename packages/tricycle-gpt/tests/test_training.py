@@ -3,49 +3,29 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_runs import Stream, losses_in, run, settings, text, weights_in
 
-from tricycle_gpt import GPT, TrainingConfig, load_newest_checkpoint, read_metrics, train
+from tricycle_autograd import definitions_only
+from tricycle_gpt import (
+    GPT,
+    PRESETS,
+    GPTConfig,
+    generate,
+    load_newest_checkpoint,
+    picture,
+    read_metrics,
+    train,
+)
 from tricycle_gpt.optimiser import make_optimiser
 from tricycle_gpt.training import accumulate_gradients
-from tricycle_nn import gradient_norm
+from tricycle_nn import clip_scale, gradient_norm
 
-KILLS = 200 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 20
-
-
-class Stream:
-    """Batches from a fixed text, with a position: the smallest source there can be."""
-
-    def __init__(self, ids, batch_size, length, position=(0, 0)):
-        self.ids, self.batch_size, self.length, self.position = ids, batch_size, length, position
-
-    def __iter__(self):
-        while True:
-            rng = np.random.default_rng([7, self.position[1]])
-            starts = rng.integers(0, len(self.ids) - self.length, self.batch_size)
-            self.position = (0, self.position[1] + 1)
-            block = np.stack([self.ids[s : s + self.length + 1] for s in starts])
-            yield block[:, :-1], block[:, 1:]
-
-
-def text(n=400):
-    return np.tile(np.arange(20), n // 20 + 1)[:n]
-
-
-def settings(**changes):
-    fast = {"steps": 30, "batch_size": 4, "warmup": 3, "learning_rate": 1e-2, "checkpoint_every": 7}
-    return TrainingConfig(**{**fast, "evaluate_every": 10, **changes})
-
-
-def run(folder, model, config=None, **options):
-    config = config or settings()
-    stream = Stream(text(), config.batch_size, 16)
-    return train(model, stream, config, folder, validation=text(100), **options)
+DEFINED_STEPS = 300 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 40
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama, grouped, qk-norm"])
@@ -69,6 +49,25 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest(make_tiny, kind)
     assert losses[-1] < losses[0] / 2
 
 
+def test_the_speedruns_recipe_learns_in_a_small_model(tmp_path):
+    small = {"vocab_size": 20, "context_window": 16, "embedding_dim": 16, "n_layers": 2}
+    model = GPT(replace(PRESETS["speedrun"], **small, n_heads=2), rng=np.random.default_rng(0))
+    names = {name for name, _ in model.named_parameters()}
+    assert {"blocks.1.attention.query_norm.weight", "head_weight"} <= names
+    muon = {"optimiser": "muon", "schedule": "warmup-stable-decay", "weight_decay": 0.0}
+    result = run(tmp_path, model, settings(**muon, decay=15, final_learning_rate=0.0))
+    assert result.finished
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    # Level at the peak until the way down begins, then a straight line to nothing.
+    rates = [row["learning_rate"] for row in rows if "learning_rate" in row]
+    assert rates[3:15] == [1e-2] * 12
+    assert rates[22] == pytest.approx(1e-2 * 7 / 15)
+    assert rates[29] == 0.0
+    # Each token is followed by the next: from ln 20 = 3.0 to little.
+    assert rows[0]["loss"] == pytest.approx(np.log(20), abs=0.1)
+    assert result.evaluation.loss < 1.0
+
+
 def test_one_batch_is_learned_by_heart(model):
     # No token twice in a row of them: "a" and "a a" are one context to rotary attention.
     rng = np.random.default_rng(0)
@@ -83,6 +82,36 @@ def test_one_batch_is_learned_by_heart(model):
         losses.append(loss.item())
     assert losses[0] > 2.9  # ln 23 = 3.14
     assert losses[-1] < 0.02
+
+
+def test_definitions_train_a_small_gpt_to_the_same_loss():
+    config = GPTConfig(vocab_size=65, context_window=64, embedding_dim=128, n_layers=4, n_heads=4)
+    steps = DEFINED_STEPS
+    # A text with something to learn in it: each id is followed by one of three.
+    rng = np.random.default_rng(1)
+    ids = np.cumsum(rng.integers(1, 4, 20_000)) % 65
+
+    def losses():
+        model = GPT(config, rng=np.random.default_rng(0))
+        optimiser = make_optimiser(model, settings(learning_rate=1e-3))
+        batches = iter(Stream(ids, 12, 64))
+        found = []
+        for _ in range(steps):
+            loss = model.loss(*next(batches))
+            loss.backward()
+            optimiser.step(clip_scale(model.parameters(), 1.0))
+            optimiser.zero_grad()
+            found.append(loss.item())
+        return found
+
+    fast = losses()
+    with definitions_only():
+        defined = losses()
+    assert fast[0] > 4.1  # ln 65 = 4.17
+    assert fast[-1] < (1.2 if steps >= 300 else 3.5)  # ln 3 = 1.10
+    np.testing.assert_allclose(fast[:20], defined[:20], rtol=1e-4)
+    # Rounding differs, and differences grow as both go their ways; where they end is the same.
+    np.testing.assert_allclose(np.mean(fast[-20:]), np.mean(defined[-20:]), rtol=1e-3)
 
 
 def test_the_loss_falls_and_is_written_down(tmp_path, make_tiny):
@@ -125,9 +154,10 @@ def test_accumulated_gradients_are_those_of_the_large_batch(model):
         np.testing.assert_allclose(parameter.grad, expected, rtol=0, atol=1e-6 * largest)
 
 
-def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path, make_tiny):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path, make_tiny, number):
     run(tmp_path / "whole", make_tiny(dropout=0.1))
-    interrupt_after(tmp_path / "parts", make_tiny(dropout=0.1), steps=11)
+    interrupt_after(tmp_path / "parts", make_tiny(dropout=0.1), steps=11, number=number)
     assert load_newest_checkpoint(tmp_path / "parts" / "checkpoints").step == 11
     run(tmp_path / "parts", make_tiny(dropout=0.1), resume=True)
     assert weights_in(tmp_path / "whole") == weights_in(tmp_path / "parts")
@@ -141,90 +171,19 @@ def test_a_resumed_run_drops_the_same_numbers_whatever_its_model_was_made_from(t
     assert weights_in(tmp_path / "whole") == weights_in(tmp_path / "parts")
 
 
-def interrupt_after(folder, model, steps):
-    """Press Ctrl-C while step number `steps` is being made."""
+def interrupt_after(folder, model, steps, number=signal.SIGINT):
+    """Press Ctrl-C, or send a signal, while step number `steps` is being made."""
 
     class Impatient(Stream):
         def __iter__(self):
             for i, batch in enumerate(super().__iter__(), 1):
                 if i == steps:
-                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(os.getpid(), number)
                 yield batch
 
     result = train(model, Impatient(text(), 4, 16), settings(), folder, validation=text(100))
     assert not result.finished
     assert result.steps == steps
-
-
-def weights_in(folder):
-    newest = sorted((folder / "checkpoints").iterdir())[-1]
-    return [(newest / name).read_bytes() for name in ("parameters.safetensors", "state.json")] + [
-        (newest / "optimiser.safetensors").read_bytes()
-    ]
-
-
-def losses_in(folder):
-    rows = read_metrics(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k != "tokens_per_second"} for row in rows]
-
-
-PROGRAM = """
-import sys, numpy as np
-sys.path.insert(0, {tests!r})
-from test_training import Stream, text, settings
-from tricycle_gpt import GPT, GPTConfig, train
-model = GPT(GPTConfig({sizes}, dropout=0.1), rng=np.random.default_rng(0))
-config = settings(steps={steps}, checkpoint_every=3, evaluate_every=50)
-print("ready", flush=True)
-train(model, Stream(text(), {batch}), config, {folder!r}, validation=text(100), resume=True)
-print("done", flush=True)
-"""
-SMALL = {"sizes": "23, 16, 16, n_layers=1, n_heads=2", "batch": "4, 16", "steps": 200}
-# Large enough that every kernel cuts its work into pieces for several threads.
-LARGE = {"sizes": "600, 64, 128, n_layers=2, n_heads=4", "batch": "8, 64", "steps": 4}
-
-
-def start(folder, run=SMALL, **variables):
-    program = PROGRAM.format(tests=os.path.dirname(__file__), folder=str(folder), **run)
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, **variables},
-    )
-
-
-def test_killed_at_any_moment_it_ends_up_at_the_same_bits(tmp_path):
-    undisturbed = start(tmp_path / "whole")
-    began = time.time()
-    assert undisturbed.stdout.readline() == "ready\n"
-    assert undisturbed.stdout.readline() == "done\n", "the undisturbed run failed"
-    undisturbed.wait()
-    length = time.time() - began
-
-    rng = np.random.default_rng(0)
-    for _ in range(KILLS):
-        process = start(tmp_path / "killed")
-        process.stdout.readline()
-        # Most of a run, cut into so many pieces that it cannot end before the last of them.
-        time.sleep(float(rng.uniform(0, 1.5 * length / KILLS)))
-        process.kill()
-        process.wait()
-        process.stdout.close()
-    last = start(tmp_path / "killed")
-    assert last.communicate()[0] == "ready\ndone\n", "the run could not go on"
-    assert weights_in(tmp_path / "whole") == weights_in(tmp_path / "killed")
-    assert losses_in(tmp_path / "whole") == losses_in(tmp_path / "killed")
-
-
-def test_any_number_of_threads_gives_the_same_bits(tmp_path):
-    for threads in ("1", "2", "4"):
-        process = start(tmp_path / threads, LARGE, NUMBA_NUM_THREADS=threads)
-        assert process.communicate()[0] == "ready\ndone\n"
-    one, two, four = (weights_in(tmp_path / threads) for threads in ("1", "2", "4"))
-    assert one == two
-    assert one == four
 
 
 def test_a_folder_with_a_run_is_not_written_over(tmp_path, make_tiny):
@@ -303,6 +262,7 @@ class Notebook:
 
     def __init__(self, run_id):
         self.run_id, self.begun, self.rows, self.ended = run_id, [], [], []
+        self.files = []
 
     def begin(self, recipe, run_id=None):
         self.begun.append((recipe["training.steps"], run_id))
@@ -310,7 +270,10 @@ class Notebook:
     def log(self, row):
         self.rows.append(row)
 
-    def end(self, status):
+    def file(self, path, folder=""):
+        self.files.append((path.name, folder))
+
+    def end(self, status, patience=None):
         self.ended.append(status)
 
 
@@ -331,3 +294,50 @@ def test_a_tracker_is_told_that_a_run_failed(tmp_path, make_tiny):
     with pytest.raises(FloatingPointError, match="norm.weight are not finite"):
         run(tmp_path, model, tracker=tracker)
     assert tracker.ended == ["failed"]
+
+
+def test_a_sample_comes_with_each_look_at_the_validation_text_and_changes_no_bit(
+    tmp_path, make_tiny
+):
+    run(tmp_path / "silent", make_tiny(dropout=0.1))
+    model, tracker = make_tiny(dropout=0.1), Notebook(None)
+
+    def sample():
+        return " ".join(map(str, generate(model, [1], 5)))
+
+    run(tmp_path / "writing", model, sample=sample, tracker=tracker)
+    samples = tmp_path / "writing" / "samples"
+    names = ["step-00000010.txt", "step-00000020.txt"]
+    assert sorted(path.name for path in samples.iterdir()) == names
+    assert len((samples / names[0]).read_text().split()) == 5
+    assert tracker.files == [(name, "samples") for name in names]
+    assert weights_in(tmp_path / "writing") == weights_in(tmp_path / "silent")
+
+
+def test_the_picture_is_drawn_again_while_it_trains_and_told_to_the_tracker(
+    tmp_path, make_tiny, monkeypatch
+):
+    monkeypatch.setattr(picture, "PAUSE", 0.0)
+
+    class Waiting(Stream):
+        def __iter__(self):
+            for i, batch in enumerate(super().__iter__()):
+                until = time.time() + 60
+                while i == 20 and not (tmp_path / "loss.png").exists() and time.time() < until:
+                    time.sleep(0.05)
+                if i >= 20 and not tracker.files:
+                    time.sleep(0.5)  # the process that drew it ends, and the step looks
+                yield batch
+
+    tracker = Notebook(None)
+    train(make_tiny(), Waiting(text(), 4, 16), settings(), tmp_path, tracker=tracker)
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert ("loss.png", "") in tracker.files
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_row_says_how_sure_the_validation_loss_is(tmp_path, make_tiny):
+    run(tmp_path, make_tiny())
+    for row in read_metrics(tmp_path / "metrics.jsonl"):
+        if "validation_loss" in row:
+            assert 0 < row["validation_margin"] < row["validation_loss"]

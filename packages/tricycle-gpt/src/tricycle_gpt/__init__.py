@@ -9,6 +9,7 @@ from tricycle_gpt.checkpoint import (
     save_checkpoint,
 )
 from tricycle_gpt.config import PRESETS, GPTConfig, TrainingConfig
+from tricycle_gpt.distributed import Communicator, communicate
 from tricycle_gpt.evaluation import Evaluation, evaluate
 from tricycle_gpt.generation import generate
 from tricycle_gpt.huggingface import from_huggingface, to_huggingface
@@ -17,9 +18,16 @@ from tricycle_gpt.int8 import Int8GPT, quantise
 from tricycle_gpt.kv_cache import KVCache
 from tricycle_gpt.metrics import plot_loss, read_metrics
 from tricycle_gpt.model import GPT
-from tricycle_gpt.plan import Plan, plan
-from tricycle_gpt.run_folder import write_results, write_sample
-from tricycle_gpt.tracking import MLflowTracker, can_track, flops_per_token, measured_peak_flops
+from tricycle_gpt.plan import Plan, compare_with_plan, flops_per_token, plan
+from tricycle_gpt.run_folder import (
+    follow,
+    hand_over,
+    write_results,
+    write_sample,
+    write_settings,
+)
+from tricycle_gpt.sizing import choose_size
+from tricycle_gpt.tracking import MLflowTracker, can_track
 from tricycle_gpt.training import TrainingResult, train
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "PRESETS",
     "Checkpoint",
     "CheckpointError",
+    "Communicator",
     "Evaluation",
     "GPTConfig",
     "Int8GPT",
@@ -36,16 +45,20 @@ __all__ = [
     "TrainingConfig",
     "TrainingResult",
     "can_track",
+    "choose_size",
+    "communicate",
+    "compare_with_plan",
     "evaluate",
     "flops_per_token",
+    "follow",
     "from_huggingface",
     "generate",
+    "hand_over",
     "hellaswag",
     "initialise_like_gpt2",
     "lambada",
     "load_checkpoint",
     "load_newest_checkpoint",
-    "measured_peak_flops",
     "plan",
     "plot_loss",
     "quantise",
@@ -56,4 +69,5 @@ __all__ = [
     "wikitext",
     "write_results",
     "write_sample",
+    "write_settings",
 ]

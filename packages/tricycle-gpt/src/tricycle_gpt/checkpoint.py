@@ -11,13 +11,15 @@ A checkpoint is a folder:
 It is written as step-00000250.tmp, every file is flushed to the disk, then the folder is
 renamed: a rename happens wholly or not at all.  So at every moment, through a crash, a full
 disk or a pulled plug, each folder without .tmp is complete, and the one before it is still
-there.  A folder whose files do not match its manifest counts as not being there.
+there.  A folder whose files do not match its manifest, or cannot be read, counts as not being
+there.
 
 Nothing is ever unpickled: safetensors and JSON hold numbers and text, not code.
 """
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -34,7 +36,8 @@ PARAMETERS = "parameters.safetensors"
 OPTIMISER = "optimiser.safetensors"
 STATE = "state.json"
 MANIFEST = "MANIFEST.json"
-FOLDER_NAME = re.compile(r"step-(\d{8,})")
+REPLACED = ".replaced"  # steps aside for a new one of the same step
+FOLDER_NAME = re.compile(rf"step-(\d{{8,}})({re.escape(REPLACED)})?")
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,18 @@ def save_checkpoint(
     keep: int = 2,
     keep_best: bool = False,
 ) -> Path:
-    """Write one checkpoint below `folder`, then remove all but the `keep` newest.
+    """Write one checkpoint below `folder`, then remove all but the `keep` newest that are whole.
 
     parameters, optimiser  arrays by name (state_dict() of a model and of an optimiser)
     state                  anything JSON can hold
     keep_best              keep the one with the lowest state["validation_loss"] too
 
-    Returns the checkpoint's folder.  Raises OSError if it cannot be written (a full disk); the
-    checkpoints already there are not touched before the new one is safe.
+    Returns the checkpoint's folder.  Raises OSError if it cannot be written (a full disk), and
+    ValueError for keep below 1; the checkpoints already there are not touched before the new one
+    is safe.
     """
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, the new checkpoint itself; got {keep}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for abandoned in folder.glob("step-*.tmp"):
@@ -91,8 +97,10 @@ def save_checkpoint(
     _write(temporary / MANIFEST, json.dumps({"version": 1, "files": files}, indent=1))
     _flush(temporary)
 
+    replaced = folder / f"{final.name}{REPLACED}"
     if final.exists():  # a damaged one, or the same step saved again
-        final.rename(folder / f"{final.name}.replaced.tmp")
+        _remove(replaced)
+        final.rename(replaced)  # still a checkpoint, until the next line
     temporary.rename(final)
     _flush(folder)
     _prune(folder, final, keep, keep_best)
@@ -100,31 +108,48 @@ def save_checkpoint(
 
 
 def _prune(folder, newest, keep, keep_best):
-    """Remove what is no longer wanted: never `newest`, which was written and checked just now."""
-    for replaced in folder.glob("step-*.tmp"):
-        shutil.rmtree(replaced)
+    """Remove what is no longer wanted: never `newest`, which was written just now.
+
+    What is damaged does not count as kept, and goes when enough that are whole are newer.
+    """
+    for replaced in folder.glob(f"step-*{REPLACED}"):
+        if replaced.with_suffix("").exists():
+            _remove(replaced)
     # A later one is there only if it is damaged, or a run went back behind it: it does not count.
     found = list_checkpoints(folder)
     found = found[: found.index(newest) + 1]
     best = _best(found) if keep_best else None
-    for old in found[:-keep]:
+    older, kept = found[:-1], 1
+    while older and kept < keep:
+        kept += _is_whole(older.pop())
+    for old in older:
         if old != best:
-            # First out of sight, so that a kill in the middle leaves no half of a checkpoint.
-            hidden = old.rename(folder / f"{old.name}.tmp")
-            shutil.rmtree(hidden)
+            _remove(old)
+
+
+def _remove(path):
+    """Remove a folder; first out of sight, so that a kill leaves no half of a checkpoint."""
+    if path.exists():
+        hidden = path.rename(path.with_name(f"{path.name}.tmp"))
+        shutil.rmtree(hidden)
+
+
+def _is_whole(path):
+    try:
+        verify(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _best(found):
-    """The checkpoint with the lowest validation loss, the later of equals; None if none has one."""
+    """The whole one with the lowest validation loss, the later of equals; None if none has one."""
     losses = []
-    for path in found:
-        try:
-            state = json.loads((path / STATE).read_text(encoding="utf-8"))
-            verify(path)
-        except (OSError, ValueError):  # damaged: no checkpoint
-            continue
-        if state.get("validation_loss") is not None:
-            losses.append((state["validation_loss"], -state["step"], path))
+    for path in filter(_is_whole, found):
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        loss = state.get("validation_loss")
+        if loss is not None and math.isfinite(loss):  # nothing is below what is no number
+            losses.append((loss, -state["step"], path))
     return min(losses)[2] if losses else None
 
 
@@ -169,11 +194,25 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         return []
     named = [(FOLDER_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
-    return [path for _, path in sorted((int(m[1]), path) for m, path in named if m)]
+    numbered = {path: int(m[1]) for m, path in named if m}
+    for path in list(numbered):  # a kill may have come between two renames
+        if path.name.endswith(REPLACED) and path.with_suffix("") in numbered:
+            del numbered[path]
+    return sorted(numbered, key=numbered.__getitem__)
 
 
 def verify(folder: Path) -> None:
-    """Compare every file of a checkpoint with its manifest.  CheckpointError if one differs."""
+    """Compare every file of a checkpoint with its manifest.
+
+    Raises CheckpointError if one differs, is missing or cannot be read.
+    """
+    try:
+        _verify(folder)
+    except OSError as error:  # a disk that cannot give back what it took
+        raise CheckpointError(f"{folder} cannot be read: {error}") from error
+
+
+def _verify(folder):
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = manifest["files"]

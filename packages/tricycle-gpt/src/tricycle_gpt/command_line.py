@@ -8,6 +8,7 @@ sections: [training], steps = 500), and flags win over both.  The parsing is tyr
 
 import argparse
 import dataclasses
+import json
 import sys
 import tomllib
 from collections.abc import Callable
@@ -23,6 +24,7 @@ def read_command_line(
     arguments: list[str] | None = None,
     description: str | None = None,
     presets: dict[str, Settings] | None = None,
+    begun: Path | None = None,
 ) -> Settings:
     """Settings from the command line, and from the file named by --config if there is one.
 
@@ -31,6 +33,8 @@ def read_command_line(
     arguments  the words of the command line; sys.argv's by default
     presets    what --preset, or else `preset` in the file, may name, to be used in place of
                `defaults`
+    begun      the config.toml of a run that goes on: its values take the preset's place, so that
+               a flag given when it was begun need not be given again
 
     Ends the program with a message for words that do not fit, as command line programs do.
     """
@@ -53,6 +57,8 @@ def read_command_line(
             if preset is not None and preset not in list(presets):
                 raise ValueError(f"no preset {preset!r}; there are {', '.join(presets)}")
             defaults = defaults if preset is None else presets[preset]
+            if begun is not None:
+                defaults = _put(presets[_read_toml(begun)["preset"]], _read_toml(begun), str(begun))
         defaults = _put(defaults, values, str(named.config))
         return tyro.cli(
             type(defaults),
@@ -76,6 +82,44 @@ def read_config(path: str | Path, defaults: Settings) -> Settings:
     return _put(defaults, _read_toml(Path(path)), str(path))
 
 
+def as_flags(settings: Any, defaults: Any, *sections: str) -> str:
+    """The flags that make some sections of a dataclass from those of another one."""
+    flags = []
+    for section in sections:
+        now, before = getattr(settings, section), getattr(defaults, section)
+        for field in dataclasses.fields(now):
+            value, name = getattr(now, field.name), field.name.replace("_", "-")
+            if value == getattr(before, field.name):
+                continue
+            if isinstance(value, bool):
+                flags.append(f"--{section}.{'' if value else 'no-'}{name}")
+            else:
+                flags.append(f"--{section}.{name} {value}")
+    return " ".join(flags)
+
+
+def to_toml(settings: Any) -> str:
+    """A dataclass as TOML that --config reads back; what is None is left out, as TOML has none."""
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    sections = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
+    lines = [
+        f"{name} = {_as_toml(value)}"
+        for name, value in values.items()
+        if value is not None and name not in sections
+    ]
+    for name, section in sections.items():
+        lines += ["", f"[{name}]", to_toml(section).rstrip("\n")]
+    return "\n".join(lines) + "\n"
+
+
+def _as_toml(value):
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_as_toml, value))}]"
+    if isinstance(value, bool | int | float):
+        return str(value).lower()
+    return json.dumps(str(value), ensure_ascii=False)  # TOML's texts are written as JSON's
+
+
 def end_politely(main: Callable[[], None], farewell: str = "stopped") -> None:
     """Run a program's main(); what a user can cause ends it with a message, not a traceback.
 
@@ -88,7 +132,7 @@ def end_politely(main: Callable[[], None], farewell: str = "stopped") -> None:
     except OSError as error:
         sys.exit(f"error: {_what_failed(error)}")
     except MemoryError as error:
-        sys.exit(f"error: not enough memory ({error}); try a smaller batch or model")
+        sys.exit(f"error: not enough memory for this batch or model: {error}")
     except (ValueError, IndexError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 

@@ -104,6 +104,8 @@ PRESETS: dict[str, GPTConfig] = {
     "gpt2-medium": GPTConfig(embedding_dim=1024, n_layers=24, n_heads=16),
     "gpt2-large": GPTConfig(embedding_dim=1280, n_layers=36, n_heads=20),
     "gpt2-xl": GPTConfig(embedding_dim=1600, n_layers=48, n_heads=25),
+    # gpt2's size with what has been learned since; see the README.
+    "speedrun": GPTConfig(block="llama", qk_norm=True, tied_head=False),
     # nanoGPT's model for a laptop: characters of tinyshakespeare.
     "characters": GPTConfig(
         vocab_size=65, context_window=64, embedding_dim=128, n_layers=4, n_heads=4
@@ -156,7 +158,7 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     """Checkpoints kept; older ones are removed."""
     keep_best: bool = False
-    """Keep the checkpoint with the lowest validation loss too, however old."""
+    """Keep the checkpoint with the lowest validation loss too, of those at steps with a look."""
     when_not_finite: Literal["stop", "skip"] = "stop"
     """A loss or gradient that is no number: stop, or leave the step out. Weights never take it."""
     spikes: Literal["off", "warn", "skip", "stop"] = "off"
@@ -210,6 +212,26 @@ class TrainingConfig:
     def decay_steps(self) -> int:
         """Steps of the way down in the schedule warmup-stable-decay."""
         return max(1, self.steps // 5) if self.decay is None else self.decay
+
+    def share(self, ranks: int) -> tuple[int, int]:
+        """What each of some ranks looks at in a step: (windows at once, batches of them).
+
+        Together that is batch_size x micro_batches windows, never more than batch_size at once.
+        Raises ValueError where so many windows cannot be shared out evenly.
+        """
+        windows, left = divmod(self.batch_size * self.micro_batches, ranks)
+        if left:
+            raise ValueError(
+                f"a step looks at {self.batch_size} x {self.micro_batches} windows, which {ranks} "
+                "ranks cannot share evenly: choose batch_size and micro_batches whose product is "
+                f"a multiple of {ranks}"
+            )
+        at_once = next(n for n in range(self.batch_size, 0, -1) if windows % n == 0)
+        return at_once, windows // at_once
+
+    def tokens(self, context_window: int) -> int:
+        """Tokens looked at in all steps."""
+        return self.steps * self.micro_batches * self.batch_size * context_window
 
     def make_schedule(self) -> CosineSchedule | LinearSchedule | WarmupStableDecay:
         """The learning rate as a function of the step."""

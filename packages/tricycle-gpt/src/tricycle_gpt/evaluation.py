@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import no_grad
+from tricycle_gpt.distributed import Alone, Communicator
 from tricycle_gpt.model import GPT
 from tricycle_nn import linear_cross_entropy
 
@@ -55,44 +56,51 @@ def evaluate(
     n_bytes: int | None = None,
     batch_size: int = 16,
     max_windows: int | None = None,
+    communicator: Communicator | None = None,
 ) -> Evaluation:
     """Measure a model on a text, cut into windows of the context's length.
 
-    ids          (N,) integers, at least two: the text.  Windows follow each other without
-                 overlap; every token but the first is predicted exactly once, from the tokens
-                 before it in its window
+    ids          (N,) integers, at least two: the text; an array, or what can be cut like one and
+                 lies on the disk, such as tricycle_datasets.TokenShards.  Windows follow each
+                 other without overlap; every token but the first is predicted exactly once, from
+                 the tokens before it in its window
     n_bytes      the text's length in bytes, for bits per byte
     max_windows  look at this many windows only, spread evenly over the text
+    communicator ranks that share the work; each gets the whole answer, the same as one alone has
 
     Dropout is off while it runs.  Raises ValueError for a text of fewer than two tokens, for
     n_bytes, batch_size or max_windows below 1.
     """
-    ids = np.asarray(ids)
+    ids = ids if hasattr(ids, "ndim") else np.asarray(ids)
     if ids.ndim != 1 or len(ids) < 2:
         raise ValueError(f"evaluation needs a text of at least two tokens, got shape {ids.shape}")
     limits = {"n_bytes": n_bytes, "batch_size": batch_size, "max_windows": max_windows}
     for name, number in limits.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
-    inputs, targets = windows(ids, model.config.context_window)
-    if max_windows is not None and max_windows < len(inputs):
-        chosen = np.linspace(0, len(inputs) - 1, max_windows).astype(int)
-        inputs, targets = inputs[chosen], targets[chosen]
+    length = model.config.context_window
+    chosen = np.arange(-(-(len(ids) - 1) // length))
+    if max_windows is not None and max_windows < len(chosen):
+        chosen = np.linspace(0, len(chosen) - 1, max_windows).astype(int)
 
-    losses = np.empty(len(inputs))
+    ranks = communicator or Alone()
+    losses, tokens = np.zeros((2, len(chosen)))
     was_training = model.training
     model.eval()
     try:
         with no_grad():
-            for i in range(0, len(inputs), batch_size):
-                hidden = model.hidden(inputs[i : i + batch_size])  # (B, T, C)
+            for i in range(ranks.rank * batch_size, len(chosen), ranks.size * batch_size):
+                inputs, targets = windows(ids, length, chosen[i : i + batch_size])
+                tokens[i : i + batch_size] = (targets != IGNORED).sum(axis=1)
+                hidden = model.hidden(inputs)  # (B, T, C)
                 for j in range(hidden.shape[0]):
-                    loss = linear_cross_entropy(hidden[j], model.head_weight, targets[i + j])
+                    loss = linear_cross_entropy(hidden[j], model.head_weight, targets[j])
                     losses[i + j] = loss.item()
     finally:
         model.train(was_training)
+    # Each window's numbers stand on one rank, and are 0 on the others.
+    losses, tokens = ranks.sum([losses, tokens])
 
-    tokens = (targets != IGNORED).sum(axis=1)
     count = int(tokens.sum())
     loss = float((losses * tokens).sum() / count)
     margin = interval_margin(losses, tokens)
@@ -116,14 +124,17 @@ def interval_margin(losses: np.ndarray, tokens: np.ndarray) -> float | None:
     return float(1.96 * math.sqrt(m / (m - 1) * squares) / tokens.sum())
 
 
-def windows(ids: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a text into inputs and targets (windows, length), the last window filled up.
+def windows(ids: Any, length: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some of a text's windows as inputs and targets (windows, length), the last one filled up.
+
+    chosen  (windows,) their numbers, from 0
 
     What fills it up has the target -100, which the loss leaves out.
     """
-    n = -(-(len(ids) - 1) // length)
-    inputs = np.zeros(n * length, np.int64)
-    targets = np.full(n * length, IGNORED, np.int64)
-    inputs[: len(ids) - 1] = ids[:-1]
-    targets[: len(ids) - 1] = ids[1:]
-    return inputs.reshape(n, length), targets.reshape(n, length)
+    inputs = np.zeros((len(chosen), length), np.int64)
+    targets = np.full((len(chosen), length), IGNORED, np.int64)
+    for row, start in enumerate((chosen * length).tolist()):
+        block = ids[start : start + length + 1]
+        inputs[row, : len(block) - 1] = block[:-1]
+        targets[row, : len(block) - 1] = block[1:]
+    return inputs, targets

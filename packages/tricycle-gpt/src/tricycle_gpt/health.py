@@ -6,7 +6,8 @@ Two things are looked at before the weights are moved, so that they never take t
 - a loss far above the last ones (a spike).  How far is its z-score, the distance from their mean
   in standard deviations:  z = (loss − mean) / deviation.
 
-The last losses belong to the checkpoint: a resumed run judges as the uninterrupted one would.
+The last losses, and how many steps were left out in a row, belong to the checkpoint: a resumed
+run judges as the uninterrupted one would.
 """
 
 import math
@@ -22,14 +23,17 @@ PATIENCE = 10  # steps left out one after the other, before the run stops
 class Health:
     """Judges each step by the recipe's policies.
 
-    config  when_not_finite ("stop" | "skip"), spikes ("off" | "warn" | "skip" | "stop"), spike_z
-    losses  the last losses of a resumed run
+    config    when_not_finite ("stop" | "skip"), spikes ("off" | "warn" | "skip" | "stop"), spike_z
+    losses    the last losses of a resumed run
+    left_out  the steps it had left out, one after the other, when it was saved
     """
 
-    def __init__(self, config: TrainingConfig, losses: list[float] | None = None):
+    def __init__(
+        self, config: TrainingConfig, losses: list[float] | None = None, left_out: int = 0
+    ):
         self.config = config
         self.losses = deque(losses or [], REMEMBERED)
-        self.left_out = 0
+        self.left_out = left_out
 
     def judge(self, loss: float, norm: float) -> tuple[str, str]:
         """What to do with a step, and why: "go", "warn", "skip" or "stop", and a sentence."""

@@ -18,8 +18,10 @@ class Interruption:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
+def interruptible(silent: bool = False) -> Iterator[Interruption]:
     """Turn the first SIGINT or SIGTERM into a flag; the handlers are put back at the end.
+
+    silent  leave it to somebody else to say so
 
     Outside the main thread, where Python cannot receive signals, the flag stays down.
     """
@@ -33,7 +35,8 @@ def interruptible() -> Iterator[Interruption]:
             raise KeyboardInterrupt
         interruption.requested = True
         # Not print(): the signal may have arrived in the middle of another one.
-        os.write(2, b"\nstopping after this step, with a checkpoint; once more stops at once\n")
+        if not silent:
+            os.write(2, b"\nstopping after this step, with a checkpoint; once more stops at once\n")
 
     before = {number: signal.signal(number, stop_soon) for number in STOPPING_SIGNALS}
     try:

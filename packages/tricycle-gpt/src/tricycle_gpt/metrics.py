@@ -23,7 +23,10 @@ class MetricsLog:
         self.path = Path(path)
         kept = [row for row in read_metrics(self.path) if row["step"] < step]
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in kept)
+            file.flush()
+            os.fsync(file.fileno())  # the old lines are not let go before the new ones are safe
         temporary.replace(self.path)
         self._file = self.path.open("a", encoding="utf-8")
 
@@ -70,6 +73,7 @@ def plot_loss(metrics: str | Path, picture: str | Path) -> None:
     rows = read_metrics(metrics)
     training = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     validation = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
+    margins = [row.get("validation_margin") or 0.0 for row in rows if "validation_loss" in row]
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -79,7 +83,10 @@ def plot_loss(metrics: str | Path, picture: str | Path) -> None:
         steps = [step for step, _ in training]
         axes.plot(steps, smooth, color="#08519c", linewidth=1.6, label="training, smoothed")
     if validation:
-        axes.plot(*zip(*validation, strict=True), "o-", color="#d94801", label="validation")
+        steps, losses = ([point[i] for point in validation] for i in (0, 1))
+        axes.errorbar(
+            steps, losses, margins, fmt="o-", color="#d94801", label="validation", capsize=2
+        )
         last = validation[-1]
         axes.annotate(
             f"{last[1]:.3f}", last, textcoords="offset points", xytext=(0, 8), ha="center"
@@ -91,7 +98,10 @@ def plot_loss(metrics: str | Path, picture: str | Path) -> None:
         axes.legend(frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    figure.savefig(picture, dpi=120)
+    picture = Path(picture)
+    half_done = picture.with_name(f"{picture.name}.tmp")  # whoever looks meanwhile sees the last
+    figure.savefig(half_done, dpi=120, format=picture.suffix[1:] or "png")
+    half_done.replace(picture)
 
 
 def _smoothed(values, keep=0.95):

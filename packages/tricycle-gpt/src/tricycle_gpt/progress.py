@@ -62,6 +62,8 @@ class Progress:
 def describe_validation(row: dict[str, Any]) -> str:
     """The validation numbers of a metrics row, in words."""
     text = f"validation loss {row['validation_loss']:.3f}"
+    if row.get("validation_margin") is not None:
+        text += f" ± {row['validation_margin']:.3f}"
     if row.get("bits_per_byte") is not None:
         text += f", {row['bits_per_byte']:.3f} bits per byte"
     return text

@@ -3,18 +3,29 @@
     model/         config.json, model.safetensors, tokenizer.json: Hugging Face's format
     loss.png       the loss as a picture (needs matplotlib, the extra `plots`)
     sample.txt     text that the model wrote
+    config.toml    every setting; --config reads it back
+    data.json      what the text was: source, split, tokeniser, counts
+    plan.json      what was foretold, beside what the run took
+    mlflow-run.txt the run's name in MLflow, where it is followed
 
-beside metrics.jsonl and checkpoints/, which `train` writes as it goes.
+beside metrics.jsonl, samples/ and checkpoints/, which `train` writes as it goes.
 """
 
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tricycle_autograd.profiling import measured_peak_flops
+from tricycle_gpt.checkpoint import list_checkpoints
+from tricycle_gpt.command_line import to_toml
 from tricycle_gpt.generation import generate
 from tricycle_gpt.huggingface import to_huggingface
 from tricycle_gpt.metrics import plot_loss
 from tricycle_gpt.model import GPT
+from tricycle_gpt.plan import flops_per_token
+from tricycle_gpt.tracking import MLflowTracker
 
 
 def write_results(folder: str | Path, model: GPT, tokeniser: Any) -> Path:
@@ -50,3 +61,59 @@ def write_sample(
         rest = decoder.finish() + "\n"
         file.write(rest)
         print(rest, end="", flush=True)
+
+
+def write_settings(folder: str | Path, settings: Any, data: dict[str, Any] | None = None) -> None:
+    """Keep a program's settings, a dataclass, in config.toml; what its text was in data.json."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(to_toml(settings), encoding="utf-8")
+    if data is not None:
+        record = json.dumps(data, indent=1) + "\n"
+        (folder / "data.json").write_text(record, encoding="utf-8")
+
+
+def follow(
+    folder: str | Path,
+    model: GPT,
+    data: str,
+    digest: str,
+    source: dict[str, Any],
+    say: Callable[[str], None],
+    resume: bool = False,
+    ranks: int = 1,
+) -> MLflowTracker:
+    """MLflow's view of a run: named as its folder, with its settings and its data.
+
+    data    the text's name
+    digest  a sha256 of the tokens
+    source  what exactly the text is, and where it lies, in plain values
+    resume  go on with the MLflow run that this folder began
+    ranks   how many processes train, each with threads of its own: together they could do that
+            many times what this one can
+    """
+    folder = Path(folder)
+    note = folder / "mlflow-run.txt"
+    if not resume:
+        note.unlink(missing_ok=True)
+    tracker = MLflowTracker(
+        folder.resolve().name,
+        flops_per_token=flops_per_token(model),
+        peak_flops=ranks * measured_peak_flops(0.7),
+        note=note,
+        say=say,
+    )
+    tracker.data(data, digest, json.dumps(source))
+    tracker.file(folder / "config.toml")
+    return tracker
+
+
+def hand_over(folder: str | Path, model_folder: Path, tracker: MLflowTracker) -> None:
+    """Give MLflow what a finished run left: its files, newest checkpoint and model; and end it."""
+    folder = Path(folder)
+    for name in ("data.json", "loss.png", "sample.txt", "metrics.jsonl", "plan.json"):
+        tracker.file(folder / name)
+    for checkpoint in list_checkpoints(folder / "checkpoints")[-1:]:
+        tracker.file(checkpoint, f"checkpoints/{checkpoint.name}")
+    tracker.model(model_folder, folder.resolve().name)
+    tracker.end("finished")

@@ -9,9 +9,11 @@ or gone it keeps trying, later and later, and the queue forgets its oldest rows 
 without end.  metrics.jsonl has every row whatever happens here.
 """
 
+import getpass
 import importlib.util
 import logging
 import os
+import statistics
 import sys
 import threading
 import time
@@ -20,13 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tricycle_autograd import Tensor
-from tricycle_gpt.model import GPT
-
+MEMORY = 200_000_000  # bytes that MLflow itself takes: 130 MB with a server, 197 with a local file
 MOST_ROWS = 50_000  # kept while a server is away: some 50 MB
 ROWS_AT_ONCE = 50  # MLflow takes 1000 numbers in one call
+MEAN_OF = 20  # steps: one alone may have been disturbed
 GATHER = 2.0  # seconds in which rows gather before they are sent together
 LONGEST_PAUSE = 60.0  # seconds between two attempts to reach a server
 REFUSALS = {
@@ -35,6 +34,7 @@ REFUSALS = {
     "PERMISSION_DENIED",
     "BAD_REQUEST",
 }
+KIND = "custom_model_development"
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
@@ -56,7 +56,10 @@ class MLflowTracker:
     name             the run's name in MLflow
     flops_per_token  floating point operations that training does for each token (forward and
                      backward); with peak_flops, which the machine does in a second at most, each
-                     row with tokens_per_second gets its model FLOPs utilisation, `mfu`
+                     row with tokens_per_second gets the model FLOPs utilisation of the last
+                     steps, `mfu`
+    note             a file that keeps the run's name in MLflow, for a run that goes on: it may have
+                     been stopped before a checkpoint could know that name
     say              tells the user; standard error if not given
 
     `run_id` is MLflow's name for the run: None until the server has answered.  Raises ImportError,
@@ -69,6 +72,7 @@ class MLflowTracker:
         *,
         flops_per_token: float | None = None,
         peak_flops: float | None = None,
+        note: Path | None = None,
         say: Callable[[str], None] | None = None,
     ):
         if not can_track():
@@ -79,10 +83,13 @@ class MLflowTracker:
         self.run_id: str | None = None
         self.uri = where_runs_are_kept()
         self._name = name
+        self._note = note
         self._flops = (flops_per_token, peak_flops)
         self._say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._rows: deque[tuple[dict[str, float], int, int]] = deque(maxlen=MOST_ROWS)
         self._jobs: deque[Callable[[Any], None]] = deque()
+        self._paces: deque[float] = deque(maxlen=MEAN_OF)
+        self._first_pace = True
         self._forgotten = 0
         self._logged_until = -1  # a run gone on with has told these steps before
         self._ended = False
@@ -100,8 +107,11 @@ class MLflowTracker:
         recipe  everything that decides what the weights become, by name
         run_id  of the run that goes on; steps that it has already are not told twice
         """
+        if run_id is None and self._note is not None and self._note.exists():
+            run_id = self._note.read_text(encoding="utf-8").strip() or None
+        began = int(time.time() * 1000)  # making mlflow.db may take longer than a short training
         # First, whatever has been told before.
-        self._jobs.appendleft(lambda client: self._open(client, recipe, run_id))
+        self._jobs.appendleft(lambda client: self._open(client, recipe, run_id, began))
         self._thread.start()
 
     def log(self, row: dict[str, Any]) -> None:
@@ -113,11 +123,20 @@ class MLflowTracker:
         }
         flops, peak = self._flops
         if flops and peak and "tokens_per_second" in numbers:
-            numbers.setdefault("mfu", numbers["tokens_per_second"] * flops / peak)
+            numbers["mfu"] = self._mean_pace(numbers["tokens_per_second"]) * flops / peak
         numbers.setdefault("memory_megabytes", resident_megabytes())
         with self._news:
             self._forgotten += len(self._rows) == MOST_ROWS
             self._rows.append((numbers, int(row["step"]), int(time.time() * 1000)))
+
+    def _mean_pace(self, pace: float) -> float:
+        """Tokens a second over the last steps; the first of all, which waits for kernels, counts
+        only while it is alone."""
+        if self._first_pace and self._paces:
+            self._paces.clear()
+            self._first_pace = False
+        self._paces.append(pace)
+        return statistics.harmonic_mean(self._paces)  # of equal steps: tokens by time
 
     def file(self, path: str | Path, folder: str = "") -> None:
         """Keep a file, or all that is in a folder, with the run; under `folder` there."""
@@ -174,6 +193,9 @@ class MLflowTracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault(
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+        )  # the sample's place
         # Making a new mlflow.db is no news to someone who waits for a loss.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # _warn says it once
@@ -238,24 +260,32 @@ class MLflowTracker:
         for i in range(0, len(metrics), 1000):
             client.log_batch(self.run_id, metrics=metrics[i : i + 1000])
 
-    def _open(self, client, recipe, run_id):
+    def _open(self, client, recipe, run_id, began):
         if run_id is not None and self._go_on(client, run_id):
             return
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "tricycle")
         experiment = client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self._new_experiment(client, name)
-        run = client.create_run(number, run_name=self._name)
+        tags = {"mlflow.user": who(), "mlflow.source.name": sys.argv[0]}
+        if self._flops[1]:
+            tags["peak_flops"] = f"{self._flops[1]:.3g}"  # what mfu is a share of
+        run = client.create_run(number, began, tags, self._name)
         from mlflow.entities import Param
 
         params = [Param(name, str(value)[:6000]) for name, value in recipe.items()]
         for i in range(0, len(params), 100):
             client.log_batch(run.info.run_id, params=params[i : i + 100])
         self.run_id = run.info.run_id
+        if self._note is not None:
+            self._note.write_text(f"{self.run_id}\n", encoding="utf-8")
 
     def _new_experiment(self, client, name):
         # Beside mlflow.db, where `mlflow ui` looks for them; a server knows a place of its own.
         local = self.uri.startswith("sqlite:///") and "MLFLOW_TRACKING_URI" not in os.environ
-        return client.create_experiment(name, Path("mlruns").resolve().as_uri() if local else None)
+        place = Path("mlruns").resolve().as_uri() if local else None
+        # For training, not for chats and prompts.  MLflow's newest pages ask the browser instead:
+        # "Model training" at the top left, or ?workflowType=machine_learning behind the address.
+        return client.create_experiment(name, place, {"mlflow.experimentKind": KIND})
 
     def _go_on(self, client, run_id):
         from mlflow.exceptions import MlflowException
@@ -286,12 +316,14 @@ class MLflowTracker:
         client.log_inputs(self.run_id, [DatasetInput(data, tags)])
 
     def _register(self, client, folder, name):
+        from mlflow.entities import LoggedModelOutput
         from mlflow.exceptions import MlflowException
 
         experiment = client.get_run(self.run_id).info.experiment_id
         model = client.create_logged_model(experiment, name, source_run_id=self.run_id)
         client.log_model_artifacts(model.model_id, str(folder))
         client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
         try:
             client.create_registered_model(name)
         except MlflowException as error:
@@ -309,31 +341,12 @@ class MLflowTracker:
             )
 
 
-def flops_per_token(model: GPT) -> float:
-    """Floating point operations that training takes for each token (PaLM's count, appendix B).
-
-    Six for each number that is multiplied (two forward, four backward), and attention's
-    12 layers · width · context.  A table that is only looked up is not counted.
-    """
-    config = model.config
-    multiplied = model.n_parameters()
-    if config.block == "gpt2":
-        multiplied -= config.context_window * config.embedding_dim
-    if not config.tied_head:
-        multiplied -= config.vocab_size * config.embedding_dim
-    attention = 12 * config.n_layers * config.embedding_dim * config.context_window
-    return float(6 * multiplied + attention)
-
-
-def measured_peak_flops(size: int = 1024, tries: int = 5) -> float:
-    """Floating point operations a second in a float32 matrix product: the best of some tries."""
-    x = Tensor(np.ones((size, size), np.float32))
-    best = np.inf
-    for _ in range(tries + 1):  # the first may wait for a compiler
-        began = time.perf_counter()
-        _ = x @ x
-        best = min(best, time.perf_counter() - began)
-    return float(2 * size**3 / best)
+def who() -> str:
+    """The user's name, where the system knows one."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
 
 
 def first_line(error: BaseException) -> str:

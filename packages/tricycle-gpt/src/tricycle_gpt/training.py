@@ -3,13 +3,16 @@
 It is written in the order in which it happens, without callbacks.  What it needs besides the
 model is a source of batches that knows its own position, so that a run can be interrupted and
 go on exactly: the same weights, bit for bit, as if nothing had happened.
+
+Several processes can train one model (see data_parallel.py): each runs this loop, with a share of
+every batch, and all take the same decisions.  Rank 0 alone tells and writes.
 """
 
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,21 +22,20 @@ import numpy as np
 from tricycle_gpt.checkpoint import load_newest_checkpoint
 from tricycle_gpt.checkpoint_writer import CheckpointWriter
 from tricycle_gpt.config import TrainingConfig
+from tricycle_gpt.data_parallel import DataParallel
 from tricycle_gpt.diagnosis import first_bad_operation, save_batches
+from tricycle_gpt.distributed import Alone, Communicator, texts_of_all
 from tricycle_gpt.evaluation import Evaluation, evaluate
 from tricycle_gpt.health import Health
 from tricycle_gpt.interruption import interruptible
 from tricycle_gpt.metrics import MetricsLog
 from tricycle_gpt.model import GPT
 from tricycle_gpt.optimiser import make_optimiser
+from tricycle_gpt.picture import LossPicture
+from tricycle_gpt.plan import out_of_memory
 from tricycle_gpt.progress import Progress
 from tricycle_gpt.watchdog import Watchdog
-from tricycle_nn import (
-    Dropout,
-    gradient_norm,
-    scale_for_norm,
-    set_dropout_step,
-)
+from tricycle_nn import Dropout, scale_for_norm, set_dropout_step
 
 # Settings that may change when a run is resumed: they do not touch the weights.
 NOT_THE_RECIPE = (
@@ -69,14 +71,18 @@ class Tracker(Protocol):
         """Tell a row of metrics."""
         ...
 
-    def end(self, status: str) -> None:
-        """Close the run as "finished", "interrupted" or "failed"."""
+    def file(self, path: str | Path, folder: str = "") -> None:
+        """Keep a file with the run, under `folder` there."""
+        ...
+
+    def end(self, status: str, patience: float | None = None) -> None:
+        """Close the run as "finished", "interrupted" or "failed", in `patience` seconds."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a call of `train` ended.
+    """How a call of `train` ended; the same on every rank.
 
     steps       steps taken in all
     finished    False if it was interrupted
@@ -94,54 +100,79 @@ def train(
     config: TrainingConfig,
     folder: str | Path,
     *,
-    validation: np.ndarray | None = None,
+    validation: Any = None,
     validation_bytes: int | None = None,
     resume: bool = False,
     facts: dict[str, Any] | None = None,
     tracker: Tracker | None = None,
+    sample: Callable[[], str] | None = None,
+    communicator: Communicator | None = None,
 ) -> TrainingResult:
-    """Train a model, leaving metrics.jsonl and checkpoints/ in `folder`.
+    """Train a model, leaving metrics.jsonl, loss.png and checkpoints/ in `folder`.
 
-    batches           where the text comes from
-    validation        (N,) ids of text that is not trained on; validation_bytes is its length
+    batches           where the text comes from: with n ranks, this rank's part of each batch, of
+                      config.share(n) windows
+    validation        (N,) ids of text that is not trained on, in memory or on the disk, as for
+                      `evaluate`; validation_bytes is the text's length
     resume            go on from the newest checkpoint in `folder`, if there is one
     facts             more that must be the same when the run is resumed (the tokeniser's hash,
                       say); they are kept in the checkpoints
     tracker           is told the recipe and every row, and that the run failed if it does; when
                       train returns, the caller may tell it more, and ends it
+    sample            has the model write something: asked with every look at the validation
+                      text, what it wrote is kept in samples/
+    communicator      the ranks that train together; batch_size and micro_batches are for all of
+                      them, so that any number of ranks takes the same steps and can go on from
+                      the same checkpoints, in a folder that all see.  Dropout draws other numbers
+                      on each rank
 
-    Ctrl-C or SIGTERM ends it after the current step, with a checkpoint.  Raises ValueError if
-    the folder holds another run, FloatingPointError when the loss or the gradient stop being
-    numbers (the weights are then those of the step before).
+    Ctrl-C or SIGTERM (on any rank) ends it after the current step, with a checkpoint.  Raises
+    ValueError if the folder holds another run, or if ranks do not begin alike; FloatingPointError
+    when the loss or the gradient stop being numbers (the weights are then those of the step
+    before); MemoryError, naming the batch size that fits, when a step finds none.
     """
     folder = Path(folder)
+    communicator = communicator or Alone()
+    _, micro_batches = config.share(communicator.size)
     recipe = make_recipe(model, config, facts)
     optimiser = make_optimiser(model, config)
     optimiser.zero_grad()  # whoever called may have looked at a gradient
+    model.recompute = config.recompute
     start: int = 0
     state: dict[str, Any] = {}
     if resume:
         start, state = restore(folder, model, optimiser, batches, recipe)
     else:
         begin(folder)
-    health = Health(config, state.get("losses"))
-    set_dropout_step(model, start * config.micro_batches)
+    ranks = DataParallel(optimiser, model.parameters(), communicator)
+    ranks.check_that_all_begin_alike({"step": start, **recipe})
+    health = Health(config, state.get("losses"), state.get("left_out", 0))
+    set_dropout_step(model, start * micro_batches)
+    for layer in dropouts(model) if ranks.size > 1 else []:
+        layer.stream = ranks.rank
     schedule = config.make_schedule()
-    parameters = model.parameters()
     stream = iter(batches)
     model.train()
 
+    speaks = ranks.rank == 0
+    if not speaks:
+        tracker = sample = None
+
     def save(steps_taken, row):
+        moments = ranks.state_dict()
+        if not speaks:
+            return
         metrics.sync()
         state = {
             "position": list(batches.position),
             "dropout_seeds": [layer.seed for layer in dropouts(model)],
             "losses": list(health.losses),
+            "left_out": health.left_out,
             "validation_loss": row.get("validation_loss"),
             "run_id": tracker.run_id if tracker else None,
             "recipe": recipe,
         }
-        writer.save(steps_taken, model.state_dict(), optimiser.state_dict(), state)
+        writer.save(steps_taken, model.state_dict(), moments, state)
 
     def tell(row):
         metrics.write(**row)
@@ -150,45 +181,50 @@ def train(
 
     keep = {"keep": config.keep_checkpoints, "keep_best": config.keep_best}
     with (
-        closing(MetricsLog(folder / "metrics.jsonl", start)) as metrics,
-        Progress(config.steps, start, config.log_every) as progress,
-        CheckpointWriter(folder / "checkpoints", **keep) as writer,
+        closing(MetricsLog(folder / "metrics.jsonl", start)) if speaks else Silent() as metrics,
+        Progress(config.steps, start, config.log_every) if speaks else Silent() as progress,
+        CheckpointWriter(folder / "checkpoints", **keep) if speaks else Silent() as writer,
+        LossPicture(folder) if speaks else Silent() as picture,
         told_if_it_fails(tracker, recipe, state.get("run_id")),
     ):
-        with interruptible() as interruption, Watchdog(config.hang_seconds) as watchdog:
+        with interruptible(not speaks) as interruption, Watchdog(config.hang_seconds) as watchdog:
             for step in range(start, config.steps):
                 began = time.perf_counter()
                 optimiser.learning_rate = schedule(step)
                 seen: list[tuple[np.ndarray, np.ndarray]] = []
-                loss = accumulate_gradients(
-                    model, remembered(stream, seen, watchdog), config.micro_batches
-                )
-                norm = gradient_norm(parameters)
+                source = remembered(stream, seen, watchdog)
+                loss, norm = ranks.totals(find_gradients(model, source, config, step, ranks))
                 verdict, reason = health.judge(loss, norm)
                 row: dict[str, Any] = {"step": step, "learning_rate": optimiser.learning_rate}
                 if verdict in ("go", "warn"):
-                    optimiser.step(grad_scale=scale_for_norm(norm, config.max_gradient_norm))
+                    ranks.step(grad_scale=scale_for_norm(norm, config.max_gradient_norm))
                 if verdict != "go":
                     row["unusual"] = f"{verdict}: {reason}"
                     progress.say(f"step {step + 1}: {reason} ({verdict})")
                 if verdict in ("skip", "stop"):
-                    report_bad_step(model, folder, step, seen, verdict, reason, config, progress)
+                    told = examine_bad_step(model, folder, step, seen, reason, ranks)
+                    report_bad_step(step, verdict, reason, told, config, progress)
                 optimiser.zero_grad()
 
-                tokens = sum(inputs.size for inputs, _ in seen)
+                tokens = ranks.size * sum(inputs.size for inputs, _ in seen)
                 if verdict in ("go", "warn"):
                     row |= {"loss": loss, "gradient_norm": norm}
                 row["tokens_per_second"] = round(tokens / (time.perf_counter() - began))
                 last = step + 1 == config.steps
                 if validation is not None and is_due(step, config.evaluate_every) and not last:
                     windows = config.evaluation_windows or None
-                    row |= measure(model, validation, validation_bytes, windows)[1]
+                    row |= measure(model, validation, validation_bytes, communicator, windows)[1]
                 tell(row)
                 progress.show(row, tokens)
+                if sample and "validation_loss" in row:
+                    keep_sample(folder, step + 1, sample(), progress, tracker)
+                if picture.redraw() and tracker:
+                    tracker.file(picture.path)
                 writer.check()
-                if last or interruption.requested or is_due(step, config.checkpoint_every):
+                stopping = ranks.any(interruption.requested)
+                if last or stopping or is_due(step, config.checkpoint_every):
                     save(step + 1, row)
-                if interruption.requested and not last:
+                if stopping and not last:
                     writer.wait()
                     return TrainingResult(step + 1, False, None)
 
@@ -196,9 +232,22 @@ def train(
         if validation is None:
             return TrainingResult(config.steps, True, None)
         progress.say("measuring on the whole validation text")
-        evaluation, row = measure(model, validation, validation_bytes)
+        evaluation, row = measure(model, validation, validation_bytes, communicator)
         tell({"step": config.steps, **row})
         return TrainingResult(config.steps, True, evaluation)
+
+
+class Silent:
+    """Stands in, on ranks that tell nobody, for all that tells: every call does nothing."""
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *words, **options: None
 
 
 @contextmanager
@@ -211,17 +260,39 @@ def told_if_it_fails(tracker, recipe, run_id):
     try:
         yield
     except BaseException as error:
-        tracker.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        if isinstance(error, KeyboardInterrupt):  # somebody is in a hurry
+            tracker.end("interrupted", 1.0)
+        else:
+            tracker.end("failed")
         raise
 
 
-def accumulate_gradients(model: GPT, stream: Iterator, micro_batches: int) -> float:
-    """Add up the gradients of the mean loss over some batches; returns that loss."""
-    total = 0.0
-    for _ in range(micro_batches):
+def find_gradients(
+    model: GPT, stream: Iterator, config: TrainingConfig, step: int, ranks: DataParallel
+) -> float:
+    """One step's gradients; returns the loss.  MemoryError names the batch size that fits."""
+    try:
+        return accumulate_gradients(model, stream, config.share(ranks.size)[1], ranks)
+    except MemoryError:
+        model.zero_grad()
+    # Only here is what the step had made let go of.
+    raise MemoryError(out_of_memory(model, config, step))
+
+
+def accumulate_gradients(
+    model: GPT, stream: Iterator, micro_batches: int, ranks: DataParallel | None = None
+) -> float:
+    """Add up the gradients of the mean loss over some batches; returns that loss.
+
+    With several ranks: this rank's share of both, and while the last batch is walked backwards
+    the gradients are summed.
+    """
+    total, size = 0.0, ranks.size if ranks else 1
+    for i in range(micro_batches):
         inputs, targets = next(stream)
-        loss = model.loss(inputs, targets) / micro_batches
-        loss.backward()
+        loss = model.loss(inputs, targets) / (micro_batches * size)
+        with ranks.summing() if ranks and i + 1 == micro_batches else nullcontext():
+            loss.backward()
         total += loss.item()
     return total
 
@@ -234,15 +305,31 @@ def remembered(stream, seen, watchdog):
         yield batch
 
 
-def report_bad_step(model, folder, step, seen, verdict, reason, config, progress):
-    """Save a bad step's batches, name the first bad operation; FloatingPointError to stop."""
-    dropout_step = step * config.micro_batches
-    kept = folder / f"bad-step-{step:08d}.safetensors"
+def keep_sample(folder, step, text, progress, tracker):
+    """Write what the model wrote to samples/, show its beginning, and tell the tracker."""
+    path = folder / "samples" / f"step-{step:08d}.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    progress.say(f"step {step} writes: {text[:200]!r}")
+    if tracker:
+        tracker.file(path, "samples")
+
+
+def examine_bad_step(model, folder, step, seen, reason, ranks):
+    """Save a bad step's batches and name the first bad operation: what to tell, on every rank."""
+    dropout_step = step * len(seen)
+    of_rank = f"-rank-{ranks.rank}" if ranks.size > 1 else ""
+    kept = folder / f"bad-step-{step:08d}{of_rank}.safetensors"
     save_batches(kept, seen, dropout_step)
     told = f"its batches are in {kept}"
     if "jumped" not in reason:  # a spike is made of finite numbers
         told += f"; {first_bad_operation(model, seen, dropout_step)}"
-        set_dropout_step(model, dropout_step + config.micro_batches)
+        set_dropout_step(model, dropout_step + len(seen))
+    return "; ".join(texts_of_all(ranks.communicator, told))
+
+
+def report_bad_step(step, verdict, reason, told, config, progress):
+    """Say that a step is left out, or raise FloatingPointError."""
     if verdict == "skip":
         progress.say(f"step {step + 1} is left out; {told}")
         return
@@ -252,10 +339,17 @@ def report_bad_step(model, folder, step, seen, verdict, reason, config, progress
     )
 
 
-def measure(model, validation, n_bytes, max_windows=None):
+def measure(model, validation, n_bytes, communicator, max_windows=None):
     """An evaluation, and the same as entries of a metrics row."""
-    found = evaluate(model, validation, n_bytes=n_bytes, max_windows=max_windows)
-    return found, {"validation_loss": found.loss, "bits_per_byte": found.bits_per_byte}
+    options = {"max_windows": max_windows, "communicator": communicator}
+    found = evaluate(model, validation, n_bytes=n_bytes, **options)
+    row = {
+        "validation_loss": found.loss,
+        "validation_margin": found.margin,
+        "bits_per_byte": found.bits_per_byte,
+        "bits_margin": found.bits_margin,
+    }
+    return found, row
 
 
 def make_recipe(

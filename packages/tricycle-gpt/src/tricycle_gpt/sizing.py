@@ -1,0 +1,141 @@
+"""A model sized for the machine, the text and the time: `choose_size`.
+
+Given FLOPs are best spent on about twenty tokens a parameter (Hoffmann et al., Training
+Compute-Optimal LLMs, 2022), and a text can be read about four times before another reading teaches
+less than new text would, and some more before it teaches nothing (Muennighoff et al., Scaling
+Data-Constrained Language Models, 2023).  So, from the smallest size up:
+
+    a few steps are measured             tokens a second
+    time · tokens a second               tokens that can be looked at; no more than 8 readings of
+                                         the text, nor than 20 a parameter
+    fewer than 10 a parameter            too large: the size before it is taken
+
+A size that would be too large at twice the measured efficiency is not even measured.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from tricycle_gpt.config import GPTConfig, TrainingConfig
+from tricycle_gpt.model import GPT
+from tricycle_gpt.plan import flops_per_token, plan
+
+READINGS = 8
+LEAST, MOST = 10, 20  # tokens a parameter
+AT_ONCE = 2048  # tokens in a batch: more makes a processor no faster
+LARGEST_STEP = 1 << 19  # tokens: GPT-2's half a million
+
+
+class Size(NamedTuple):
+    """A size of a model, and the learning rate that suits its width."""
+
+    n_layers: int
+    embedding_dim: int
+    n_heads: int
+    context_window: int
+    learning_rate: float
+
+
+SIZES = [
+    Size(2, 64, 2, 64, 4e-3),
+    Size(3, 96, 3, 128, 4e-3),
+    Size(4, 128, 4, 128, 3e-3),
+    Size(4, 192, 6, 256, 2.5e-3),
+    Size(6, 256, 8, 256, 2e-3),
+    Size(6, 384, 6, 256, 1.5e-3),
+    Size(8, 512, 8, 512, 1e-3),
+    Size(12, 768, 12, 1024, 6e-4),
+    Size(24, 1024, 16, 1024, 3e-4),
+]
+
+
+def choose_size(
+    vocab_size: int, tokens: int | None, minutes: float, *, seed: int = 0, besides: int = 0
+) -> tuple[GPTConfig, TrainingConfig]:
+    """Choose a model and a recipe for some minutes of training on this machine.
+
+    tokens   in the training text; None for as many as one likes
+    minutes  that the training may take
+    seed     for the recipe
+    besides  bytes that something else in the process will take
+
+    Raises ValueError if not even the smallest size can be trained in the memory that is free, or
+    the text is shorter than one of its windows.
+    """
+    if not minutes > 0:
+        raise ValueError(f"minutes must be above 0, got {minutes}")
+    if tokens is not None and tokens <= SIZES[0].context_window:
+        raise ValueError(
+            f"the text has {tokens} tokens, and the smallest model looks at "
+            f"{SIZES[0].context_window + 1} at once: give it more text"
+        )
+    seconds = 60.0 * minutes
+    chosen = None
+    flops_per_second = math.inf
+    for size in SIZES:
+        model = model_of(size, vocab_size)
+        parameters, flops = count(model)
+        most = MOST * parameters if tokens is None else min(MOST * parameters, READINGS * tokens)
+        # As the size before did: this one may be more efficient, but hardly twice.
+        could = min(most, 2 * seconds * flops_per_second / flops)
+        is_too_short = tokens is not None and tokens <= size.context_window
+        if chosen is not None and (is_too_short or could < LEAST * parameters):
+            break
+        try:
+            pace, at_once = measure(model, besides)
+        except ValueError:
+            if chosen is None:
+                raise
+            break
+        looked_at = min(most, int(seconds * pace))
+        if chosen is not None and looked_at < LEAST * parameters:
+            break
+        chosen = model, recipe(size, looked_at, at_once, seed)
+        flops_per_second = pace * flops
+    assert chosen is not None  # the smallest one is taken, or was refused by an error
+    return chosen
+
+
+def model_of(size: Size, vocab_size: int) -> GPTConfig:
+    """A model of that size."""
+    return GPTConfig(
+        vocab_size=vocab_size,
+        context_window=size.context_window,
+        embedding_dim=size.embedding_dim,
+        n_layers=size.n_layers,
+        n_heads=size.n_heads,
+    )
+
+
+def count(model: GPTConfig) -> tuple[int, float]:
+    """Parameters, and FLOPs that training takes for each token."""
+    network = GPT(model, rng=np.random.default_rng(0))
+    return network.n_parameters(), flops_per_token(network)
+
+
+def measure(model: GPTConfig, besides: int) -> tuple[float, int]:
+    """Tokens a second, and the windows at once, about AT_ONCE tokens, that fit into memory."""
+    steps = TrainingConfig(steps=2, batch_size=max(1, AT_ONCE // model.context_window))
+    found = plan(model, steps, besides=besides)
+    return found.tokens / found.seconds, found.batch_size
+
+
+def recipe(size: Size, tokens: int, at_once: int, seed: int) -> TrainingConfig:
+    """So many tokens in about a thousand steps, of 1,024 tokens or more."""
+    thousandth = 1 << max(10, (tokens // 1000).bit_length() - 1)  # a power of two
+    windows = max(1, min(thousandth, LARGEST_STEP) // size.context_window)
+    batch_size = max(n for n in range(1, at_once + 1) if windows % n == 0)
+    steps = max(10, tokens // (windows * size.context_window))
+    return TrainingConfig(
+        steps=steps,
+        batch_size=batch_size,
+        micro_batches=windows // batch_size,
+        learning_rate=size.learning_rate,
+        final_learning_rate=size.learning_rate / 10,
+        evaluate_every=max(1, steps // 8),
+        checkpoint_every=max(1, steps // 8),
+        log_every=max(1, steps // 50),
+        seed=seed,
+    )
