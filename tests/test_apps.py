@@ -200,6 +200,35 @@ def test_help_names_every_setting_and_says_what_it_does(app, tmp_path):
         assert jargon not in help_text
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_help_of_train_gpt2_fits_a_terminal_and_tells_of_every_preset(width, tmp_path):
+    environment = {**os.environ, "COLUMNS": str(width)}
+    help_text = run("train_gpt2", "--help", cwd=tmp_path, env=environment).stdout
+    assert max(map(len, help_text.splitlines())) <= width
+    arguments_of("train_gpt2")
+    presets = sys.modules["app_train_gpt2"].RUNS
+    assert len(presets) >= 5
+    introduction = help_text.split("─ options ─")[0]
+    for name in presets:
+        assert f"\n    {name} " in introduction
+    for word in ("--config", "[training]", "--resume", "--plan", "plan.json"):
+        assert word in introduction
+
+
+def test_the_speedrun_takes_gpt2s_steps_and_fewer_of_them():
+    arguments_of("train_gpt2")
+    presets = sys.modules["app_train_gpt2"].RUNS
+    gpt2, speedrun = presets["gpt2"].training, presets["speedrun"].training
+    # Half a million tokens a step, and 20 tokens for each of GPT-2's 124,439,808 parameters.
+    assert gpt2.batch_size * gpt2.micro_batches * 1024 == 524_288
+    assert gpt2.steps == 20 * 124_439_808 // 524_288
+    assert (gpt2.beta1, gpt2.beta2, gpt2.weight_decay) == (0.9, 0.95, 0.1)
+    assert (gpt2.schedule, gpt2.max_gradient_norm) == ("cosine", 1.0)
+    assert speedrun.batch_size * speedrun.micro_batches * 1024 == 524_288
+    assert speedrun.steps == round(0.55 * gpt2.steps)
+    assert (speedrun.optimiser, speedrun.schedule) == ("muon", "warmup-stable-decay")
+
+
 def in_one_line(boxes):
     return " ".join(re.sub("[│╭╮╰╯─]", " ", boxes).split())
 
@@ -228,12 +257,20 @@ def test_train_gpt2_takes_a_folder_of_texts_and_a_toml_file(tmp_path):
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["vocab_size"] <= 280
     assert config["n_embd"] == 16
-    check_what_mlflow_has(tmp_path)
     assert "Generate more:  hatch run generate --model run/model" in done.stderr.splitlines()[-1]
+    done = run("train_gpt2", *words, "--resume", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    check_what_mlflow_has(tmp_path)  # of both one run
     more = run("inference", "--model", "run/model", "--max-tokens", 3, cwd=tmp_path)
     assert more.returncode == 0, more.stderr
 
     check_that_it_can_be_measured(tmp_path)
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert plan["took"]["steps"] == plan["planned"]["steps"] == 2
+    assert plan["took"]["seconds"] > 0
+    again = (tmp_path / "run" / "config.toml").read_text()
+    assert 'data = "texts"' in again
+    assert "steps = 2" in again
 
     # The same tokeniser for another run, and that run once more.
     words += ["--folder", "again", "--tokeniser", "run/model", "--no-track"]
@@ -271,9 +308,15 @@ def check_what_mlflow_has(folder):
     assert run.data.metrics["loss"] == losses(folder / "run")[1][1]
     assert {"validation_loss", "bits_per_byte", "mfu", "memory_megabytes"} <= set(run.data.metrics)
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert files == {"checkpoints", "loss.png", "metrics.jsonl", "sample.txt"}
-    assert run.inputs.dataset_inputs[0].dataset.name == "texts"
-    assert [version.name for version in client.search_model_versions()] == ["run"]
+    kept = "checkpoints config.toml data.json loss.png metrics.jsonl plan.json sample.txt"
+    assert sorted(files) == kept.split()
+    data = run.inputs.dataset_inputs[0].dataset
+    record = json.loads((folder / "run" / "data.json").read_text())
+    assert (data.name, json.loads(data.source)) == ("texts", record["source"])
+    assert run.data.params["data.train"].startswith(data.digest)
+    assert [version.name for version in client.search_model_versions()] == ["run"] * 2
+    steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")]
+    assert sorted(steps) == [0, 1]
 
 
 # ---- Generating ----
@@ -359,7 +402,7 @@ MISTAKES = {
         "train_gpt2 --data text.txt --tokeniser whole/model",
         "the tokeniser in whole/model has no <|endoftext|> token",
     ),
-    "an unknown preset": ("train_gpt2 --preset huge", "no preset 'huge'; there are laptop, gpt2"),
+    "an unknown preset": ("train_gpt2 --preset huge", "no preset 'huge'; there are auto, laptop"),
     "settings that are not there": ("inference --config no.toml", "no.toml: No such file"),
     "a model that is not there": (
         "inference",
@@ -399,3 +442,32 @@ def test_a_mistake_gets_a_message(mistake, messy_place):
     assert done.returncode != 0
     assert message in said
     assert "Traceback" not in done.stderr
+
+
+# ---- Several ranks ----
+
+
+def test_two_ranks_make_the_run_of_one(place):
+    words = ["--data", "text.txt", "--preset", "laptop", "--model.vocab-size", "300"]
+    words += [*TINY_MODEL, "--training.steps", "10", "--training.warmup", "1"]
+    words += ["--sample-tokens", "20", "--training.log-every", "5", "--no-track"]
+    two = [str(Path(sys.executable).with_name("mpiexec")), "-n", "2"]
+    for launcher, folder in ([], "alone"), (two, "together"):
+        done = subprocess.run(
+            [*launcher, *command("train_gpt2", *words, "--folder", folder)],
+            cwd=place,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        for said in ("tokens to train on", "step 10/10", "Generate more"):
+            assert done.stderr.count(said) == 1
+    alone, together = (dict(losses(place / name)) for name in ("alone", "together"))
+    assert alone.keys() == together.keys()
+    for step in range(10):
+        assert together[step] == pytest.approx(alone[step], abs=1e-4)
+    names = [
+        sorted(str(p.relative_to(place / name)) for p in (place / name).rglob("*"))
+        for name in ("alone", "together")
+    ]
+    assert names[0] == names[1]

@@ -125,6 +125,21 @@ def test_every_test_file_has_tests_and_every_test_can_fail():
             assert not (idle := idle_tests(source)), f"{path}: {idle} assert nothing"
 
 
+# ---- Numbers ----
+
+
+def test_results_are_rows_of_one_table_and_each_names_its_command():
+    lines = (ROOT / "scripts" / "bench" / "RESULTS.md").read_text().splitlines()
+    rows = [i for i, line in enumerate(lines) if re.match(r"\| 20\d\d-\d\d-\d\d \|", line)]
+    assert rows == list(range(rows[0], rows[0] + len(rows))), "the table is interrupted"
+    benchmarks = {path.name for path in (ROOT / "scripts" / "bench").glob("*.py")}
+    for i in rows:
+        date, question, machine, command, result = lines[i].strip("| ").split(" | ")
+        named = re.findall(r"\w+\.py", command)
+        assert named or "hatch run train" in command, f"{question} names no command"
+        assert set(named) <= benchmarks, f"{question} names {named}"
+
+
 # ---- Words ----
 
 # Beginnings of words that we spell the British way, in the spelling we do not use.  Foreign

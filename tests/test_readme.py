@@ -29,7 +29,11 @@ def test_two_commands_lead_from_a_clone_to_verse_and_to_tests():
 
 
 def test_every_hatch_command_in_a_document_is_on_the_menu():
-    documents = [*ROOT.glob("*.md"), *ROOT.glob("packages/*/*.md"), *ROOT.glob("packages/*/docs/*")]
+    documents = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("packages/*/*.md"),
+        *ROOT.glob("packages/*/docs/*.md"),
+    ]
     for path in documents:
         for name in re.findall(r"hatch run ([a-z][\w-]*)(?![\w:.-])", path.read_text()):
             assert name in menu(), f"{path} speaks of `hatch run {name}`"

@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OPERATIONS = (
-    "attention cross_entropy embedding gelu linear linear_cross_entropy relu rms_norm rotary "
-    "softmax swiglu token_scores sgd"
+    "activated_linear attention cross_entropy embedding gelu linear linear_cross_entropy relu "
+    "rms_norm rotary softmax swiglu token_scores sgd"
 )
 # What is about compiling, or about threads, is not asked of plain Python.
 NOT_FOR_PLAIN_PYTHON = "not threads and not bits"

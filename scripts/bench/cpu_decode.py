@@ -30,7 +30,10 @@ def main() -> None:
 
 
 def compare(options, weights):
-    threads = {"NUMBA_NUM_THREADS": str(options.threads), "OMP_NUM_THREADS": str(options.threads)}
+    threads = {
+        "TRICYCLE_NUM_THREADS": str(options.threads),
+        "OMP_NUM_THREADS": str(options.threads),
+    }
     ours = Worker(
         "ours", "decode_ours.py", options.configuration, "float32", weights, environment=threads
     )

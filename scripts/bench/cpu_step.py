@@ -68,7 +68,10 @@ def main() -> None:
 
 def start_workers(options):
     arguments = (options.configuration, options.dropout)
-    threads = {"NUMBA_NUM_THREADS": str(options.threads), "OMP_NUM_THREADS": str(options.threads)}
+    threads = {
+        "TRICYCLE_NUM_THREADS": str(options.threads),
+        "OMP_NUM_THREADS": str(options.threads),
+    }
     return [
         Worker("ours", "step_ours.py", *arguments, environment=threads),
         *[

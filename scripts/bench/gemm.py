@@ -1,21 +1,24 @@
 """How fast is our matrix product?  Against numpy's and, where it is installed, torch's.
 
-    hatch run bench gemm.py [--threads 1] [--rounds 9] [--small]
+    hatch run bench gemm.py [--threads 1] [--rounds 9] [--small] [--blas libmkl_rt.so.3 ...]
 
 The products of GPT training, forwards and backwards, by the letters of BLAS: N an operand as it
 lies in memory, T a transposed one.  All take turns, on the same arrays; the results must be equal
 up to rounding.  Printed are medians of 2·M·N·K operations a second, in thousand millions, and the
-median of the rounds' ratios (above 1: ours is faster).
+median of the rounds' ratios (above 1: ours is faster).  Other libraries that have cblas_sgemm,
+such as MKL's and OpenBLAS's from PyPI's `mkl` and `scipy-openblas32`, take part by their files.
 
 Where other programs use the machine too, threads that wait for each other suffer most: one thread
 (--threads 1) is then measured by the processor time it got, which company disturbs little.
 """
 
 import argparse
+import ctypes
 import os
 import platform
 import time
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 
 SHAPES = {
@@ -57,14 +60,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each")
     parser.add_argument("--rounds", type=int, default=9, help="how often each is timed")
     parser.add_argument("--small", action="store_true", help="products of attention's size")
+    parser.add_argument("--blas", nargs="*", default=[], help="shared libraries with cblas_sgemm")
     options = parser.parse_args()
     # Read by the libraries when they are imported, below.
-    for name in ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in (
+        "TRICYCLE_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+    ):
         os.environ[name] = str(options.threads)
+    if options.threads == 1:
+        os.environ["MKL_THREADING_LAYER"] = "SEQUENTIAL"
     clock = time.thread_time if options.threads == 1 else time.perf_counter
 
     print(f"{describe_machine()}, {options.threads} threads")
     names = ["ours", "numpy"] + (["torch"] if find_spec("torch") else [])
+    for file in options.blas:
+        name = Path(file).name.removeprefix("lib").split(".")[0][-7:]
+        RUNS[name] = of_library(file)
+        names.append(name)
     titles = [f"{name:>7}" for name in names] + [f"{'/ ' + name:>8}" for name in names[1:]]
     print(f"{'':24}{'M':>6}{'N':>6}{'K':>6}     {''.join(titles)}")
     for title, (M, N, K, form) in (SMALL if options.small else SHAPES).items():
@@ -135,6 +150,31 @@ def torchs(a, b):
     a, b = torch.from_numpy(a), torch.from_numpy(b)
     out = torch.empty((a.shape[0], b.shape[1]))
     return lambda: torch.mm(a, b, out=out), out.numpy()
+
+
+def of_library(file):
+    """Products by the cblas_sgemm of a shared library with integers of 32 bits."""
+    library = ctypes.CDLL(file)
+    prefix = "scipy_" if hasattr(library, "scipy_cblas_sgemm") else ""
+    sgemm = getattr(library, prefix + "cblas_sgemm")
+    integer, number, pointer = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+    sgemm.argtypes = [integer] * 6 + [number] + [pointer, integer] * 2 + [number, pointer, integer]
+    by_rows, as_it_is, transposed = 101, 111, 112  # CBLAS's names for its arguments
+
+    def run_of(a, b):
+        import numpy as np
+
+        out = np.empty((a.shape[0], b.shape[1]), np.float32)
+        operands, forms = [], []
+        for array in (a, b):
+            forms.append(as_it_is if array.flags.c_contiguous else transposed)
+            stored = array if array.flags.c_contiguous else array.T
+            operands += [stored.ctypes.data, stored.shape[1]]
+        sizes = (a.shape[0], b.shape[1], a.shape[1])
+        arguments = (by_rows, *forms, *sizes, 1, *operands, 0, out.ctypes.data, b.shape[1])
+        return lambda: sgemm(*arguments), out
+
+    return run_of
 
 
 RUNS = {"ours": ours, "numpy": numpys, "torch": torchs}

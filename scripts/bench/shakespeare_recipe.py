@@ -1,4 +1,4 @@
-"""What both runs of shakespeare.py share: the text, its split, the batches, the settings."""
+"""What the runs of shakespeare.py share: the text and its split; and nanoGPT's settings."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ import numpy as np
 from tricycle_datasets import load_tinyshakespeare, split_text
 
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH = 4, 4, 128, 64, 12
-PEAK, FLOOR, WARMUP = 1e-3, 1e-4, 100
+PEAK, FLOOR, WARMUP, STEPS = 1e-3, 1e-4, 100, 2000
 BETAS, WEIGHT_DECAY, MAX_NORM = (0.9, 0.99), 0.1, 1.0
 
 

@@ -1,0 +1,248 @@
+"""train-gpt2, from texts of any kind to a model: the same bytes on every way there."""
+
+import json
+import lzma
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tricycle_bpe import Tokeniser
+from tricycle_gpt import read_metrics
+
+APP = Path(__file__).parents[1] / "apps" / "train_gpt2"
+KILLS = 10 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 2
+
+
+def split(text):
+    return text.split()
+
+
+DEALER = random.Random(1)
+WORDS = split("to be or not that is the question whether nobler in mind suffer slings arrows")
+TEXTS = [
+    f"Speech {number}.\n" + " ".join(DEALER.choices(WORDS, k=DEALER.randrange(5, 60)))
+    for number in range(120)
+]
+TINY = split("""
+    --no-track --sample-tokens 5 --model.vocab-size 300 --model.n-layers 1 --model.embedding-dim 16
+    --model.n-heads 2 --model.context-window 16 --training.batch-size 4
+""")
+RECIPE = split("--preset laptop --training.steps 6 --training.evaluate-every 3")
+
+
+def command(*words):
+    return [sys.executable, str(APP), *map(str, words)]
+
+
+def run(place, *words):
+    return subprocess.run(
+        command(*words), cwd=place, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def weights(folder):
+    """The bytes of all that training decided."""
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    files = [newest / "parameters.safetensors", newest / "optimiser.safetensors"]
+    return [path.read_bytes() for path in [*files, folder / "model" / "model.safetensors"]]
+
+
+def losses(folder):
+    return [row.get("loss") for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def train(place, *words):
+    done = run(place, *words)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def refused(place, *words):
+    done = run(place, *words)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    return " ".join(done.stderr.split())
+
+
+def shards(folder):
+    return {
+        f"{side}/{path.name}": path.read_bytes()
+        for side in ("train", "validation")
+        for path in (folder / side).iterdir()
+    }
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The same documents in files of several kinds."""
+    place = tmp_path_factory.mktemp("texts")
+    lines = "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(TEXTS))
+    with lzma.open(place / "texts.jsonl.xz", "wt") as file:
+        file.write(lines)
+    table = pyarrow.table({"text": TEXTS})
+    pyarrow.parquet.write_table(table, place / "texts.parquet", row_group_size=50)
+    (place / "folder").mkdir()
+    (place / "folder" / "texts.jsonl").write_text(lines)
+    (place / "book.txt").write_text("\n\n".join(TEXTS))
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A run that nobody disturbed."""
+    train(place, "--data", "texts.jsonl.xz", "--folder", "whole", *TINY, *RECIPE)
+    return place / "whole"
+
+
+# ---- Data of every kind ----
+
+
+def test_the_run_records_what_it_learned_from(whole):
+    record = json.loads((whole / "data.json").read_text())
+    assert record == json.loads((whole / "data" / "data.json").read_text())
+    assert record["source"]["path"].endswith("texts.jsonl.xz")
+    assert record["train"]["n_documents"] == 114
+    assert record["validation"]["n_documents"] == 6  # 5 percent
+    tokeniser = Tokeniser.load(whole / "model")
+    assert record["tokeniser"] == tokeniser.fingerprint()
+    state = json.loads((whole / "checkpoints" / "step-00000006" / "state.json").read_text())
+    assert state["recipe"]["data.tokeniser"] == tokeniser.fingerprint()
+    assert len(state["recipe"]["data.train"]) == 64
+
+
+@pytest.mark.parametrize("data", ["texts.parquet", "folder", "whole/data"])
+def test_the_same_documents_from_anywhere_make_the_same_model(place, whole, data):
+    folder = Path("from") / data
+    train(place, "--data", data, "--folder", folder, *TINY, *RECIPE)
+    assert weights(place / folder) == weights(whole)
+    made = place / (data if data == "whole/data" else folder / "data")
+    assert shards(made) == shards(whole / "data")
+
+
+def test_runs_share_the_folder_named_by_shards(place, whole):
+    words = ["--data", "texts.parquet", "--shards", "shared", *TINY, *RECIPE]
+    train(place, *words, "--folder", "one")
+    then = (place / "shared" / "train" / "00000.npy").stat().st_mtime_ns
+    said = train(place, *words, "--folder", "two").stderr
+    assert "encoding" not in said
+    assert (place / "shared" / "train" / "00000.npy").stat().st_mtime_ns == then
+    assert weights(place / "one") == weights(place / "two") == weights(whole)
+
+
+def test_one_book_is_cut_in_two_and_written_on_from_a_line(place):
+    train(place, "--data", "book.txt", "--folder", "book", *TINY, *RECIPE)
+    record = json.loads((place / "book" / "data.json").read_text())
+    assert record["train"]["n_documents"] == record["validation"]["n_documents"] == 1
+    n_bytes = len((place / "book.txt").read_bytes())
+    assert record["train"]["n_bytes"] + record["validation"]["n_bytes"] == n_bytes
+    assert (place / "book" / "sample.txt").read_text().startswith("\n")
+
+
+# ---- A size for the machine ----
+
+
+def test_without_a_preset_a_size_is_chosen_and_its_flags_make_the_same_run(place):
+    words = ["--data", "texts.jsonl.xz", "--no-track", "--sample-tokens", "5"]
+    said = train(place, *words, "--minutes", "0.01", "--folder", "auto").stderr
+    flags = re.search("^chosen: (.*)$", said, re.MULTILINE)[1].split()
+    assert flags[:2] == ["--preset", "laptop"]
+    assert "--model.embedding-dim" in flags
+    train(place, *words, "--folder", "again", *flags)
+    assert weights(place / "again") == weights(place / "auto")
+    settings = (place / "auto" / "config.toml").read_text()
+    assert 'preset = "laptop"' in settings
+    train(place, "--config", "auto/config.toml", "--folder", "from-file")
+    assert weights(place / "from-file") == weights(place / "auto")
+
+
+def test_a_stopped_run_goes_on_with_the_choice_it_began_with_and_no_other_word(place, whole):
+    words = ["--data", "texts.jsonl.xz", "--folder", "stopped", "--no-track", *TINY]
+    steps = split("--training.steps 600 --training.log-every 1 --training.evaluate-every 0")
+    process = subprocess.Popen(
+        command(*words, *steps), cwd=place, stderr=subprocess.PIPE, text=True
+    )
+    said = ""
+    for line in process.stderr:
+        said += line
+        if line.startswith("step 3/"):
+            process.send_signal(signal.SIGINT)
+    assert process.wait() == 0
+    process.stderr.close()
+    assert "choosing a size" in said
+    before = (place / "stopped" / "config.toml").read_text()
+    stopped_at = len(losses(place / "stopped"))
+    assert 3 <= stopped_at < 600
+    # Another time and other flags would choose otherwise; it is not asked.
+    said = train(place, *split("--folder stopped --resume --data texts.jsonl.xz")).stderr
+    assert "choosing a size" not in said
+    assert len(losses(place / "stopped")) == 601
+    after = (place / "stopped" / "config.toml").read_text()
+    assert after == before.replace("resume = false", "resume = true")
+    message = refused(place, *split("--folder stopped --resume --data folder"))
+    assert "was begun with --data texts.jsonl.xz, not folder" in message
+
+
+# ---- Stopped before it trains ----
+
+
+@pytest.mark.parametrize("kill", range(KILLS))
+def test_killed_while_it_prepares_it_ends_at_the_same_bytes(place, whole, kill):
+    words = ["--data", "texts.jsonl.xz", "--folder", f"killed-{kill}", *TINY, *RECIPE, "--resume"]
+    process = subprocess.Popen(command(*words), cwd=place)
+    data = place / f"killed-{kill}" / "data"
+    while not data.exists() and process.poll() is None:
+        time.sleep(0.001)
+    time.sleep(random.Random(kill).uniform(0, 0.05))
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    train(place, *words)
+    assert weights(data.parent) == weights(whole)
+    assert shards(data) == shards(whole / "data")
+
+
+def test_half_prepared_data_is_gone_on_with(place, whole):
+    half = place / "half"
+    shutil.copytree(whole / "data", half / "data")
+    shutil.rmtree(half / "data" / "validation")
+    record = json.loads((half / "data" / "data.json").read_text())
+    del record["train"], record["validation"]
+    (half / "data" / "data.json").write_text(json.dumps(record))
+    train(place, "--data", "texts.jsonl.xz", "--folder", "half", *TINY, *RECIPE)
+    assert weights(half) == weights(whole)
+    assert (half / "data.json").read_bytes() == (whole / "data.json").read_bytes()
+
+
+# ---- Mistakes ----
+
+
+def test_prepared_data_of_another_tokeniser_or_text_is_refused_before_anything_starts(place, whole):
+    Tokeniser.train(["one two"], 257, special_tokens=["<|endoftext|>"]).save(place / "other")
+    words = [*TINY, *RECIPE, "--folder", "refused"]
+    said = refused(place, *words, "--data", "whole/data", "--tokeniser", "other")
+    assert "the ids were made by tokeniser" in said
+    said = refused(place, *words, "--data", "book.txt", "--shards", "whole/data")
+    assert "whole/data was prepared from" in said
+    said = refused(place, *words, "--data", "whole/data/train")
+    assert "a folder of ids of one side only" in said
+    assert not (place / "refused" / "config.toml").exists()
+
+
+def test_a_line_that_is_no_text_is_named_by_its_file_and_number(place):
+    lines = [json.dumps({"text": text}) for text in TEXTS]
+    lines[70] = '{"text": 5}'
+    (place / "bad.jsonl").write_text("\n".join(lines))
+    said = refused(place, "--data", "bad.jsonl", "--folder", "bad", *TINY, *RECIPE)
+    assert 'line 71 of bad.jsonl: field "text" holds int, not text' in said
+    said = refused(place, "--data", "folder", "--text-field", "id", "--folder", "bad2", *TINY)
+    assert 'field "id" holds int, not text' in said
