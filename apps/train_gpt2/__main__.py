@@ -97,7 +97,7 @@ from tricycle_gpt import (
 )
 from tricycle_gpt.command_line import as_flags, end_politely, read_command_line, read_config
 from tricycle_gpt.progress import duration
-from tricycle_gpt.training import begin
+from tricycle_gpt.resuming import begin
 
 END_OF_TEXT = "<|endoftext|>"
 LEARNED_FROM = 64_000_000  # bytes of text that tokens are learned from

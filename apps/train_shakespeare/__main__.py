@@ -34,7 +34,7 @@ from tricycle_gpt import (
 )
 from tricycle_gpt.command_line import end_politely, read_command_line
 from tricycle_gpt.progress import duration
-from tricycle_gpt.training import begin
+from tricycle_gpt.resuming import begin
 
 
 @dataclass(frozen=True)

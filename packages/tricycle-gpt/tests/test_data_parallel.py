@@ -134,7 +134,7 @@ GRADIENTS = """
 import itertools
 from tricycle_gpt.data_parallel import DataParallel
 from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.training import accumulate_gradients
+from tricycle_gpt.step import accumulate_gradients
 from tricycle_gpt.distributed import Alone
 
 kinds = {

@@ -22,7 +22,7 @@ from tricycle_gpt import (
     train,
 )
 from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.training import accumulate_gradients
+from tricycle_gpt.step import accumulate_gradients
 from tricycle_nn import clip_scale, gradient_norm
 
 DEFINED_STEPS = 300 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 40

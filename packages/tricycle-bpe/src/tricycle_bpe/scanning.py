@@ -61,6 +61,7 @@ PIECES_ONE_BY_ONE = 8
 
 @helper
 def next_gpt2(text, i, n, classes):
+    """Where the piece of text[:n] that begins at i ends, by GPT-2's pattern."""
     first = byte_at(text, i)
     if first == APOSTROPHE:
         end = end_of_contraction(text, i, n, False)
@@ -143,7 +144,10 @@ def scan_gpt2(text_array, i, n, class_table, ends):
 
 @helper
 def next_cl100k(text, i, n, classes, keep_last_blanks):
-    """`keep_last_blanks`: tiktoken has blanks at the very end in one piece, Hugging Face not."""
+    """Where the piece of text[:n] that begins at i ends, by the pattern of cl100k_base.
+
+    keep_last_blanks  tiktoken has blanks at the very end in one piece, Hugging Face not
+    """
     first = byte_at(text, i)
     if first == APOSTROPHE:
         end = end_of_contraction(text, i, n, True)
@@ -297,6 +301,7 @@ def with_contraction(text, end, n):
 
 @helper
 def next_o200k(text, i, n, classes):
+    """Where the piece of text[:n] that begins at i ends, by the pattern of o200k_base."""
     kind, after = character_at(text, i, classes)
     if not kind & (NUMBER | NEWLINE):
         # One character that is no letter may lead a word.

@@ -14,6 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from tricycle_autograd import tape
 from tricycle_autograd.profiling import name_of_primitive
+from tricycle_gpt.data_parallel import DataParallel
+from tricycle_gpt.distributed import texts_of_all
 from tricycle_gpt.model import GPT
 from tricycle_nn import Module, set_dropout_step
 
@@ -75,6 +77,24 @@ class FiniteCheck:
                 f"{what}: {bad:,} of {array.size:,} numbers are not finite, shape {array.shape}, "
                 f"from inputs of shape {shapes}"
             )
+
+
+def examine_bad_step(
+    model: GPT, batches: Batches, step: int, folder: Path, ranks: DataParallel, finite: bool
+) -> str:
+    """Save a bad step's batches and name its first bad operation: what to tell, on every rank.
+
+    finite  the loss and the gradient were numbers, only too large: so are those of all operations
+    """
+    dropout_step = step * len(batches)
+    of_rank = f"-rank-{ranks.rank}" if ranks.size > 1 else ""
+    kept = folder / f"bad-step-{step:08d}{of_rank}.safetensors"
+    save_batches(kept, batches, dropout_step)
+    found = f"its batches are in {kept}"
+    if not finite:
+        found += f"; {first_bad_operation(model, batches, dropout_step)}"
+        set_dropout_step(model, dropout_step + len(batches))
+    return "; ".join(texts_of_all(ranks.communicator, found))
 
 
 def first_bad_operation(model: GPT, batches: Batches, dropout_step: int) -> str:

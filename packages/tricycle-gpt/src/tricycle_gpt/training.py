@@ -8,23 +8,18 @@ Several processes can train one model (see data_parallel.py): each runs this loo
 every batch, and all take the same decisions.  Rank 0 alone tells and writes.
 """
 
-import dataclasses
-import json
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from tricycle_gpt.checkpoint import load_newest_checkpoint
 from tricycle_gpt.checkpoint_writer import CheckpointWriter
 from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.data_parallel import DataParallel
-from tricycle_gpt.diagnosis import first_bad_operation, save_batches
-from tricycle_gpt.distributed import Alone, Communicator, texts_of_all
+from tricycle_gpt.distributed import Alone, Communicator
 from tricycle_gpt.evaluation import Evaluation, evaluate
 from tricycle_gpt.health import Health
 from tricycle_gpt.interruption import interruptible
@@ -32,20 +27,11 @@ from tricycle_gpt.metrics import MetricsLog
 from tricycle_gpt.model import GPT
 from tricycle_gpt.optimiser import make_optimiser
 from tricycle_gpt.picture import LossPicture
-from tricycle_gpt.plan import out_of_memory
 from tricycle_gpt.progress import Progress
+from tricycle_gpt.resuming import begin, dropouts, make_recipe, restore
+from tricycle_gpt.step import Run
 from tricycle_gpt.watchdog import Watchdog
-from tricycle_nn import Dropout, scale_for_norm, set_dropout_step
-
-# Settings that may change when a run is resumed: they do not touch the weights.
-NOT_THE_RECIPE = (
-    "log_every",
-    "evaluate_every",
-    "evaluation_windows",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "recompute",
-)
+from tricycle_nn import set_dropout_step
 
 
 class BatchSource(Protocol):
@@ -133,7 +119,6 @@ def train(
     """
     folder = Path(folder)
     communicator = communicator or Alone()
-    _, micro_batches = config.share(communicator.size)
     recipe = make_recipe(model, config, facts)
     optimiser = make_optimiser(model, config)
     optimiser.zero_grad()  # whoever called may have looked at a gradient
@@ -147,10 +132,10 @@ def train(
     ranks = DataParallel(optimiser, model.parameters(), communicator)
     ranks.check_that_all_begin_alike({"step": start, **recipe})
     health = Health(config, state.get("losses"), state.get("left_out", 0))
-    set_dropout_step(model, start * micro_batches)
+    run = Run(model, config, folder, ranks, health)
+    set_dropout_step(model, start * run.micro_batches)
     for layer in dropouts(model) if ranks.size > 1 else []:
         layer.stream = ranks.rank
-    schedule = config.make_schedule()
     stream = iter(batches)
     model.train()
 
@@ -159,7 +144,7 @@ def train(
         tracker = sample = None
 
     def save(steps_taken, row):
-        moments = ranks.state_dict()
+        moments = ranks.state_dict()  # which each rank has a part of
         if not speaks:
             return
         metrics.sync()
@@ -189,27 +174,7 @@ def train(
     ):
         with interruptible(not speaks) as interruption, Watchdog(config.hang_seconds) as watchdog:
             for step in range(start, config.steps):
-                began = time.perf_counter()
-                optimiser.learning_rate = schedule(step)
-                seen: list[tuple[np.ndarray, np.ndarray]] = []
-                source = remembered(stream, seen, watchdog)
-                loss, norm = ranks.totals(find_gradients(model, source, config, step, ranks))
-                verdict, reason = health.judge(loss, norm)
-                row: dict[str, Any] = {"step": step, "learning_rate": optimiser.learning_rate}
-                if verdict in ("go", "warn"):
-                    ranks.step(grad_scale=scale_for_norm(norm, config.max_gradient_norm))
-                if verdict != "go":
-                    row["unusual"] = f"{verdict}: {reason}"
-                    progress.say(f"step {step + 1}: {reason} ({verdict})")
-                if verdict in ("skip", "stop"):
-                    told = examine_bad_step(model, folder, step, seen, reason, ranks)
-                    report_bad_step(step, verdict, reason, told, config, progress)
-                optimiser.zero_grad()
-
-                tokens = ranks.size * sum(inputs.size for inputs, _ in seen)
-                if verdict in ("go", "warn"):
-                    row |= {"loss": loss, "gradient_norm": norm}
-                row["tokens_per_second"] = round(tokens / (time.perf_counter() - began))
+                row, tokens = run.take_step(step, stream, watchdog.alive, progress.say)
                 last = step + 1 == config.steps
                 if validation is not None and is_due(step, config.evaluate_every) and not last:
                     windows = config.evaluation_windows or None
@@ -267,44 +232,6 @@ def told_if_it_fails(tracker, recipe, run_id):
         raise
 
 
-def find_gradients(
-    model: GPT, stream: Iterator, config: TrainingConfig, step: int, ranks: DataParallel
-) -> float:
-    """One step's gradients; returns the loss.  MemoryError names the batch size that fits."""
-    try:
-        return accumulate_gradients(model, stream, config.share(ranks.size)[1], ranks)
-    except MemoryError:
-        model.zero_grad()
-    # Only here is what the step had made let go of.
-    raise MemoryError(out_of_memory(model, config, step))
-
-
-def accumulate_gradients(
-    model: GPT, stream: Iterator, micro_batches: int, ranks: DataParallel | None = None
-) -> float:
-    """Add up the gradients of the mean loss over some batches; returns that loss.
-
-    With several ranks: this rank's share of both, and while the last batch is walked backwards
-    the gradients are summed.
-    """
-    total, size = 0.0, ranks.size if ranks else 1
-    for i in range(micro_batches):
-        inputs, targets = next(stream)
-        loss = model.loss(inputs, targets) / (micro_batches * size)
-        with ranks.summing() if ranks and i + 1 == micro_batches else nullcontext():
-            loss.backward()
-        total += loss.item()
-    return total
-
-
-def remembered(stream, seen, watchdog):
-    """The batches of one step, each kept in `seen` as it passes, and a sign of life."""
-    for batch in stream:
-        watchdog.alive()
-        seen.append(batch)
-        yield batch
-
-
 def keep_sample(folder, step, text, progress, tracker):
     """Write what the model wrote to samples/, show its beginning, and tell the tracker."""
     path = folder / "samples" / f"step-{step:08d}.txt"
@@ -313,30 +240,6 @@ def keep_sample(folder, step, text, progress, tracker):
     progress.say(f"step {step} writes: {text[:200]!r}")
     if tracker:
         tracker.file(path, "samples")
-
-
-def examine_bad_step(model, folder, step, seen, reason, ranks):
-    """Save a bad step's batches and name the first bad operation: what to tell, on every rank."""
-    dropout_step = step * len(seen)
-    of_rank = f"-rank-{ranks.rank}" if ranks.size > 1 else ""
-    kept = folder / f"bad-step-{step:08d}{of_rank}.safetensors"
-    save_batches(kept, seen, dropout_step)
-    told = f"its batches are in {kept}"
-    if "jumped" not in reason:  # a spike is made of finite numbers
-        told += f"; {first_bad_operation(model, seen, dropout_step)}"
-        set_dropout_step(model, dropout_step + len(seen))
-    return "; ".join(texts_of_all(ranks.communicator, told))
-
-
-def report_bad_step(step, verdict, reason, told, config, progress):
-    """Say that a step is left out, or raise FloatingPointError."""
-    if verdict == "skip":
-        progress.say(f"step {step + 1} is left out; {told}")
-        return
-    raise FloatingPointError(
-        f"at step {step} {reason}; the weights were left as they were. {told}. A learning rate "
-        f"below {config.learning_rate:.2g}, or a longer warmup, usually helps"
-    )
 
 
 def measure(model, validation, n_bytes, communicator, max_windows=None):
@@ -350,64 +253,6 @@ def measure(model, validation, n_bytes, communicator, max_windows=None):
         "bits_margin": found.bits_margin,
     }
     return found, row
-
-
-def make_recipe(
-    model: GPT, config: TrainingConfig, facts: dict[str, Any] | None
-) -> dict[str, str | int | float | bool | None]:
-    """Everything that decides what the weights become, by name, as JSON would give it back."""
-    training = dataclasses.asdict(config)
-    for name in NOT_THE_RECIPE:
-        del training[name]
-    parts = {"model": dataclasses.asdict(model.config), "training": training, "data": facts or {}}
-    flat = {f"{part}.{key}": value for part, named in parts.items() for key, value in named.items()}
-    return json.loads(json.dumps(flat))
-
-
-def begin(folder: Path) -> None:
-    """Make the folder of a new run.  ValueError if a run is in it already."""
-    folder.mkdir(parents=True, exist_ok=True)
-    found = load_newest_checkpoint(folder / "checkpoints")
-    if found is not None:
-        raise ValueError(
-            f"{folder} holds a run that reached step {found.step}: add --resume to go on with it, "
-            "or choose another folder"
-        )
-
-
-def restore(folder: Path, model, optimiser, batches, recipe) -> tuple[int, dict]:
-    """Go back to the newest checkpoint in the folder: the steps it had taken, and its state.
-
-    Without a checkpoint the run starts at its beginning.  Raises ValueError, listing the
-    differences, if the checkpoint is from another recipe.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    found = load_newest_checkpoint(folder / "checkpoints")
-    if found is None:
-        return 0, {}
-    then = found.state["recipe"]
-    differences = [
-        f"{name} was {then.get(name)!r}, is {recipe.get(name)!r}"
-        for name in sorted(then.keys() | recipe.keys())
-        if then.get(name) != recipe.get(name)
-    ]
-    if differences:
-        raise ValueError(
-            f"the run in {folder} was started differently and cannot go on exactly: "
-            f"{'; '.join(differences)}. Use the same settings, or another folder"
-        )
-    model.load_state_dict(found.parameters)
-    optimiser.load_state_dict(found.optimiser)
-    batches.position = tuple(found.state["position"])
-    # Layers draw their seeds when they are made, and the model may have been made from any rng.
-    for layer, seed in zip(dropouts(model), found.state["dropout_seeds"], strict=True):
-        layer.seed = seed
-    return found.step, found.state
-
-
-def dropouts(model: GPT) -> list[Dropout]:
-    """The model's dropout layers."""
-    return [module for module in model.modules() if isinstance(module, Dropout)]
 
 
 def is_due(step: int, every: int) -> bool:

@@ -105,6 +105,7 @@ class CPU:
 
 @cpu_function
 def normalise_row(y, x, weight, bias, eps):
+    """y = weight n + bias, n being one row (C,) normalised; returns its mean and 1 / deviation."""
     C = len(x)
     total = np.float32(0)
     for c in range(C):
@@ -122,6 +123,7 @@ def normalise_row(y, x, weight, bias, eps):
 
 @cpu_function
 def backward_row(dx, d_weight, d_bias, dy, x, weight, mean, r):
+    """Write one row's dx (C,), and add its part to d_weight and d_bias (C,)."""
     C = len(x)
     sum_g, sum_gn = np.float32(0), np.float32(0)
     for c in range(C):

@@ -166,6 +166,7 @@ def muon_kernel(w, g, u, places, grad_scale, momentum, shrink, rate):
 
 @cpu_function
 def move_matrix(w, g, u, grad_scale, momentum, shrink, rate):
+    """One step of one matrix w (M, N), with its gradient g and its momentum u."""
     rows, columns = w.shape
     wide = rows <= columns
     x = np.empty((rows, columns) if wide else (columns, rows), np.float32)

@@ -92,6 +92,7 @@ class CPU:
 
 @cpu_function
 def normalise_row(y, x, weight, eps):
+    """y = weight x / rms(x), for one row (C,); returns r = 1 / rms(x)."""
     C = len(x)
     squares = np.float32(0)
     for c in range(C):
@@ -104,6 +105,7 @@ def normalise_row(y, x, weight, eps):
 
 @cpu_function
 def backward_row(dx, d_weight, dy, x, weight, r):
+    """Write one row's dx (C,), and add its part to d_weight (C,)."""
     C = len(x)
     sum_gx = np.float32(0)
     for c in range(C):
