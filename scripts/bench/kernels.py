@@ -45,7 +45,7 @@ REASONS = {
     "gelu_linear": "memory: what lies between the layers is not kept",
     "swiglu_linear": "memory: what lies between the layers is not kept",
     "token_scores": "a matrix product: the same bits for any number of threads",
-    "linear_cross_entropy": "memory: the scores of all tokens never exist at once",
+    "linear_cross_entropy": "memory: the scores and their gradient share one array",
     "attention": "memory: grows with the time, not with its square",
     "packed_attention": "memory: grows with the time, not with its square",
     "muon": "matrix products: the same bits for any number of threads",

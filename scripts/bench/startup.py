@@ -26,7 +26,7 @@ PACKAGES = (
     "tricycle_gpt",
 )
 IMPORT_LIMIT = 0.6  # seconds
-FIRST_STEP_LIMIT = 2.0
+FIRST_STEP_LIMIT = 1.5
 
 FIRST_STEP = """
 import numpy as np

@@ -296,3 +296,29 @@ def test_the_configuration_is_printed_and_returned(capsys):
     for line, (name, value) in zip(printed, found.items(), strict=True):
         assert line.startswith(name)
         assert line.endswith(value)
+
+
+def test_the_number_of_threads_shown_is_that_in_use(program):
+    shown = program.run(
+        "import os\n"
+        "os.environ['NUMBA_NUM_THREADS'] = '1'\n"
+        "import numba\n"
+        "os.environ['TRICYCLE_NUM_THREADS'] = '3'\n"
+        "from tricycle_autograd import show_config\n"
+        "print(show_config()['threads'])\n"
+    )
+    assert shown[0].splitlines()[-1] == "1, from numba, which was imported before"
+
+
+def test_a_kernel_that_is_not_in_a_file_says_so(program):
+    said = program.run(
+        "from tricycle_autograd.cpu import cpu_kernel\n"
+        "@cpu_kernel\n"
+        "def nothing():\n"
+        "    pass\n"
+        "try:\n"
+        "    nothing()\n"
+        "except RuntimeError as error:\n"
+        "    print(error)\n"
+    )
+    assert "the kernel nothing is not in a file" in said[0]

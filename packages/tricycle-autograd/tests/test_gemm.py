@@ -221,6 +221,29 @@ def test_any_width_of_vectors_is_right(lanes):
 # ---- Errors ----
 
 
+WITHOUT_MEMORY = """
+import resource
+import numpy as np
+from tricycle_autograd.gemm import product
+
+small, a, b = (np.ones(shape, np.float32) for shape in ((300, 300), (64, 4096), (4096, 4096)))
+product(np.empty_like(small), small, small)
+out = np.empty((64, 4096), np.float32)
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 100_000, -1))
+try:
+    product(out, a, b)
+except MemoryError:
+    print("MemoryError")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits of memory")
+def test_a_product_without_memory_to_pack_says_so():
+    run = subprocess.run([sys.executable, "-c", WITHOUT_MEMORY], capture_output=True, text=True)
+    assert run.stdout == "MemoryError\n", run.stderr
+
+
 def test_an_impossible_width_is_refused():
     program = "import tricycle_autograd.gemm_tile"
     environment = {**os.environ, "TRICYCLE_VECTOR_LANES": "5"}

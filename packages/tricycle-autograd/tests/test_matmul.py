@@ -1,5 +1,9 @@
 """Matrix products, and two things made of them."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -164,3 +168,69 @@ def test_matrices_on_different_devices_are_refused():
 def test_trace_of_a_vector_is_refused():
     with pytest.raises(ValueError, match=r"diagonal: needs at least two axes, got shape \(3,\)"):
         ours.trace(Tensor(np.zeros(3)))
+
+
+# ---- Large ones, by our own product ----
+
+
+@pytest.mark.parametrize(
+    "x, y",
+    [
+        ((70, 80), (80, 90)),
+        ((2, 1, 70, 80), (3, 80, 90)),
+        ((3, 70, 80), (80, 90)),
+        ((600,), (600, 500)),
+    ],
+)
+def test_large_matrices_and_stacks_of_them_are_right_too(x, y):
+    x, y = draw(*x).astype(np.float32), draw(*y, seed=1).astype(np.float32)
+    a, b = Tensor(x, requires_grad=True), Tensor(y, requires_grad=True)
+    z = a @ b
+    dz = draw(*z.shape, seed=2).astype(np.float32)
+    z.backward(dz)
+    precise = [Tensor(one.astype(np.float64), requires_grad=True) for one in (x, y)]
+    exact = precise[0] @ precise[1]
+    exact.backward(dz.astype(np.float64))
+    for found, wanted in (
+        (z.array, exact.array),
+        (a.grad, precise[0].grad),
+        (b.grad, precise[1].grad),
+    ):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
+MANY_SIZES = """
+import hashlib
+import numpy as np
+from tricycle_autograd import Tensor, einsum
+
+rng = np.random.default_rng(0)
+found = hashlib.sha256()
+for n in (3, 20, 63, 64, 65, 80, 100, 130, 260):
+    one, two = (n, n + 1), (2, n, n)
+    for shapes in ((one, (n + 1, n + 2)), (two, (n, n)), (two, two), ((n,), (n, n))):
+        x, y = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+        a, b = Tensor(x, requires_grad=True), Tensor(y, requires_grad=True)
+        z = a @ b
+        z.sum().backward()
+        found.update(z.array.tobytes() + a.grad.tobytes() + b.grad.tobytes())
+    x = Tensor(rng.standard_normal((2, n, 50)).astype(np.float32))
+    found.update(np.ascontiguousarray(einsum("btd,bsd->bts", x, x).array).tobytes())
+print(found.hexdigest())
+"""
+
+
+def test_any_number_of_threads_gives_the_same_bits_be_it_ours_or_the_blas():
+    results = set()
+    for n in ("1", "2", "4"):
+        threads = {"TRICYCLE_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n}
+        run = subprocess.run(
+            [sys.executable, "-c", MANY_SIZES],
+            env={**os.environ, **threads},
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr
+        results.add(run.stdout)
+    assert len(results) == 1

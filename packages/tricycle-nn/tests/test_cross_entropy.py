@@ -1,5 +1,7 @@
 """Cross entropy: how surprised the model is by the right answer."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -143,6 +145,14 @@ def test_an_impossible_class_costs_nothing_until_it_is_the_answer():
     assert abs(loss - np.log(2)) < 1e-6
     np.testing.assert_allclose(gradient, [[-0.5, 0, 0.5]], atol=1e-6)
     assert loss_and_gradient([[0.0, -np.inf, 0.0]], [1])[0] == np.inf
+
+
+@pytest.mark.parametrize("by_definition", [True, False])
+def test_where_all_classes_are_impossible_the_answer_costs_everything(by_definition):
+    with definitions_only() if by_definition else nullcontext(), np.errstate(invalid="ignore"):
+        loss, gradient = loss_and_gradient([[-np.inf, -np.inf]], [0])
+    assert loss == np.inf
+    np.testing.assert_allclose(gradient, [[-1, 0]], atol=1e-37)
 
 
 # ---- Errors ----

@@ -52,6 +52,15 @@ def test_a_gradient_is_first_written_and_then_added_to_the_tables_own_buffer():
         assert (table.grad == times * np.array([[1.0], [0.0], [0.0], [2.0]])).all()
 
 
+def test_ids_may_be_overwritten_before_the_backward_pass():
+    table = Tensor(draw(4, 3).astype(np.float32), requires_grad=True)
+    ids = np.array([0, 1])
+    y = embedding(ids, table)
+    ids[:] = 3
+    y.backward(np.ones((2, 3), np.float32))
+    assert table.grad[:, 0].tolist() == [1, 1, 0, 0]
+
+
 def test_an_id_outside_the_table_is_named_with_its_place():
     table = Tensor(np.zeros((10, 4), np.float32))
     for call in (embedding, embedding.definition):

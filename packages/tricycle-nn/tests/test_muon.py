@@ -129,6 +129,8 @@ def test_what_cannot_work_is_said():
         Muon([Parameter(draw(4))])
     with pytest.raises(ValueError, match="parts must divide the columns .* got 3 parts and"):
         Muon([{"parameters": [Parameter(draw(4, 4))], "parts": 3}])
+    with pytest.raises(ValueError, match=r"parts must divide the columns .* got 2\.0 parts and"):
+        Muon([{"parameters": [Parameter(draw(4, 4))], "parts": 2.0}])
     with pytest.raises(ValueError, match="momentum must be at least 0 and below 1, got 1"):
         Muon([Parameter(draw(4, 4))], momentum=1)
     with pytest.raises(ValueError, match="Combined needs at least one optimiser"):

@@ -48,6 +48,16 @@ def test_large_gates_open_or_shut():
     np.testing.assert_allclose(gate.grad, [0, 3], atol=1e-20)
 
 
+def test_the_most_negative_gate_is_shut():
+    gate = Tensor([-3e38, -np.inf, -88.0], requires_grad=True)
+    y = swiglu(Tensor([1.0, 1.0, 1.0]), gate)
+    y.backward([1.0, 1.0, 1.0])
+    x = Tensor(gate.array, requires_grad=True)
+    silu(x).backward([1.0, 1.0, 1.0])
+    for found in (y.array, gate.grad, silu(x).array, x.grad):
+        np.testing.assert_allclose(found, [0, 0, 0], atol=1e-35)
+
+
 def test_nan_goes_through():
     assert np.isnan(silu(Tensor([np.nan, 1.0])).array).tolist() == [True, False]
     y = swiglu(Tensor([np.nan, 1.0, 1.0]), Tensor([1.0, np.nan, 1.0]))

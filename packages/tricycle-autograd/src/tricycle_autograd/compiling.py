@@ -69,6 +69,7 @@ class Compiler:
 
     def _running(self):
         if self.process is None or self.process.poll() is not None:
+            self.end()
             self.process = subprocess.Popen(
                 [sys.executable, "-c", f"from {__name__} import serve; serve()"],
                 stdin=subprocess.PIPE,
@@ -83,7 +84,7 @@ class Compiler:
         """Stop the process, whatever it is doing."""
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            self.process.communicate()  # waits for it, and closes the pipes
 
 
 _compiler, _compiler_ahead = Compiler(), Compiler()
@@ -106,8 +107,8 @@ def request_for(module: str, name: str, types: list[Any] | None) -> str:
 def compile_elsewhere(request: str) -> bool:
     """Have a kernel compiled and stored by a compiling process.
 
-    Returns False if that cannot be done: the kernel cannot be imported by its name (it was made
-    in a notebook or inside a function), or it does not compile; then compiling it here shows why.
+    Returns False if that cannot be done: the kernel cannot be imported by its name (it is in the
+    program itself or inside a function), or it does not compile; then compiling it here shows why.
     """
     called = json.loads(request)
     if called["module"] == "__main__" or "<" in called["name"]:

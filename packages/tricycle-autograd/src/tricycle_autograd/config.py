@@ -23,6 +23,8 @@ def show_config() -> dict[str, str]:
 
     from tricycle_autograd import gemm_tile
 
+    if number > numba.get_num_threads():
+        number, reason = numba.get_num_threads(), "numba, which was imported before"
     features = llvmlite.binding.get_host_cpu_features()
     found = {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",

@@ -117,6 +117,11 @@ class Compiled:
     def _make_dispatcher(self):
         import numba
 
+        if not Path(self.function.__code__.co_filename).is_file():
+            raise RuntimeError(
+                f"the kernel {self.__name__} is not in a file: its machine code is kept by the "
+                "file's text; write it to a module and import it from there"
+            )
         dispatcher = numba.njit(self._function_for_numba(), **FLAGS, **self.options)
         self._enable_caching(dispatcher)
         # numba's compile() only loads what is stored already; it is called for every new

@@ -274,7 +274,7 @@ def select(xp, chosen, x, y):
     a tenth of that: y ^ ((x ^ y) & mask), where the mask has all bits set or none.
     """
     dtype = np.result_type(x, y)
-    if dtype.kind != "f":
+    if dtype.kind != "f" or dtype.itemsize > 8:  # there are no integers as long as a longdouble
         return xp.where(chosen, x, y)
     bits = np.dtype(f"i{dtype.itemsize}")
     x, y = (xp.asanyarray(one, dtype).view(bits) for one in (x, y))

@@ -30,7 +30,8 @@ A single row or column is another matter, for then nothing is used twice: see ge
 
 For many cores the smaller operand is packed once, by all of them, and the larger is cut into
 pieces, which are packed and multiplied independently.  Each number of the result is one sum, in
-an order that depends on K alone: the same bits for any number of threads and for any cut.
+an order that depends on K alone (of a single row or column: on its shape and layout): the same
+bits for any number of threads and for any cut.
 
 Goto & van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34 (2008);
 Van Zee & van de Geijn, "BLIS: a framework for rapidly instantiating BLAS functionality", ACM
@@ -76,6 +77,8 @@ BLOCK_COLUMNS = np.int64(512)
 HEAP_STRIPS = np.int64(8)
 FEW_ROWS = np.int64(128)  # of a: up to here reading b where it lies is faster than packing it
 NOT_PACKED = np.int64(0)
+NOT_DONE, DONE = np.int64(0), np.int64(1)
+NO_MEMORY = "there is no memory to pack the operands of a matrix product"
 ZERO = np.float32(0)
 FLOAT32 = np.dtype(np.float32)
 
@@ -131,7 +134,8 @@ def multiply(out, a, b, add):
 
     float32; a and b may be any views, and the rows of `out` are contiguous.
     """
-    multiply_arrays(out, a, NOT_PACKED, b, NOT_PACKED, add)
+    if multiply_arrays(out, a, NOT_PACKED, b, NOT_PACKED, add) == NOT_DONE:
+        raise MemoryError(NO_MEMORY)
 
 
 @multiply.without_numba
@@ -141,8 +145,8 @@ def _(out, a, b, add):
 
 @cpu_function
 def multiply_arrays(out, a, packed_a, b, packed_b, add):
-    """multiply; packed_a and packed_b as for multiply_at."""
-    multiply_at(
+    """multiply; packed_a, packed_b and what it returns as for multiply_at."""
+    return multiply_at(
         address_of(out),
         out.strides[0],
         address_of(a),
@@ -161,7 +165,7 @@ def multiply_arrays(out, a, packed_a, b, packed_b, add):
 
 
 @cpu_routine(
-    "void(int64, int64, int64, int64, int64, int64, "
+    "int64(int64, int64, int64, int64, int64, int64, "
     "int64, int64, int64, int64, int64, int64, int64, boolean)"
 )
 def multiply_at(
@@ -172,20 +176,25 @@ def multiply_at(
     out, a, b           addresses of the first numbers
     out_row, ...        bytes from one row, column, or step of K to the next
     packed_a, packed_b  address of the operand, all of it, packed (see pack_share); or NOT_PACKED
+
+    Returns NOT_DONE if there was no memory for it, and otherwise DONE: a routine cannot raise.
     """
     if M == 0 or N == 0:
-        return
+        return DONE
     if K == 0:
         if not add:
             fill_with_zeros(out, out_row, M, N)
-        return
+        return DONE
     depth = equal_part(K, DEPTH, LANES)
     block = equal_part(N, BLOCK_COLUMNS, TILE_COLUMNS)
     heap = HEAP_STRIPS * TILE_ROWS
     read_rows_of_b = b_column == FLOAT_BYTES and M <= FEW_ROWS and K % UNROLL == 0
     for_a = NOT_PACKED if packed_a else packed_bytes(M, depth, TILE_ROWS)
     for_b = NOT_PACKED if packed_b else packed_bytes(block, depth, TILE_COLUMNS)
-    memory = np.empty(for_a + for_b + LINE_BYTES, np.uint8)
+    try:
+        memory = np.empty(for_a + for_b + LINE_BYTES, np.uint8)
+    except Exception:
+        return NOT_DONE
     own_strips = first_line(memory)
     own_panels = own_strips + for_a
 
@@ -230,6 +239,7 @@ def multiply_at(
                 )
             j += columns
     memory[0] = 0  # numba frees an array after its last mention: not before here
+    return DONE
 
 
 @cpu_function
@@ -275,8 +285,11 @@ def multiply_in_pieces(out, a, b, add, cut_rows, n_pieces):
     memory = np.empty(n_depths * packed_bytes(lines.shape[0], depth, width) + LINE_BYTES, np.uint8)
     for share in prange(n_depths * parts(lines.shape[0], PANELS_AT_ONCE * width)):
         pack_share(lines, width, depth, np.int64(share), memory)
+    done = np.empty(n_pieces, np.int64)
     for piece in prange(n_pieces):
-        multiply_piece(out, a, b, add, cut_rows, np.int64(piece), n_pieces, memory)
+        done[piece] = multiply_piece(out, a, b, add, cut_rows, np.int64(piece), n_pieces, memory)
+    if done.min() == NOT_DONE:  # what is raised in a parallel loop does not arrive as what it is
+        raise MemoryError(NO_MEMORY)
 
 
 @cpu_function
@@ -304,16 +317,15 @@ def pack_share(lines, width, depth, share, memory):
 
 @cpu_function
 def multiply_piece(out, a, b, add, cut_rows, piece, n_pieces, memory):
-    """A piece of the result: some of its rows (or columns), whole tiles of them."""
+    """A piece of the result: some of its rows (or columns), whole tiles of them; DONE or not."""
     packed = first_line(memory)
     length, width = (out.shape[0], TILE_ROWS) if cut_rows else (out.shape[1], TILE_COLUMNS)
     tiles = parts(length, width)
     first = piece * tiles // n_pieces * width
     end = min((piece + 1) * tiles // n_pieces * width, length)
     if cut_rows:
-        multiply_arrays(out[first:end], a[first:end], NOT_PACKED, b, packed, add)
-    else:
-        multiply_arrays(out[:, first:end], a, packed, b[:, first:end], NOT_PACKED, add)
+        return multiply_arrays(out[first:end], a[first:end], NOT_PACKED, b, packed, add)
+    return multiply_arrays(out[:, first:end], a, packed, b[:, first:end], NOT_PACKED, add)
 
 
 @cpu_function

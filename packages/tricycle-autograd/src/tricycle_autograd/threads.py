@@ -2,7 +2,9 @@
 
 *How many.*  As many as this process may have cores: its affinity, and in a container its quota
 (cgroups), both of which may be fewer than the machine has.  TRICYCLE_NUM_THREADS overrides that.
-The number decides nothing but the time: the same bits come out for any.
+The number decides nothing but the time: the same bits come out for any.  numba settles how many
+threads it starts when it is imported.  Where somebody did that before the first kernel was used,
+there cannot be more, and fewer are used by kernels from the thread that calls the first one.
 
 *On what.*  numba starts its threads through a "threading layer".  OpenMP's takes 3 to 6
 microseconds to start a kernel, TBB's about as much, numba's own ("workqueue") 100.  numba's

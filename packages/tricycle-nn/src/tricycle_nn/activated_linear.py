@@ -41,7 +41,7 @@ from tricycle_nn.linear import (
 from tricycle_nn.pieces import n_pieces, piece
 from tricycle_nn.swiglu import CPU as SWIGLU
 from tricycle_nn.swiglu import check_shapes as check_gate
-from tricycle_nn.swiglu import swiglu
+from tricycle_nn.swiglu import limited, swiglu
 
 
 @fused
@@ -142,8 +142,9 @@ ONE = np.float32(1)
 @cpu_function
 def swiglu_and_slopes(activated, d, d_gate, x, gate):
     for i in range(x.size):
-        s = sigmoid(gate[i])
-        silu = gate[i] * s
+        g = limited(gate[i])
+        s = sigmoid(g)
+        silu = g * s
         activated[i] = x[i] * silu
-        d_gate[i] = d[i] * x[i] * s * (ONE + gate[i] * (ONE - s))
+        d_gate[i] = d[i] * x[i] * s * (ONE + g * (ONE - s))
         d[i] = d[i] * silu

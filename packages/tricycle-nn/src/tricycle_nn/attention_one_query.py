@@ -52,7 +52,9 @@ def _look(q, k, v, out, scores, scale):
     out[:] = ZERO
     for s in range(scores.size):
         _add_scaled(out, side_by_side(v[s]), scores[s])
-    _add_scaled(out, out, ONE / total - ONE)
+    share = ONE / total
+    for d in range(out.size):
+        out[d] *= share
     return largest + np.log(total)
 
 

@@ -24,10 +24,10 @@ import numpy as np
 
 from tricycle_autograd import take_along_axis, where
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, kernel_inputs, prange
-from tricycle_autograd.cpu_math import exp, row_maximum
+from tricycle_autograd.cpu_math import exp
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
-from tricycle_nn.softmax import log_softmax
+from tricycle_nn.softmax import finite_maximum, log_softmax
 
 REDUCTIONS = ("mean", "sum", "none")
 ZERO = np.float32(0)
@@ -132,7 +132,7 @@ class CPU:
         for i in prange(logits.shape[0]):
             losses[i] = ZERO
             if targets[i] >= 0:
-                largest[i] = row_maximum(logits[i])
+                largest[i] = finite_maximum(logits[i])
                 totals[i] = sum_of_exp(logits[i], largest[i])
                 losses[i] = surprise(logits[i], targets[i], smoothing, largest[i], totals[i])
 
@@ -149,11 +149,14 @@ class CPU:
 
 @cpu_function
 def sum_of_exp(z, largest):
-    """Σ exp(z - largest); with the largest of z taken out no exp overflows."""
+    """Σ exp(z - largest); with the largest of z taken out no exp overflows.
+
+    One of the exps is then 1, unless all z are -inf: belief in nothing, as softmax has it.
+    """
     total = ZERO
     for j in range(z.size):
         total += exp(z[j] - largest)
-    return total
+    return ONE if total < ONE else total
 
 
 @cpu_function

@@ -65,7 +65,7 @@ def _(ids, weight):
 
 
 def checked_ids(ids: Any, weight: Tensor) -> np.ndarray:
-    """The ids as an int64 array, every one of them a row of the table."""
+    """The ids as an int64 array of its own, every one of them a row of the table."""
     if weight.ndim != 2:
         raise ValueError(f"embedding expected a table of shape (V, C), got {weight.shape}")
     ids = ids.numpy() if isinstance(ids, Tensor) else np.asarray(ids)
@@ -79,7 +79,8 @@ def checked_ids(ids: Any, weight: Tensor) -> np.ndarray:
             f"embedding got id {ids[place]} at position {place}, "
             f"but its table has {rows} rows (ids 0 to {rows - 1})"
         )
-    return contiguous(ids.astype(np.int64, copy=False))
+    # A copy, always: the backward pass reads them again, and the caller may have changed his.
+    return np.array(ids, np.int64, order="C")
 
 
 class CPU:

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd.cpu import as_rows, cpu_kernel, kernel_inputs, prange
-from tricycle_autograd.cpu_math import row_maximum
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import gradient_destination, is_recording
@@ -38,6 +37,7 @@ from tricycle_nn.cross_entropy import (
     sum_of_exp,
     surprise,
 )
+from tricycle_nn.softmax import finite_maximum
 from tricycle_nn.token_scores import gradient_of_vectors, token_scores
 
 CHUNK = 2**25  # floats of logits at once when nothing is kept: 128 MB
@@ -122,7 +122,7 @@ class CPU:
                 logits[i] = ZERO
                 continue
             z = logits[i]
-            largest = row_maximum(z)
+            largest = finite_maximum(z)
             total = sum_of_exp(z, largest)
             losses[i] = surprise(z, targets[i], smoothing, largest, total)
             if keep:

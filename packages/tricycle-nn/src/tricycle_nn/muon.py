@@ -231,7 +231,7 @@ def _check_matrix(tensor, parts):
             f"Muon moves matrices, got a parameter of shape {tensor.shape}; give vectors and "
             "tables to AdamW, and both optimisers to Combined"
         )
-    if parts != int(parts) or parts < 1 or tensor.shape[1] % parts:
+    if not isinstance(parts, int) or parts < 1 or tensor.shape[1] % parts:
         raise ValueError(
             f"parts must divide the columns of every matrix in its group, got {parts} parts and "
             f"the shape {tensor.shape}"

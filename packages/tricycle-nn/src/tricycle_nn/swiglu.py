@@ -109,33 +109,44 @@ class CPU:
 
 
 ONE = np.float32(1)
+# Below this, σ is taken as 1e-38: to multiply it by anything much larger would make a number of it.
+LOWEST = np.float32(-87)
+
+
+@cpu_function
+def limited(x):
+    return LOWEST if x < LOWEST else x
 
 
 @cpu_function
 def silu_piece(y, x):
     for i in range(x.size):
-        y[i] = x[i] * fast_sigmoid(x[i])
+        g = limited(x[i])
+        y[i] = g * fast_sigmoid(g)
 
 
 @cpu_function
 def silu_piece_backward(dx, dy, x):
     for i in range(x.size):
-        s = fast_sigmoid(x[i])
-        dx[i] = dy[i] * s * (ONE + x[i] * (ONE - s))
+        g = limited(x[i])
+        s = fast_sigmoid(g)
+        dx[i] = dy[i] * s * (ONE + g * (ONE - s))
 
 
 @cpu_function
 def swiglu_piece(y, x, gate):
     for i in range(x.size):
-        y[i] = x[i] * gate[i] * fast_sigmoid(gate[i])
+        g = limited(gate[i])
+        y[i] = x[i] * g * fast_sigmoid(g)
 
 
 @cpu_function
 def swiglu_piece_backward(dx, d_gate, dy, x, gate):
     for i in range(x.size):
-        s = fast_sigmoid(gate[i])
-        dx[i] = dy[i] * gate[i] * s
-        d_gate[i] = dy[i] * x[i] * s * (ONE + gate[i] * (ONE - s))
+        g = limited(gate[i])
+        s = fast_sigmoid(g)
+        dx[i] = dy[i] * g * s
+        d_gate[i] = dy[i] * x[i] * s * (ONE + g * (ONE - s))
 
 
 def check_shapes(x, gate):
