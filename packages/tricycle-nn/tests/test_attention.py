@@ -1,6 +1,5 @@
 """Attention: each position looks back and takes what it needs."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
