@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tricycle_gpt import CheckpointError, checkpoint, load_checkpoint, load_newest_checkpoint
+from tricycle_gpt import CheckpointError, load_checkpoint, load_newest_checkpoint, whole_files
 from tricycle_gpt.checkpoint import list_checkpoints, save_checkpoint
 
 
@@ -46,7 +46,7 @@ class Disk:
 
     @contextmanager
     def watched(self):
-        real_save, real_rmtree = checkpoint.save_file, shutil.rmtree
+        real_save, real_rmtree = whole_files.save_file, shutil.rmtree
 
         def half_a_file(arrays, path):
             real_save(arrays, path)
@@ -60,7 +60,7 @@ class Disk:
             pass
 
         places = [
-            (checkpoint, "save_file", real_save, half_a_file),
+            (whole_files, "save_file", real_save, half_a_file),
             (shutil, "rmtree", real_rmtree, half_a_folder),
             (Path, "rename", Path.rename, nothing),
             (Path, "mkdir", Path.mkdir, nothing),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tricycle_gpt import checkpoint, checkpoint_writer, load_newest_checkpoint
+from tricycle_gpt import checkpoint_writer, load_newest_checkpoint, whole_files
 from tricycle_gpt.checkpoint import list_checkpoints, save_checkpoint
 from tricycle_gpt.checkpoint_writer import CheckpointWriter
 
@@ -82,7 +82,7 @@ PLACES = {
     "fsync": (os, "fsync"),
     "rename": (Path, "rename"),
     "open": (Path, "open"),
-    "arrays": (checkpoint, "save_file"),
+    "arrays": (whole_files, "save_file"),
     "mkdir": (Path, "mkdir"),
 }
 
@@ -122,9 +122,9 @@ def test_an_error_at_any_call_leaves_a_good_checkpoint(place, number, tmp_path, 
 
 
 def test_what_safetensors_makes_of_a_full_disk_is_an_oserror(tmp_path, monkeypatch):
-    def full(*words):
+    def full(*words, **options):
         raise safetensors.SafetensorError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(whole_files, "save_file", full)
     with pytest.raises(OSError, match="could not be written: No space left"):
         save(tmp_path, 1)

@@ -150,6 +150,7 @@ def test_a_preset_that_is_not_there_is_named_wherever_it_stands(tmp_path, name):
             MemoryError("Unable to allocate 9 TiB"),
             r"error: not enough memory for this batch or model: Unable",
         ),
+        (ImportError("drawing needs matplotlib; install it"), "error: drawing needs matplotlib"),
         (KeyboardInterrupt(), "use --resume"),
     ],
 )
@@ -159,6 +160,11 @@ def test_what_a_user_can_cause_ends_with_a_message(error, message):
 
     with pytest.raises(SystemExit, match=message):
         end_politely(main, "stopped: use --resume")
+
+
+def test_an_import_that_fails_by_our_own_fault_keeps_its_traceback():
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        end_politely(lambda: __import__("no_such_module"))
 
 
 def test_settings_written_as_toml_are_read_back(tmp_path):
@@ -201,6 +207,15 @@ def test_a_run_that_goes_on_knows_its_settings_and_flags_win_over_them(tmp_path)
     words = ["--training.log-every", "3"]
     again = read_command_line(Run(), words, presets=KINDS, begun=begun)
     assert again == replace(run, training=replace(run.training, log_every=3))
+
+
+@pytest.mark.parametrize("text", ["", 'preset = "huge"', "preset = []"])
+def test_a_run_whose_settings_are_lost_says_which_file_to_look_at(tmp_path, text):
+    path = write(tmp_path, text)
+    with pytest.raises(
+        SystemExit, match=r"settings\.toml should name a preset, one of small, slow"
+    ):
+        read_command_line(Run(), [], presets=KINDS, begun=path)
 
 
 def test_flags_make_the_same_settings_again():

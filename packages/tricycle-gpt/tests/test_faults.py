@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small_runs import Stream, losses_in, run, settings, text, weights_in
 
-from tricycle_gpt import GPT, MLflowTracker, checkpoint, load_newest_checkpoint, train
+from tricycle_gpt import GPT, MLflowTracker, load_newest_checkpoint, train, whole_files
 from tricycle_gpt.metrics import MetricsLog
 
 KILLS = 200 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 20
@@ -128,7 +128,7 @@ def test_a_full_disk_ends_a_run_that_then_goes_on_as_if_nothing_had_happened(
         if place == "metrics":
             disk.setattr(MetricsLog, "write", write)
         elif place == "checkpoint":
-            disk.setattr(checkpoint, "save_file", full)
+            disk.setattr(whole_files, "save_file", full)
         else:
             sample = full
         with pytest.raises(OSError, match="No space left on device"):

@@ -29,13 +29,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+
+from tricycle_gpt.whole_files import write_arrays, write_text
 
 PARAMETERS = "parameters.safetensors"
 OPTIMISER = "optimiser.safetensors"
 STATE = "state.json"
 MANIFEST = "MANIFEST.json"
+VERSION = 1  # of what is written here
 REPLACED = ".replaced"  # steps aside for a new one of the same step
 FOLDER_NAME = re.compile(rf"step-(\d{{8,}})({re.escape(REPLACED)})?")
 
@@ -90,11 +92,11 @@ def save_checkpoint(
     temporary = folder / f"{final.name}.tmp"
     temporary.mkdir()
 
-    _save_arrays(temporary / PARAMETERS, parameters)
-    _save_arrays(temporary / OPTIMISER, optimiser)
-    _write(temporary / STATE, json.dumps({**state, "step": step}, indent=1, sort_keys=True))
+    write_arrays(temporary / PARAMETERS, parameters)
+    write_arrays(temporary / OPTIMISER, optimiser)
+    _write_json(temporary / STATE, {**state, "step": step}, sort_keys=True)
     files = {name: _fingerprint(temporary / name) for name in (PARAMETERS, OPTIMISER, STATE)}
-    _write(temporary / MANIFEST, json.dumps({"version": 1, "files": files}, indent=1))
+    _write_json(temporary / MANIFEST, {"version": VERSION, "files": files})
     _flush(temporary)
 
     replaced = folder / f"{final.name}{REPLACED}"
@@ -233,21 +235,8 @@ def _verify(folder):
             raise CheckpointError(f"{path} does not have the sha256 in its manifest")
 
 
-def _save_arrays(path, arrays):
-    try:
-        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
-    except SafetensorError as error:  # what it makes of a full disk
-        raise OSError(f"{path} could not be written: {error}") from error
-    path.chmod(0o644)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _write(path, text):
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _write_json(path, value, **options):
+    write_text(path, json.dumps(value, indent=1, **options) + "\n")
 
 
 def _flush(folder):

@@ -58,7 +58,7 @@ def read_command_line(
                 raise ValueError(f"no preset {preset!r}; there are {', '.join(presets)}")
             defaults = defaults if preset is None else presets[preset]
             if begun is not None:
-                defaults = _put(presets[_read_toml(begun)["preset"]], _read_toml(begun), str(begun))
+                defaults = _read_begun(begun, presets)
         defaults = _put(defaults, values, str(named.config))
         return tyro.cli(
             type(defaults),
@@ -135,11 +135,27 @@ def end_politely(main: Callable[[], None], farewell: str = "stopped") -> None:
         sys.exit(f"error: not enough memory for this batch or model: {error}")
     except (ValueError, IndexError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+    except ImportError as error:
+        if error.name is not None:  # Python's own; ours say which extra to install
+            raise
+        sys.exit(f"error: {error}")
 
 
 def _what_failed(error):
     """An OSError without its number: "notes.txt: No such file or directory"."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def _read_begun(path, presets):
+    """A run's config.toml, upon the preset that it names."""
+    values = _read_toml(path)
+    preset = values.get("preset")
+    if preset not in list(presets):
+        raise ValueError(
+            f"{path} should name a preset, one of {', '.join(presets)}, got {preset!r}: the file "
+            "is damaged. Remove it, and give the settings that the run began with again"
+        )
+    return _put(presets[preset], values, str(path))
 
 
 def _read_toml(path):

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from tricycle_autograd import tape
 from tricycle_autograd.profiling import name_of_primitive
 from tricycle_gpt.data_parallel import DataParallel
 from tricycle_gpt.distributed import texts_of_all
 from tricycle_gpt.model import GPT
+from tricycle_gpt.whole_files import write_arrays
 from tricycle_nn import Module, set_dropout_step
 
 Batches = list[tuple[np.ndarray, np.ndarray]]
@@ -164,10 +165,10 @@ def _modules(module, path):
 
 
 def save_batches(path: str | Path, batches: Batches, dropout_step: int) -> None:
-    """Keep a step's batches in a file."""
+    """Keep a step's batches in a file.  OSError if it cannot be written."""
     inputs, targets = (np.stack(part) for part in zip(*batches, strict=True))
     arrays = {"inputs": inputs, "targets": targets, "dropout_step": np.array(dropout_step)}
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    write_arrays(Path(path), arrays)
 
 
 def load_batches(path: str | Path) -> tuple[Batches, int]:

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.model import GPT
+from tricycle_gpt.whole_files import write_arrays
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -114,20 +115,16 @@ def to_huggingface(model: GPT, folder: str | Path, tokeniser: Any = None) -> Pat
 
     tokeniser  anything whose save(folder) writes a tokenizer.json; it may be left out
 
-    Returns the folder.
+    Returns the folder.  Raises OSError if it cannot be written (a full disk).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parameters = {name: parameter.numpy() for name, parameter in model.named_parameters()}
-    weights = {
-        theirs: np.ascontiguousarray(piece.of(parameters))
-        for theirs, piece in pieces(model.config).items()
-    }
+    weights = {theirs: piece.of(parameters) for theirs, piece in pieces(model.config).items()}
     # Written apart and renamed when whole, so that a full disk leaves the weights of before.  The
     # metadata tells transformers that matrices lie as PyTorch would have them.
     temporary = folder / f"{WEIGHTS}.tmp"
-    save_file(weights, temporary, metadata={"format": "pt"})
-    temporary.chmod(0o644)
+    write_arrays(temporary, weights, metadata={"format": "pt"})
     temporary.replace(folder / WEIGHTS)
     _write_json(folder / CONFIG, _their_config(model.config))
     _write_json(folder / "generation_config.json", {"max_length": model.config.context_window})

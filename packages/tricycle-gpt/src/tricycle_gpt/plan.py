@@ -37,6 +37,7 @@ from tricycle_gpt.metrics import read_metrics
 from tricycle_gpt.model import GPT
 from tricycle_gpt.optimiser import make_optimiser
 from tricycle_gpt.progress import duration
+from tricycle_gpt.whole_files import replace_text
 from tricycle_nn import gradient_norm, scale_for_norm
 
 LEAST = {"adamw": 28, "muon": 20}  # bytes a parameter: held, and copied for a checkpoint
@@ -232,7 +233,7 @@ def compare_with_plan(folder: str | Path, planned: Plan) -> None:
     seconds = sum(planned.tokens_per_step / pace for pace in paces)
     took = {"steps": len(paces), "seconds": round(seconds, 3), "memory": peak_bytes()}
     found = {"planned": dataclasses.asdict(planned), "took": took}
-    (folder / "plan.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    replace_text(folder / "plan.json", json.dumps(found, indent=1) + "\n")
 
 
 def peak_bytes() -> int:

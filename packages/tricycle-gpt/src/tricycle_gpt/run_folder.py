@@ -3,7 +3,7 @@
     model/         config.json, model.safetensors, tokenizer.json: Hugging Face's format
     loss.png       the loss as a picture (needs matplotlib, the extra `plots`)
     sample.txt     text that the model wrote
-    config.toml    every setting; --config reads it back
+    config.toml    every setting the run began with; --config reads it back
     data.json      what the text was: source, split, tokeniser, counts
     plan.json      what was foretold, beside what the run took
     mlflow-run.txt the run's name in MLflow, where it is followed
@@ -26,6 +26,7 @@ from tricycle_gpt.metrics import plot_loss
 from tricycle_gpt.model import GPT
 from tricycle_gpt.plan import flops_per_token
 from tricycle_gpt.tracking import MLflowTracker
+from tricycle_gpt.whole_files import replace_text
 
 
 def write_results(folder: str | Path, model: GPT, tokeniser: Any) -> Path:
@@ -64,13 +65,20 @@ def write_sample(
 
 
 def write_settings(folder: str | Path, settings: Any, data: dict[str, Any] | None = None) -> None:
-    """Keep a program's settings, a dataclass, in config.toml; what its text was in data.json."""
+    """Keep a program's settings, a dataclass, in config.toml; what its text was in data.json.
+
+    A run that has a checkpoint keeps what it began with: the settings that it is asked to go on
+    with hold for one session, and may yet be refused.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.toml").write_text(to_toml(settings), encoding="utf-8")
+    texts = {"config.toml": to_toml(settings)}
     if data is not None:
-        record = json.dumps(data, indent=1) + "\n"
-        (folder / "data.json").write_text(record, encoding="utf-8")
+        texts["data.json"] = json.dumps(data, indent=1) + "\n"
+    has_begun = bool(list_checkpoints(folder / "checkpoints"))
+    for name, text in texts.items():
+        if not (has_begun and (folder / name).exists()):
+            replace_text(folder / name, text)
 
 
 def follow(

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tricycle_gpt.whole_files import replace_text
+
 MEMORY = 200_000_000  # bytes that MLflow itself takes: 130 MB with a server, 197 with a local file
 MOST_ROWS = 50_000  # kept while a server is away: some 50 MB
 ROWS_AT_ONCE = 50  # MLflow takes 1000 numbers in one call
@@ -277,7 +279,7 @@ class MLflowTracker:
             client.log_batch(run.info.run_id, params=params[i : i + 100])
         self.run_id = run.info.run_id
         if self._note is not None:
-            self._note.write_text(f"{self.run_id}\n", encoding="utf-8")
+            replace_text(self._note, f"{self.run_id}\n")
 
     def _new_experiment(self, client, name):
         # Beside mlflow.db, where `mlflow ui` looks for them; a server knows a place of its own.
