@@ -107,6 +107,13 @@ def test_damage_is_described(tmp_path):
         load_newest_checkpoint(tmp_path)
 
 
+def test_another_version_is_named(tmp_path):
+    manifest = save(tmp_path, 1) / "MANIFEST.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(CheckpointError, match="step-00000001 has version 2, expected 1"):
+        load_checkpoint(manifest.parent)
+
+
 def test_one_that_the_disk_cannot_give_back_is_passed_over(tmp_path, monkeypatch, capsys):
     save(tmp_path, 1)
     newest = save(tmp_path, 2)

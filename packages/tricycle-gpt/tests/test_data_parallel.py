@@ -325,9 +325,9 @@ def test_a_bad_number_on_one_rank_is_judged_alike_by_all(tmp_path):
     rows = read_metrics(tmp_path / "skip" / "metrics.jsonl")
     assert [row["step"] for row in rows if "unusual" in row] == [3]
     kept = sorted(path.name for path in (tmp_path / "skip").glob("bad-step-*"))
-    assert kept == [f"bad-step-00000003-rank-{rank}.safetensors" for rank in (0, 1)]
+    assert kept == [f"bad-step-00000004-rank-{rank}.safetensors" for rank in (0, 1)]
     said = ends_badly(start_ranks(2, BAD, tmp_path / "stop", "stop"))
-    assert said.count("at step 3 the loss is nan") == 1
+    assert said.count("at step 4 the loss is nan") == 1
     assert "rank-0.safetensors" in said
     assert "rank-1.safetensors" in said
 

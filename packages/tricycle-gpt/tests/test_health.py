@@ -100,6 +100,17 @@ def test_a_step_that_is_no_number_is_left_out_and_explained(tmp_path, make_tiny,
     assert all(np.isfinite(array).all() for array in model.state_dict().values())
 
 
+def test_a_run_that_a_bad_step_stopped_goes_on_without_it(tmp_path, make_tiny):
+    model = make_tiny()
+    with pytest.raises(FloatingPointError, match="--resume --training.when-not-finite skip$"):
+        train(model, Stream(poison_mlp(model, 3)), settings(checkpoint_every=2), tmp_path)
+    model = make_tiny(seed=1)
+    skipping = settings(when_not_finite="skip", checkpoint_every=2)
+    assert train(model, Stream(poison_mlp(model, 3)), skipping, tmp_path, resume=True).finished
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert ["loss" in row for row in rows] == [True, True, True, False, True, True]
+
+
 def test_a_resumed_run_remembers_how_many_steps_it_left_out(tmp_path, make_tiny):
     model = make_tiny()
     layer = model.blocks[1].mlp.dropout  # the last thing that an MLP calls
@@ -111,7 +122,7 @@ def test_a_resumed_run_remembers_how_many_steps_it_left_out(tmp_path, make_tiny)
 
     config = settings(steps=16, when_not_finite="skip", checkpoint_every=4)
     for resume in (False, True):  # the checkpoint is that of ten steps left out, 2 to 11
-        with pytest.raises(FloatingPointError, match="at step 12 .* after 10 steps in a row"):
+        with pytest.raises(FloatingPointError, match="at step 13 .* after 10 steps in a row"):
             train(model, Stream(before), config, tmp_path, resume=resume)
 
 
@@ -128,7 +139,8 @@ def test_a_spike_in_a_run_is_dealt_with_as_was_asked(tmp_path, make_tiny, policy
 
     config = settings(steps=26, spikes=policy)
     if policy == "stop":
-        with pytest.raises(FloatingPointError, match="at step 24 the loss jumped to"):
+        advice = "in a run of its own; .*: --resume --training.spikes skip"
+        with pytest.raises(FloatingPointError, match=f"at step 25 the loss jumped to.*{advice}"):
             train(model, Stream(before), config, tmp_path)
         assert weights(model) == seen[24]
     else:
@@ -138,7 +150,7 @@ def test_a_spike_in_a_run_is_dealt_with_as_was_asked(tmp_path, make_tiny, policy
         assert row["unusual"].startswith(f"{policy}: the loss jumped to")
         assert ("loss" in row) == (policy == "warn")
         assert "step 25: the loss jumped to" in capsys.readouterr().err
-    kept = tmp_path / "bad-step-00000024.safetensors"
+    kept = tmp_path / "bad-step-00000025.safetensors"
     assert kept.exists() == (policy != "warn")
 
 
@@ -147,7 +159,7 @@ def test_the_batches_of_a_bad_step_can_be_run_again(tmp_path, make_tiny):
     before = poison_mlp(model, 3)
     with pytest.raises(FloatingPointError, match="the result of multiply"):
         train(model, Stream(before), settings(micro_batches=2), tmp_path)
-    batches, dropout_step = load_batches(tmp_path / "bad-step-00000001.safetensors")
+    batches, dropout_step = load_batches(tmp_path / "bad-step-00000002.safetensors")
     assert dropout_step == 2
     assert len(batches) == 2
     untouched = weights(model)

@@ -10,11 +10,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from tricycle_gpt import MLflowTracker, flops_per_token, follow, run_folder, tracking
+from tricycle_gpt.tracking import ended_if_it_fails
 
 RECIPE = {"model.n_layers": 2, "training.learning_rate": 0.001, "data.tokens": "ab" * 32}
 
@@ -256,6 +258,38 @@ def test_mfu_is_a_share_of_what_all_ranks_could_do(here, make_tiny, monkeypatch)
 def test_a_run_ends_in_one_of_three_ways(here):
     with pytest.raises(ValueError, match="finished, interrupted, failed, not as 'done'"):
         MLflowTracker().end("done")
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [
+        (OSError("full"), [("failed", None)]),
+        (KeyboardInterrupt(), [("interrupted", 1.0)]),
+        (None, []),
+    ],
+)
+def test_a_run_is_ended_by_what_fails_behind_the_training(error, ended):
+    found = []
+
+    class Notebook:
+        def end(self, status, patience=None):
+            found.append((status, patience))
+
+    for tracker in (None, Notebook()):
+        with pytest.raises(type(error)) if error else nullcontext(), ended_if_it_fails(tracker):
+            if error:
+                raise error
+    assert found == ended
+
+
+def test_a_run_ends_once(here):
+    from mlflow import MlflowClient
+
+    tracker = MLflowTracker("once")
+    tracker.begin({})
+    tracker.end("finished", patience=100)
+    tracker.end("failed", patience=100)
+    assert MlflowClient(tracker.uri).get_run(tracker.run_id).info.status == "FINISHED"
 
 
 def test_without_mlflow_it_says_what_to_install(monkeypatch):

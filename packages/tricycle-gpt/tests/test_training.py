@@ -19,9 +19,11 @@ from tricycle_gpt import (
     load_newest_checkpoint,
     picture,
     read_metrics,
+    save_checkpoint,
     train,
 )
 from tricycle_gpt.optimiser import make_optimiser
+from tricycle_gpt.resuming import NOT_THE_RECIPE
 from tricycle_gpt.step import accumulate_gradients
 from tricycle_nn import clip_scale, gradient_norm
 
@@ -203,16 +205,58 @@ def test_a_run_with_other_settings_is_not_continued(tmp_path, make_tiny):
 
 def test_settings_that_do_not_touch_the_weights_may_change(tmp_path, make_tiny):
     run(tmp_path, make_tiny())
-    assert run(
-        tmp_path, make_tiny(), settings(log_every=3, keep_checkpoints=1), resume=True
-    ).finished
+    for name in NOT_THE_RECIPE:  # each to something else
+        value = getattr(settings(), name)
+        other = {"stop": "skip", "off": "warn", True: False, False: True}.get(value) or 3
+        changed = settings(**{name: other})
+        assert changed != settings()
+        assert run(tmp_path, make_tiny(), changed, resume=True).finished
+
+
+def change_state(folder, **changes):
+    """Save the newest checkpoint again, with other words in its state."""
+    found = load_newest_checkpoint(folder / "checkpoints")
+    save_checkpoint(
+        folder / "checkpoints",
+        found.step,
+        found.parameters,
+        found.optimiser,
+        found.state | changes,
+    )
+
+
+def test_an_older_checkpoints_recipe_may_hold_what_has_left_it_since(tmp_path, make_tiny):
+    run(tmp_path, make_tiny())
+    recipe = load_newest_checkpoint(tmp_path / "checkpoints").state["recipe"]
+    assert "training.spikes" not in recipe
+    change_state(tmp_path, recipe=recipe | {"training.spikes": "warn", "training.spike_z": 2.0})
+    assert run(tmp_path, make_tiny(), resume=True).finished
+    change_state(tmp_path, recipe=recipe | {"training.unheard_of": 1})
+    with pytest.raises(ValueError, match="training.unheard_of was 1, is None"):
+        run(tmp_path, make_tiny(), resume=True)
+
+
+def test_other_versions_are_said_and_go_on(tmp_path, make_tiny, capsys):
+    run(tmp_path, make_tiny())
+    state = load_newest_checkpoint(tmp_path / "checkpoints").state
+    assert state["versions"].keys() == {"python", "numpy", "numba", "tricycle-gpt"}
+    assert state["versions"]["numpy"] == np.__version__
+    run(tmp_path, make_tiny(), resume=True)
+    assert "other versions" not in capsys.readouterr().err
+    change_state(tmp_path, versions=state["versions"] | {"numpy": "1.0"})
+    assert run(tmp_path, make_tiny(), resume=True).finished
+    said = capsys.readouterr().err
+    assert f"written by other versions (numpy was 1.0, is {np.__version__}): the run" in said
+    change_state(tmp_path, versions=None)  # as before they were written down
+    run(tmp_path, make_tiny(), resume=True)
+    assert "other versions" not in capsys.readouterr().err
 
 
 def test_when_the_loss_is_no_number_the_weights_stay_as_they_were(tmp_path, make_tiny):
     model = make_tiny()
     model.norm.weight.array[3] = np.nan
     before = {name: array.copy() for name, array in model.state_dict().items()}
-    with pytest.raises(FloatingPointError, match="at step 0 the loss is nan"):
+    with pytest.raises(FloatingPointError, match="at step 1 the loss is nan"):
         run(tmp_path, model)
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(array, before[name])

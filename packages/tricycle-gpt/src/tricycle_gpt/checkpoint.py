@@ -217,10 +217,12 @@ def verify(folder: Path) -> None:
 def _verify(folder):
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
+        version, files = manifest["version"], manifest["files"]
         expected = {name: (files[name]["size"], files[name]["sha256"]) for name in files}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} has no readable {MANIFEST}") from error
+    if version != VERSION:
+        raise CheckpointError(f"{folder} has version {version!r}, expected {VERSION}")
     for name in (PARAMETERS, OPTIMISER, STATE):
         if name not in expected:
             raise CheckpointError(f"{folder / MANIFEST} does not list {name}")

@@ -85,11 +85,12 @@ def examine_bad_step(
 ) -> str:
     """Save a bad step's batches and name its first bad operation: what to tell, on every rank.
 
+    step    counts from 0; the file's name, for people, from 1
     finite  the loss and the gradient were numbers, only too large: so are those of all operations
     """
     dropout_step = step * len(batches)
     of_rank = f"-rank-{ranks.rank}" if ranks.size > 1 else ""
-    kept = folder / f"bad-step-{step:08d}{of_rank}.safetensors"
+    kept = folder / f"bad-step-{step + 1:08d}{of_rank}.safetensors"
     save_batches(kept, batches, dropout_step)
     found = f"its batches are in {kept}"
     if not finite:

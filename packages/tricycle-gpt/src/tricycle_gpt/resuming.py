@@ -6,6 +6,9 @@ with the same recipe can a run go on to the same bits.
 
 import dataclasses
 import json
+import platform
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.model import GPT
 from tricycle_nn import Dropout
 
-# Settings that may change when a run is resumed: they do not touch the weights.
+# Settings that may change when a run is resumed: what has been computed so far does not depend on
+# them.  The last four say what is done about a bad step: a run that one of them stopped may go on.
 NOT_THE_RECIPE = (
     "log_every",
     "evaluate_every",
@@ -22,7 +26,13 @@ NOT_THE_RECIPE = (
     "checkpoint_every",
     "keep_checkpoints",
     "recompute",
+    "keep_best",
+    "hang_seconds",
+    "when_not_finite",
+    "spikes",
+    "spike_z",
 )
+DECIDES_THE_BITS = ("numpy", "numba", "tricycle-gpt")  # packages, beside Python itself
 
 
 def make_recipe(
@@ -58,7 +68,9 @@ def restore(folder: Path, model, optimiser, batches, recipe) -> tuple[int, dict]
     found = load_newest_checkpoint(folder / "checkpoints")
     if found is None:
         return 0, {}
-    then = found.state["recipe"]
+    # Older checkpoints hold settings that have left the recipe since.
+    left = {f"training.{name}" for name in NOT_THE_RECIPE}
+    then = {name: value for name, value in found.state["recipe"].items() if name not in left}
     differences = [
         f"{name} was {then.get(name)!r}, is {recipe.get(name)!r}"
         for name in sorted(then.keys() | recipe.keys())
@@ -76,6 +88,34 @@ def restore(folder: Path, model, optimiser, batches, recipe) -> tuple[int, dict]
     for layer, seed in zip(dropouts(model), found.state["dropout_seeds"], strict=True):
         layer.seed = seed
     return found.step, found.state
+
+
+def versions() -> dict[str, str | None]:
+    """Which versions decide the bits here; None for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in DECIDES_THE_BITS:
+        try:
+            found[name] = metadata.version(name)  # without importing it
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def say_which_versions_differ(then: dict[str, str | None] | None) -> None:
+    """Warn on stderr if a checkpoint was written by other versions; old ones do not know."""
+    if then is None:
+        return
+    differences = [
+        f"{name} was {then.get(name)}, is {now}"
+        for name, now in versions().items()
+        if then.get(name) != now
+    ]
+    if differences:
+        print(
+            f"warning: the checkpoint was written by other versions ({'; '.join(differences)}): "
+            "the run goes on, but perhaps not to the same bits",
+            file=sys.stderr,
+        )
 
 
 def dropouts(model: GPT) -> list[Dropout]:

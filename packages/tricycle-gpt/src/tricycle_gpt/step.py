@@ -41,6 +41,7 @@ class Run:
     ) -> tuple[dict[str, Any], int]:
         """Move the weights once, unless the gradient would harm them.
 
+        step   counts from 0, as in the metrics; people are told of step + 1
         alive  is called when each batch begins;  say  is told what was unusual
 
         Returns what there is to tell, a row of metrics, and the number of tokens looked at by all
@@ -82,9 +83,16 @@ class Run:
         if verdict == "skip":
             say(f"step {step + 1} is left out; {found}")
             return
+        advice = (
+            f"A learning rate below {self.config.learning_rate:.2g}, or a longer warmup, usually "
+            "helps, in a run of its own"
+        )
+        policy = "spikes" if finite else "when_not_finite"
+        if getattr(self.config, policy) == "stop":
+            flag = f"--training.{policy.replace('_', '-')} skip"
+            advice += f"; to go on with this one, without such steps: --resume {flag}"
         raise FloatingPointError(
-            f"at step {step} {reason}; the weights were left as they were. {found}. A learning "
-            f"rate below {self.config.learning_rate:.2g}, or a longer warmup, usually helps"
+            f"at step {step + 1} {reason}; the weights were left as they were. {found}. {advice}"
         )
 
 

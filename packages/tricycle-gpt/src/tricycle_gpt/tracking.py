@@ -18,7 +18,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +167,14 @@ class MLflowTracker:
         a local file, whose making is slow on a busy machine), and close the run.
 
         status  "finished", "interrupted" or "failed"
+
+        A run ends once: another call changes nothing.
         """
         if status not in STATUS:
             raise ValueError(f"a run ends as one of {', '.join(STATUS)}, not as {status!r}")
         with self._news:
+            if self._ended:
+                return
             self._ended = True
             self._jobs.append(lambda client: client.set_terminated(self.run_id, STATUS[status]))
             self._news.notify()
@@ -341,6 +346,19 @@ class MLflowTracker:
                 f"MLflow at {self.uri} does not answer ({first_line(error)}); training goes on, "
                 "metrics.jsonl has every row, and what can be sent later will be"
             )
+
+
+@contextmanager
+def ended_if_it_fails(tracker: Any) -> Iterator[None]:
+    """End a tracker's run if what is done meanwhile ends by an error; without one, do nothing."""
+    try:
+        yield
+    except BaseException as error:
+        if tracker is not None and isinstance(error, KeyboardInterrupt):  # somebody is in a hurry
+            tracker.end("interrupted", 1.0)
+        elif tracker is not None:
+            tracker.end("failed")
+        raise
 
 
 def who() -> str:

@@ -9,7 +9,7 @@ every batch, and all take the same decisions.  Rank 0 alone tells and writes.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,8 +28,16 @@ from tricycle_gpt.model import GPT
 from tricycle_gpt.optimiser import make_optimiser
 from tricycle_gpt.picture import LossPicture
 from tricycle_gpt.progress import Progress
-from tricycle_gpt.resuming import begin, dropouts, make_recipe, restore
+from tricycle_gpt.resuming import (
+    begin,
+    dropouts,
+    make_recipe,
+    restore,
+    say_which_versions_differ,
+    versions,
+)
 from tricycle_gpt.step import Run
+from tricycle_gpt.tracking import ended_if_it_fails
 from tricycle_gpt.watchdog import Watchdog
 from tricycle_nn import set_dropout_step
 
@@ -104,7 +112,8 @@ def train(
     facts             more that must be the same when the run is resumed (the tokeniser's hash,
                       say); they are kept in the checkpoints
     tracker           is told the recipe and every row, and that the run failed if it does; when
-                      train returns, the caller may tell it more, and ends it
+                      train returns, the caller may tell it more, and ends it (also by
+                      `ended_if_it_fails`)
     sample            has the model write something: asked with every look at the validation
                       text, what it wrote is kept in samples/
     communicator      the ranks that train together; batch_size and micro_batches are for all of
@@ -127,6 +136,8 @@ def train(
     state: dict[str, Any] = {}
     if resume:
         start, state = restore(folder, model, optimiser, batches, recipe)
+        if communicator.rank == 0:
+            say_which_versions_differ(state.get("versions"))
     else:
         begin(folder)
     ranks = DataParallel(optimiser, model.parameters(), communicator)
@@ -156,6 +167,7 @@ def train(
             "validation_loss": row.get("validation_loss"),
             "run_id": tracker.run_id if tracker else None,
             "recipe": recipe,
+            "versions": versions(),
         }
         writer.save(steps_taken, model.state_dict(), moments, state)
 
@@ -170,8 +182,10 @@ def train(
         Progress(config.steps, start, config.log_every) if speaks else Silent() as progress,
         CheckpointWriter(folder / "checkpoints", **keep) if speaks else Silent() as writer,
         LossPicture(folder) if speaks else Silent() as picture,
-        told_if_it_fails(tracker, recipe, state.get("run_id")),
+        ended_if_it_fails(tracker),
     ):
+        if tracker:
+            tracker.begin(recipe, state.get("run_id"))
         with interruptible(not speaks) as interruption, Watchdog(config.hang_seconds) as watchdog:
             for step in range(start, config.steps):
                 row, tokens = run.take_step(step, stream, watchdog.alive, progress.say)
@@ -213,23 +227,6 @@ class Silent:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *words, **options: None
-
-
-@contextmanager
-def told_if_it_fails(tracker, recipe, run_id):
-    """Begin a tracker's run; end it there if the training ends by an error."""
-    if tracker is None:
-        yield
-        return
-    tracker.begin(recipe, run_id)
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):  # somebody is in a hurry
-            tracker.end("interrupted", 1.0)
-        else:
-            tracker.end("failed")
-        raise
 
 
 def keep_sample(folder, step, text, progress, tracker):
