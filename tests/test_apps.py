@@ -319,6 +319,25 @@ def check_what_mlflow_has(folder):
     assert sorted(steps) == [0, 1]
 
 
+@pytest.mark.parametrize("app", ["train_gpt2", "train_shakespeare"])
+def test_a_run_that_fails_behind_its_training_has_an_end_in_mlflow(app, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "run" / "sample.txt").mkdir(parents=True)  # so that no sample can be written
+    words = [*TINY_MODEL, *split("--data text.txt --folder run --training.steps 2 --track")]
+    words += split("--model.vocab-size 280")
+    words += ["--preset", "laptop"] if app == "train_gpt2" else split("--training.warmup 1")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    done = run(app, *words, cwd=tmp_path, env=environment)
+    assert done.returncode != 0
+    assert "error: run/sample.txt: Is a directory" in done.stderr
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (found,) = client.search_runs([client.get_experiment_by_name("tricycle").experiment_id])
+    assert found.info.status == "FAILED"
+
+
 # ---- Generating ----
 
 

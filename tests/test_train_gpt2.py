@@ -191,6 +191,41 @@ def test_a_stopped_run_goes_on_with_the_choice_it_began_with_and_no_other_word(p
     assert "was begun with --data texts.jsonl.xz, not folder" in message
 
 
+def test_what_a_run_refuses_to_go_on_with_is_forgotten_and_the_rest_holds_for_a_session(
+    place, whole
+):
+    shutil.copytree(whole, place / "refusing")
+    before = (whole / "config.toml").read_bytes()
+    again = ["--folder", "refusing", "--resume", "--no-track", "--sample-tokens", "5"]
+    for words, message in (
+        (["--training.seed", "5"], "training.seed was 0, is 5"),
+        (["--preset", "gpt2"], "was begun with --preset laptop, not gpt2: leave --preset out, or"),
+        (["--validation", "0.2"], "was begun with --validation 0.05, not 0.2"),
+        (["--max-tokens", "9"], "was begun with --max-tokens None, not 9"),
+        (["--data", "folder"], "was begun with --data texts.jsonl.xz, not folder"),
+    ):
+        assert message in refused(place, *again, *words)
+        assert (place / "refusing" / "config.toml").read_bytes() == before
+    words = ["--preset", "auto", "--data", place / "texts.jsonl.xz", "--training.spikes", "skip"]
+    train(place, *again, *words)
+    train(place, *again)
+    assert (place / "refusing" / "config.toml").read_bytes() == before
+    assert weights(place / "refusing") == weights(whole)
+
+
+def test_a_plan_is_for_the_tokens_of_the_tokeniser_and_the_data_that_is_prepared(place, whole):
+    n_vocab = Tokeniser.load(whole / "model").n_vocab
+    words = ["--plan", "--no-track", "--folder", "planned", "--minutes"]
+    said = train(place, *words, "0.01", "--tokeniser", "whole/model").stderr
+    assert f"--model.vocab-size {n_vocab} " in said
+    said = train(place, *words, "1000", "--data", "whole/data").stderr
+    assert f"--model.vocab-size {n_vocab} " in said
+    tokens = json.loads((whole / "data.json").read_text())["train"]["n_tokens"]
+    looked_at = int(re.search(r"^tokens +([\d,]+):", said, re.MULTILINE)[1].replace(",", ""))
+    assert 7 * tokens < looked_at <= 8 * tokens  # and not what 1000 minutes would allow
+    assert not (place / "planned").exists()
+
+
 # ---- Stopped before it trains ----
 
 
@@ -231,7 +266,11 @@ def test_prepared_data_of_another_tokeniser_or_text_is_refused_before_anything_s
     said = refused(place, *words, "--data", "whole/data", "--tokeniser", "other")
     assert "the ids were made by tokeniser" in said
     said = refused(place, *words, "--data", "book.txt", "--shards", "whole/data")
-    assert "whole/data was prepared from" in said
+    assert "whole/data was prepared differently: source was" in said
+    words = [*words, "--data", "texts.jsonl.xz", "--shards", "whole/data"]
+    said = refused(place, *words, "--validation", "0.2", "--max-tokens", "500")
+    assert "validation_share was 0.05, is 0.2; max_tokens was None, is 500" in said
+    words = words[:-4]
     said = refused(place, *words, "--data", "whole/data/train")
     assert "a folder of ids of one side only" in said
     assert not (place / "refused" / "config.toml").exists()

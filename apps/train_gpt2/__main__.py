@@ -45,15 +45,16 @@ What happens:
     it. A few steps are measured, and the run is refused, with a batch that
     fits, if memory would not do. Ctrl-C or SIGTERM stops after a step, with a
     checkpoint; --resume goes on to the same bits, with the settings the run
-    began with; encoding, too, goes on where it was. Started by mpiexec, so
-    many processes share each batch: the same steps, in less time, on as many
-    machines as see the folder.
+    began with, and flags for one session (how often it logs, looks and saves,
+    what it does about bad steps); encoding, too, goes on where it was. Started
+    by mpiexec, so many processes share each batch: the same steps, in less
+    time, on as many machines as see the folder.
 
 What the folder gets:
     model/         in Hugging Face's format, with its tokeniser
     metrics.jsonl  a line a step           loss.png     drawn as it runs
     samples/       what it writes by then  sample.txt   and at the end
-    checkpoints/   to go on from           config.toml  these settings
+    checkpoints/   to go on from           config.toml  what it began with
     plan.json      time and memory, foretold and taken
     data/          the encoded text        data.json    what text it was
 """
@@ -128,7 +129,8 @@ class Arguments:
     workers: int = 2
     """Threads that encode text."""
     plan: bool = False
-    """Say what the run would take (memory, time, FLOPs) from a few measured steps, and stop."""
+    """Say what the run would take (memory, time, FLOPs) from a few measured steps, and stop; auto
+    chooses for the data if it is prepared already, or else for a text that is long enough."""
     resume: bool = False
     """Go on from the newest checkpoint in the folder."""
     sample_tokens: int = 200
@@ -196,7 +198,7 @@ def run(ranks: Communicator) -> None:
     if args.plan and ranks.rank:
         return
     if args.plan:
-        args = sized(args, None)
+        args = foreseen(args)
         say(str(plan(args.model, args.training, besides=memory)))
         return
     if not args.resume:
@@ -206,7 +208,7 @@ def run(ranks: Communicator) -> None:
         args = replace(read_settings(begun=True), resume=True)
     args, tokeniser, data = prepare_data(args)
     recipe = args.training
-    config = replace(args.model, vocab_size=tokeniser.n_vocab)
+    config = args.model
     windows, _ = recipe.share(ranks.size)
     if ranks.rank == 0:
         planned = plan(config, recipe, besides=memory, communicator=ranks)
@@ -253,16 +255,17 @@ def run(ranks: Communicator) -> None:
     )
     if ranks.rank:
         return
-    compare_with_plan(args.folder, planned)
-    model_folder = write_results(args.folder, model, tokeniser)
-    if not result.finished:
+    with tracking.ended_if_it_fails(tracker):
+        compare_with_plan(args.folder, planned)
+        model_folder = write_results(args.folder, model, tokeniser)
+        if not result.finished:
+            if tracker:
+                tracker.end("interrupted")
+            say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
+            return
+        write_sample(args.folder, model, StreamDecoder(tokeniser), start, args.sample_tokens)
         if tracker:
-            tracker.end("interrupted")
-        say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
-        return
-    write_sample(args.folder, model, StreamDecoder(tokeniser), start, args.sample_tokens)
-    if tracker:
-        hand_over(args.folder, model_folder, tracker)
+            hand_over(args.folder, model_folder, tracker)
     say(f'Generate more:  hatch run generate --model {model_folder} --prompt "Once"')
 
 
@@ -276,10 +279,39 @@ def read_settings(begun: bool = False) -> Arguments:
     if not (args.resume or begun) or not file.is_file():
         return args
     args = read_command_line(Arguments(), description=__doc__, presets=RUNS, begun=file)
-    if args.data != (then := read_config(file, RUNS["laptop"]).data):
-        raise ValueError(f"the run in {args.folder} was begun with --data {then}, not {args.data}")
-    # What auto chose then is in that file, and stays.
-    return replace(args, preset="laptop") if args.preset == "auto" else args
+    then = read_config(file, RUNS["laptop"])
+    if args.preset == "auto":  # what it chose then is in that file, and stays
+        args = replace(args, preset="laptop")
+    if are_one_place(args.data, then.data):
+        args = replace(args, data=then.data)
+    for name in ("data", "preset", "validation", "max_tokens"):
+        if (now := getattr(args, name)) != (was := getattr(then, name)):
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"the run in {args.folder} was begun with {flag} {was}, not {now}: leave {flag} "
+                "out, or choose another folder"
+            )
+    return args
+
+
+def are_one_place(a: str | None, b: str | None) -> bool:
+    """Whether two words are the same path, as my_texts and my_texts/ are."""
+    return a is not None and b is not None and Path(a).resolve() == Path(b).resolve()
+
+
+def foreseen(args: Arguments) -> Arguments:
+    """The settings to plan for: for the data, if it is prepared, or a text that is long enough."""
+    place = place_of_data(args)
+    tokeniser = known_tokeniser(args, place)
+    if tokeniser is not None:
+        args = speaking(args, tokeniser)
+    record = read_record(place) or {}
+    return sized(args, record.get("train", {}).get("n_tokens"))
+
+
+def speaking(args: Arguments, tokeniser: Tokeniser) -> Arguments:
+    """The settings of a model that knows as many tokens as a tokeniser has."""
+    return replace(args, model=replace(args.model, vocab_size=tokeniser.n_vocab))
 
 
 def sized(args: Arguments, tokens: int | None) -> Arguments:
@@ -287,8 +319,9 @@ def sized(args: Arguments, tokens: int | None) -> Arguments:
     if args.preset != "auto":
         return args
     say(f"choosing a size for {args.minutes:g} minutes of training (--minutes)")
+    vocabulary = args.model.vocab_size
     chosen = choose_size(
-        args.model.vocab_size,
+        vocabulary,
         tokens,
         args.minutes,
         seed=args.training.seed,
@@ -296,18 +329,19 @@ def sized(args: Arguments, tokens: int | None) -> Arguments:
     )
     auto = replace(RUNS["auto"], model=chosen[0], training=chosen[1])
     args = read_command_line(auto, description=__doc__, presets={**RUNS, "auto": auto})
-    args = replace(args, preset="laptop")  # from which the choice differs by these flags
+    # The preset from which the choice differs by these flags; and the tokens that are there.
+    args = replace(args, preset="laptop", model=replace(args.model, vocab_size=vocabulary))
     say(f"chosen: --preset laptop {as_flags(args, RUNS['laptop'], 'model', 'training')}")
     return args
 
 
 def prepare_data(args: Arguments) -> tuple[Arguments, Tokeniser, Prepared]:
     """The tokeniser and both sides of the data, encoded now or before; and the size chosen."""
-    place = args.shards or args.folder / "data"
-    source = None
-    if args.data is not None and is_prepared(args.data):
-        place = Path(args.data)
-    elif not (args.resume and is_prepared(place)):
+    place = place_of_data(args)
+    tokeniser = known_tokeniser(args, place)
+    if tokeniser is not None:
+        args = speaking(args, tokeniser)
+    if not (is_prepared(place) and (args.resume or are_one_place(args.data, str(place)))):
         begun = read_record(place) or {}
         then = begun.get("source")
         source = open_source(args.data, args.validation, field=args.text_field, record=then)
@@ -315,29 +349,41 @@ def prepare_data(args: Arguments) -> tuple[Arguments, Tokeniser, Prepared]:
             args = args if begun else sized(args, None)
             tokens = begun.get("max_tokens") or args.training.tokens(args.model.context_window)
             args = replace(args, max_tokens=tokens)
-    tokeniser = make_tokeniser(args, place, source)
-    if source is not None and not is_prepared(place):
-        say(f"encoding {source.name} to {place}")
+        if tokeniser is None:
+            tokeniser = learn_tokens(args, source)
+        if not is_prepared(place):
+            say(f"encoding {source.name} to {place}")
         prepare(source, place, tokeniser, workers=args.workers, max_tokens=args.max_tokens)
-    wanted = None if source is None else source.record
-    data = open_prepared(place, tokeniser.fingerprint(), wanted)
-    return sized(args, len(data.train)), tokeniser, data
+    assert tokeniser is not None  # prepared data has one
+    data = open_prepared(place, tokeniser.fingerprint())
+    return sized(speaking(args, tokeniser), len(data.train)), tokeniser, data
 
 
-def make_tokeniser(args: Arguments, place: Path, source: Source | None) -> Tokeniser:
-    """The tokeniser asked for, or that of the prepared data, or one learned from training text."""
-    if args.tokeniser is None:
-        if (place / "data.json").is_file():
-            say(f"the tokens are those of {place}")
-            return Tokeniser.load(place)
-        assert source is not None  # or the data would be prepared
-        say(f"learning {args.model.vocab_size} tokens")
-        texts = source.beginning(LEARNED_FROM)
-        return Tokeniser.train(texts, args.model.vocab_size, special_tokens=[END_OF_TEXT])
-    tokeniser = Tokeniser.open(args.tokeniser)
-    if END_OF_TEXT not in tokeniser.special_tokens:
-        raise ValueError(f"the tokeniser in {args.tokeniser} has no {END_OF_TEXT} token")
-    return tokeniser
+def place_of_data(args: Arguments) -> Path:
+    """Where the encoded text is, or will be."""
+    if args.data is not None and is_prepared(args.data):
+        return Path(args.data)
+    return args.shards or args.folder / "data"
+
+
+def known_tokeniser(args: Arguments, place: Path) -> Tokeniser | None:
+    """The tokeniser asked for, or that of data whose preparation has begun; None for neither."""
+    if args.tokeniser is not None:
+        tokeniser = Tokeniser.open(args.tokeniser)
+        if END_OF_TEXT not in tokeniser.special_tokens:
+            raise ValueError(f"the tokeniser in {args.tokeniser} has no {END_OF_TEXT} token")
+        return tokeniser
+    if (place / "data.json").is_file():
+        say(f"the tokens are those of {place}")
+        return Tokeniser.load(place)
+    return None
+
+
+def learn_tokens(args: Arguments, source: Source) -> Tokeniser:
+    """A tokeniser learned from the beginning of the training text."""
+    say(f"learning {args.model.vocab_size} tokens")
+    texts = source.beginning(LEARNED_FROM)
+    return Tokeniser.train(texts, args.model.vocab_size, special_tokens=[END_OF_TEXT])
 
 
 def say(text: str) -> None:

@@ -35,6 +35,7 @@ from tricycle_gpt import (
 from tricycle_gpt.command_line import end_politely, read_command_line
 from tricycle_gpt.progress import duration
 from tricycle_gpt.resuming import begin
+from tricycle_gpt.tracking import ended_if_it_fails
 
 
 @dataclass(frozen=True)
@@ -129,26 +130,27 @@ def main() -> None:
         facts={"tokens": digest},
         tracker=tracker,
     )
-    model_folder = write_results(args.folder, model, tokeniser)
     found = result.evaluation
-    if found is None:  # there was no last look at the validation text: interrupted
-        if tracker:
-            tracker.end("interrupted")
-        say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
-        return
+    with ended_if_it_fails(tracker):
+        model_folder = write_results(args.folder, model, tokeniser)
+        if found is None:  # there was no last look at the validation text: interrupted
+            if tracker:
+                tracker.end("interrupted")
+            say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
+            return
 
-    say("\nA sample:")
-    write_sample(
-        args.folder,
-        model,
-        StreamDecoder(tokeniser),
-        prompt,
-        args.sample_tokens,
-        temperature=args.temperature,
-        seed=args.training.seed,
-    )
-    if tracker:
-        hand_over(args.folder, model_folder, tracker)
+        say("\nA sample:")
+        write_sample(
+            args.folder,
+            model,
+            StreamDecoder(tokeniser),
+            prompt,
+            args.sample_tokens,
+            temperature=args.temperature,
+            seed=args.training.seed,
+        )
+        if tracker:
+            hand_over(args.folder, model_folder, tracker)
     say(
         f"\ntrained in {duration(time.perf_counter() - began)}: validation loss {found.loss:.3f}, "
         f"perplexity {found.perplexity:.1f}, {found.bits_per_byte:.3f} bits per byte"

@@ -94,17 +94,33 @@ def test_a_folder_begun_differently_is_refused(source, tmp_path):
     place = tmp_path / "data"
     with pytest.raises(KeyboardInterrupt):
         prepare(source, place, Letters(stop_at="train"))
-    with pytest.raises(ValueError, match=r"data was begun differently: tokeniser was 'fff"):
+    with pytest.raises(ValueError, match=r"data was prepared differently: tokeniser was 'fff"):
         prepare(source, place, Letters("0" * 64))
-    with pytest.raises(ValueError, match="max_tokens was None, is 5. Remove that folder, or"):
+    with pytest.raises(
+        ValueError, match="max_tokens was None, is 5. Ask for the same as then, choose"
+    ):
         prepare(source, place, Letters(), max_tokens=5)
     other = open_source(source.record["path"], 0.2, seed=1)
     with pytest.raises(ValueError, match=r"validation_share was 0\.1, is 0\.2; split_seed was 0"):
         prepare(other, place, Letters())
     with open(source.record["path"], "a") as file:
         file.write('{"text": "more"}\n')
-    with pytest.raises(ValueError, match="source was .*, is .*Remove that folder"):
+    with pytest.raises(ValueError, match="source was .*, is .*remove that one"):
         prepare(open_source(source.record["path"], 0.1), place, Letters())
+
+
+def test_finished_data_is_held_to_what_is_asked_for_and_left_as_it_is(source, tmp_path):
+    place = tmp_path / "data"
+    prepare(source, place, Letters())
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+    again = Letters()
+    prepare(source, place, again)
+    assert again.made == []
+    with pytest.raises(ValueError, match=r"validation_share was 0\.1, is 0\.2\. Ask for the same"):
+        prepare(open_source(source.record["path"], 0.2), place, Letters())
+    with pytest.raises(ValueError, match="max_tokens was None, is 100"):
+        prepare(source, place, Letters(), max_tokens=100)
+    assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
 
 
 def test_data_of_another_place_is_the_same_and_other_data_is_refused(source, tmp_path):
@@ -112,7 +128,10 @@ def test_data_of_another_place_is_the_same_and_other_data_is_refused(source, tmp
     copy = shutil.copy(source.record["path"], tmp_path / "copy.jsonl")
     assert open_prepared(tmp_path / "data", "f" * 64, open_source(copy).record).record
     (tmp_path / "other.txt").write_text("to be\n\nor not")
-    with pytest.raises(ValueError, match=r"data was prepared from .*texts\.jsonl.* what is asked"):
+    with pytest.raises(
+        ValueError,
+        match=r"data was prepared differently: source was .*texts\.jsonl.*, is .*other\.txt",
+    ):
         open_prepared(tmp_path / "data", "f" * 64, open_source(tmp_path / "other.txt").record)
 
 

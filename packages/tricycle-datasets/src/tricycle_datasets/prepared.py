@@ -97,12 +97,12 @@ def prepare(
     max_tokens: int | None = None,
     shard_tokens: int = 8_000_000,
 ) -> None:
-    """Encode both sides of a source to a folder, or go on doing so.
+    """Encode both sides of a source to a folder, or go on doing so; nothing, if all is done.
 
     max_tokens  stop behind the training document that reaches it, and take as validation text what
                 comes before it; None for everything
-    raises      ValueError if the folder was begun from other texts, with another split or another
-                tokeniser
+    raises      ValueError if the folder was made, or begun, from other texts, with another split,
+                limit or tokeniser
     """
     place = Path(place)
     place.mkdir(parents=True, exist_ok=True)
@@ -119,6 +119,8 @@ def prepare(
         _write(place, asked)
     else:
         _check_same(place, begun, asked)
+        if is_prepared(place):
+            return
 
     def encode(documents: Iterable[str], side: str, max_tokens: int | None) -> None:
         tokeniser.encode_documents(
@@ -154,11 +156,8 @@ def open_prepared(
     found = read_record(place)
     if found is None:
         raise ValueError(f"{place} holds no prepared data: there is no data.json")
-    if record is not None and _essence(found["source"]) != _essence(record):
-        raise ValueError(
-            f"{place} was prepared from {found['source']!r:.200}, and what is asked for now is "
-            f"{record!r:.200}: choose another folder, or the data it was made from"
-        )
+    if record is not None:
+        _check_same(place, found, {"source": record})
     train, validation = (
         TokenShards(place / side, tokeniser_sha256=tokeniser_sha256) for side in SIDES
     )
@@ -174,13 +173,13 @@ def _check_same(place: Path, begun: dict[str, Any], asked: dict[str, Any]) -> No
     differ = [
         f"{name} was {begun.get(name)!r:.200}, is {now!r:.200}"
         for name, now in asked.items()
-        if (name == "source" and _essence(begun[name]) != _essence(now))
+        if (name == "source" and _essence(begun.get(name, {})) != _essence(now))
         or (name != "source" and begun.get(name) != now)
     ]
     if differ:
         raise ValueError(
-            f"{place} was begun differently: {'; '.join(differ)}. Remove that folder, or choose "
-            "another"
+            f"{place} was prepared differently: {'; '.join(differ)}. Ask for the same as then, "
+            "choose another folder, or remove that one"
         )
 
 
