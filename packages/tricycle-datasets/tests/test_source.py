@@ -144,5 +144,11 @@ def test_mistakes_are_named_at_once(tmp_path):
 
 def test_documents_that_are_all_alike_cannot_be_parted(tmp_path):
     source = open_source(write_lines(tmp_path / "a.jsonl", ["the same"] * 30))
-    with pytest.raises(ValueError, match=r"all documents of a\.jsonl are the same"):
+    message = (
+        r"no document of a\.jsonl is left to train on: they are all the same, or validation=0\."
+    )
+    with pytest.raises(ValueError, match=message):
+        source.training()
+    source = open_source(write_lines(tmp_path / "b.jsonl", map(str, range(20))), 0.98)
+    with pytest.raises(ValueError, match=r"or validation=0\.98 is too large a share"):
         source.training()

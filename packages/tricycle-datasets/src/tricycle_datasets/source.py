@@ -102,7 +102,10 @@ class Source:
             elif len(places) >= FEW:
                 self._cut = sorted(places)[max(1, round(self.share * len(places))) - 1] + 1
                 if max(places) < self._cut:
-                    raise ValueError(f"all documents of {self.name} are the same")
+                    raise ValueError(
+                        f"no document of {self.name} is left to train on: they are all the same, "
+                        f"or validation={self.share:g} is too large a share"
+                    )
             else:
                 self._cut = split_text("\n\n".join(self.read()), self.share)
         return self._cut
