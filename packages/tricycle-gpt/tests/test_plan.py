@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig
+from tricycle_gpt.optimiser import make_optimiser
 from tricycle_gpt.plan import compare_with_plan, flops_per_token, free_bytes, plan
 
 SMALL = GPTConfig(vocab_size=50, context_window=16, embedding_dim=16, n_layers=2, n_heads=2)
@@ -77,6 +79,26 @@ def test_the_flops_of_a_token_are_counted_by_hand():
     model = GPT(llama, rng=np.random.default_rng(0))
     looked_up = 50 * 16
     assert flops_per_token(model) == 6 * (model.n_parameters() - looked_up) + 12 * 2 * 16 * 16
+
+
+def test_the_optimisers_first_step_which_loads_its_kernels_is_not_timed(monkeypatch):
+    waits = [0.5, 0.0]  # seconds, at each of its steps
+
+    def slow_at_first(model, training):
+        optimiser = make_optimiser(model, training)
+        move = optimiser.step
+
+        def step(**options):
+            time.sleep(waits.pop(0))
+            move(**options)
+
+        optimiser.step = step
+        return optimiser
+
+    monkeypatch.setattr(sys.modules["tricycle_gpt.plan"], "make_optimiser", slow_at_first)
+    found = plan(SMALL, TrainingConfig(steps=10, batch_size=4))
+    assert waits == []
+    assert found.seconds < 10 * 0.5
 
 
 PROGRAM = """
