@@ -132,6 +132,9 @@ def test_files_of_another_kind_are_named(make_tiny, tmp_path):
     path.write_text("what\n")
     with pytest.raises(ValueError, match="line 1 is not JSON: 'what"):
         lambada(model, Letters(), path)
+    write_lines(path, {"text": "to be"}, {"text": "alone"})
+    with pytest.raises(ValueError, match=r"file.jsonl, line 2 has one word only: 'alone'"):
+        lambada(model, Letters(), path)
     with pytest.raises(ValueError, match="file.jsonl is empty"):
         lambada(model, Letters(), write_lines(path))
     with pytest.raises(ValueError, match='has no articles: each begins with a line like " = Title'):

@@ -1,13 +1,15 @@
 """metrics.jsonl and the picture made from it."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from tricycle_gpt import plot_loss, read_metrics
+from tricycle_gpt import picture, plot_loss, read_metrics
 from tricycle_gpt.metrics import MetricsLog
-from tricycle_gpt.progress import duration
+from tricycle_gpt.picture import LossPicture
+from tricycle_gpt.progress import Progress, duration
 
 
 def test_resuming_cuts_the_file_back(tmp_path):
@@ -64,3 +66,22 @@ def test_a_picture_is_drawn(tmp_path):
 
 def test_time_spans_read_as_people_say_them():
     assert [duration(s) for s in (3.4, 75, 7260)] == ["3 s", "1 min 15 s", "2 h 1 min"]
+
+
+def test_the_shown_loss_begins_with_the_first_step_that_has_one(capsys):
+    with Progress(steps=4, start=0, log_every=1) as progress:
+        for step, loss in enumerate([{}, {"loss": 5.0}, {}, {"loss": 4.0}]):
+            progress.show({"step": step, **loss}, tokens=10)
+    shown = re.findall(r"step \d/4  (no loss yet|loss \d\.\d+)", capsys.readouterr().err)
+    assert shown == ["no loss yet", "loss 5.000", "loss 5.000", "loss 4.900"]
+
+
+def test_without_a_process_to_draw_it_there_is_no_picture_and_no_error(tmp_path, monkeypatch):
+    def none_left(*words, **options):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(picture, "PAUSE", 0.0)
+    monkeypatch.setattr(picture.subprocess, "Popen", none_left)
+    with LossPicture(tmp_path) as drawing:
+        drawing._can_draw = True
+        assert not drawing.redraw()

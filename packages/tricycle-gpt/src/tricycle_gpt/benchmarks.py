@@ -116,8 +116,10 @@ def hellaswag(model: GPT, tokeniser: Encoder, path: str | Path) -> HellaSwag:
 def lambada(model: GPT, tokeniser: Encoder, path: str | Path) -> Lambada:
     """Measure a model on a LAMBADA file."""
     found: list[tuple[float, bool]] = []
-    for row in read_jsonl(path, ("text",)):
-        context, word = row["text"].rsplit(" ", 1)
+    for number, row in enumerate(read_jsonl(path, ("text",)), 1):
+        context, space, word = row["text"].rpartition(" ")
+        if not space:
+            raise ValueError(f"{path}, line {number} has one word only: {row['text'][:80]!r}")
         pair = encode_pair(tokeniser, context, " " + word)
         found.extend(log_likelihoods(model, [pair]))
     accuracy = float(np.mean([greedy for _, greedy in found]))

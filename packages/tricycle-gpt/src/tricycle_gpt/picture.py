@@ -8,6 +8,7 @@ import importlib.util
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PAUSE = 30.0  # seconds between the beginnings of two pictures
@@ -45,12 +46,13 @@ class LossPicture:
             return ended == 0
         if self._can_draw and time.monotonic() - self._began >= PAUSE:
             self._began = time.monotonic()
-            self._drawing = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(self.metrics), str(self.path)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C in a terminal is for the training
-            )
+            with suppress(OSError):  # no memory or no process left: no run ends for a picture
+                self._drawing = subprocess.Popen(
+                    [sys.executable, "-c", PROGRAM, str(self.metrics), str(self.path)],
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C in a terminal is for the training
+                )
         return False
 
     def __enter__(self) -> "LossPicture":

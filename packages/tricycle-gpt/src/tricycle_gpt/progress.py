@@ -20,7 +20,7 @@ class Progress:
         self.steps = steps
         self.log_every = log_every
         self.start = start
-        self.began = 0.0
+        self.began: float | None = None
         self.timed_steps = 0
         self.timed_tokens = 0
         self.loss: float | None = None
@@ -36,11 +36,11 @@ class Progress:
     def show(self, row: dict[str, Any], tokens: int) -> None:
         """Tell what happened in one step, as it stands in the metrics."""
         step, pace, left = row["step"] + 1, "", ""
-        loss = row.get("loss", self.loss or 0.0)  # a step that was left out has none
-        if self.loss is None:  # the first step may have waited for a compiler: time the others
-            self.loss, self.began = loss, time.perf_counter()
+        self.smooth(row.get("loss"))
+        loss = "no loss yet" if self.loss is None else f"loss {self.loss:.3f}"
+        if self.began is None:  # the first step may have waited for a compiler: time the others
+            self.began = time.perf_counter()
         else:
-            self.loss = SMOOTHING * self.loss + (1 - SMOOTHING) * loss
             self.timed_steps += 1
             self.timed_tokens += tokens
             elapsed = time.perf_counter() - self.began
@@ -49,10 +49,17 @@ class Progress:
         if "validation_loss" in row:
             self.say(f"step {step}: {describe_validation(row)}")
         if not self.bar.disable:
-            self.bar.set_postfix_str(f"loss {self.loss:.3f}{pace}", refresh=False)
+            self.bar.set_postfix_str(f"{loss}{pace}", refresh=False)
             self.bar.update()
         elif step % self.log_every == 0 or step in (self.start + 1, self.steps):
-            self.say(f"step {step}/{self.steps}  loss {self.loss:.3f}{pace}{left}")
+            self.say(f"step {step}/{self.steps}  {loss}{pace}{left}")
+
+    def smooth(self, loss: float | None) -> None:
+        """Take a step's loss into the one that is shown; a step that was left out has none."""
+        if loss is None:
+            return
+        before = loss if self.loss is None else self.loss
+        self.loss = SMOOTHING * before + (1 - SMOOTHING) * loss
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar if there is one."""
