@@ -471,6 +471,13 @@ def test_two_ranks_make_the_run_of_one(place):
     words += [*TINY_MODEL, "--training.steps", "10", "--training.warmup", "1"]
     words += ["--sample-tokens", "20", "--training.log-every", "5", "--no-track"]
     two = [str(Path(sys.executable).with_name("mpiexec")), "-n", "2"]
+    odd = [*words, "--training.batch-size", "3", "--folder", "odd"]
+    done = subprocess.run(
+        [*two, *command("train_gpt2", *odd)], cwd=place, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "which 2 ranks cannot share evenly" in done.stderr
+    assert not (place / "odd").exists()  # no text is encoded for a run that cannot be
     for launcher, folder in ([], "alone"), (two, "together"):
         done = subprocess.run(
             [*launcher, *command("train_gpt2", *words, "--folder", folder)],

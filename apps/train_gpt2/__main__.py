@@ -198,15 +198,17 @@ def run(ranks: Communicator) -> None:
     if args.plan and ranks.rank:
         return
     if args.plan:
-        args = foreseen(args)
-        say(str(plan(args.model, args.training, besides=memory)))
+        args = foreseen(args, ranks.size)
+        say(str(plan(args.model, args.training, besides=memory, communicator=ranks)))
         return
+    if args.preset != "auto":
+        args.training.share(ranks.size)  # which may refuse, before anything is written
     if not args.resume:
         begin(args.folder)
     if ranks.rank:
         ranks.sum(0)  # rank 0 has chosen a size, encoded the text and written the settings down
         args = replace(read_settings(begun=True), resume=True)
-    args, tokeniser, data = prepare_data(args)
+    args, tokeniser, data = prepare_data(args, ranks.size)
     recipe = args.training
     config = args.model
     windows, _ = recipe.share(ranks.size)
@@ -299,14 +301,14 @@ def are_one_place(a: str | None, b: str | None) -> bool:
     return a is not None and b is not None and Path(a).resolve() == Path(b).resolve()
 
 
-def foreseen(args: Arguments) -> Arguments:
+def foreseen(args: Arguments, ranks: int) -> Arguments:
     """The settings to plan for: for the data, if it is prepared, or a text that is long enough."""
     place = place_of_data(args)
     tokeniser = known_tokeniser(args, place)
     if tokeniser is not None:
         args = speaking(args, tokeniser)
     record = read_record(place) or {}
-    return sized(args, record.get("train", {}).get("n_tokens"))
+    return sized(args, record.get("train", {}).get("n_tokens"), ranks)
 
 
 def speaking(args: Arguments, tokeniser: Tokeniser) -> Arguments:
@@ -314,7 +316,7 @@ def speaking(args: Arguments, tokeniser: Tokeniser) -> Arguments:
     return replace(args, model=replace(args.model, vocab_size=tokeniser.n_vocab))
 
 
-def sized(args: Arguments, tokens: int | None) -> Arguments:
+def sized(args: Arguments, tokens: int | None, ranks: int) -> Arguments:
     """With the preset auto, the settings for this machine and so many tokens of text."""
     if args.preset != "auto":
         return args
@@ -326,6 +328,7 @@ def sized(args: Arguments, tokens: int | None) -> Arguments:
         args.minutes,
         seed=args.training.seed,
         besides=args.track * tracking.MEMORY,
+        ranks=ranks,
     )
     auto = replace(RUNS["auto"], model=chosen[0], training=chosen[1])
     args = read_command_line(auto, description=__doc__, presets={**RUNS, "auto": auto})
@@ -335,7 +338,7 @@ def sized(args: Arguments, tokens: int | None) -> Arguments:
     return args
 
 
-def prepare_data(args: Arguments) -> tuple[Arguments, Tokeniser, Prepared]:
+def prepare_data(args: Arguments, ranks: int) -> tuple[Arguments, Tokeniser, Prepared]:
     """The tokeniser and both sides of the data, encoded now or before; and the size chosen."""
     place = place_of_data(args)
     tokeniser = known_tokeniser(args, place)
@@ -346,7 +349,7 @@ def prepare_data(args: Arguments) -> tuple[Arguments, Tokeniser, Prepared]:
         then = begun.get("source")
         source = open_source(args.data, args.validation, field=args.text_field, record=then)
         if source.is_hub and args.max_tokens is None:
-            args = args if begun else sized(args, None)
+            args = args if begun else sized(args, None, ranks)
             tokens = begun.get("max_tokens") or args.training.tokens(args.model.context_window)
             args = replace(args, max_tokens=tokens)
         if tokeniser is None:
@@ -356,7 +359,7 @@ def prepare_data(args: Arguments) -> tuple[Arguments, Tokeniser, Prepared]:
         prepare(source, place, tokeniser, workers=args.workers, max_tokens=args.max_tokens)
     assert tokeniser is not None  # prepared data has one
     data = open_prepared(place, tokeniser.fingerprint())
-    return sized(speaking(args, tokeniser), len(data.train)), tokeniser, data
+    return sized(speaking(args, tokeniser), len(data.train), ranks), tokeniser, data
 
 
 def place_of_data(args: Arguments) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig
+from tricycle_gpt.distributed import Alone
 from tricycle_gpt.optimiser import make_optimiser
 from tricycle_gpt.plan import compare_with_plan, flops_per_token, free_bytes, plan
 
@@ -38,6 +39,35 @@ def test_a_batch_that_does_not_fit_is_cut_for_the_same_step():
     assert less.batch_size < 64
     assert less.batch_size * less.micro_batches == 128
     assert less.memory <= less.available
+
+
+class Ranks(Alone):
+    """So many of us, each on a machine of its own."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+
+def test_ranks_share_a_batch_and_its_plan_is_for_all_of_them():
+    asked = TrainingConfig(steps=10, batch_size=4, micro_batches=3)
+    found = plan(SMALL, asked, communicator=Ranks(2))  # 2 batches of 3 windows each
+    assert (found.batch_size, found.micro_batches, found.tokens_per_step) == (4, 3, 4 * 3 * 16)
+    found.refuse_what_does_not_fit(asked)
+    found = plan(SMALL, asked, communicator=Ranks(12))  # 1 window each, which is not 4 too many
+    found.refuse_what_does_not_fit(asked)
+    # Of a batch that does not fit, the part that does is no more than one rank's.
+    config = GPTConfig(vocab_size=500, context_window=128, embedding_dim=64, n_layers=2, n_heads=2)
+    whole = plan(config, TrainingConfig(steps=10, batch_size=8))
+    asked, room = TrainingConfig(steps=10, batch_size=64), whole.memory + 10_000_000
+    less = plan(config, asked, available=room, communicator=Ranks(2))
+    assert less.batch_size < 32
+    assert less.batch_size * less.micro_batches == 64
+    with pytest.raises(ValueError, match="--training.batch-size"):
+        less.refuse_what_does_not_fit(asked)
+    asked = TrainingConfig(steps=10, batch_size=4, micro_batches=3)
+    with pytest.raises(ValueError, match="which 5 ranks cannot share evenly"):
+        plan(SMALL, asked, communicator=Ranks(5))
 
 
 def test_what_cannot_fit_is_refused():

@@ -78,6 +78,16 @@ def test_steps_are_about_a_thousand_and_batches_fill_them(machine, minutes):
     assert training.seed == 5
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 64])
+def test_ranks_can_share_its_steps(machine, ranks):
+    model, training = choose_size(4096, None, 10, ranks=ranks)
+    windows, batches = training.share(ranks)
+    assert windows * batches * ranks == training.batch_size * training.micro_batches
+    assert training.batch_size * model.context_window <= 2048
+    alone = choose_size(4096, None, 10)
+    assert looked_at((model, training)) == pytest.approx(looked_at(alone), rel=0.05)
+
+
 def test_the_same_machine_gives_the_same_choice(machine):
     assert choose_size(4096, 10**6, 10) == choose_size(4096, 10**6, 10)
 

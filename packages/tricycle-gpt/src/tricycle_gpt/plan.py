@@ -4,13 +4,15 @@ A few steps are really made, with random tokens, and the rest is arithmetic:
 
     memory   what the process has once the kernels are loaded, in it
                8 bytes a parameter, for value and gradient, and the optimiser's state: 8 more
-               with AdamW's two moments, half of that for Muon's matrices
+               with AdamW's two moments, half of that for Muon's matrices (all of it even for
+               several ranks: rank 0 gathers for a checkpoint what they share)
              + while a checkpoint is written, a copy of all of it but the gradients
              + the activations of one batch: measured at one and two windows to choose how many
                fit, for they grow no faster than a straight line, and then at that many
     FLOPs    6 for each weight in a matrix product and token (2 forward, 4 backward), and
              12 · layers · width · context for attention
-    time     measured for one batch and for one optimiser's step, times their number
+    time     measured for one batch and for one optimiser's step, times their number; several
+             ranks share both
 
 The Chinchilla ratio is tokens per parameter; about 20 is the best use of a given number of FLOPs.
 
@@ -54,7 +56,8 @@ class Plan:
     chinchilla     tokens per parameter
     memory         bytes at the peak; available is what this machine can give
     seconds        from the first step to the last
-    batch_size     windows at once that fit, and micro_batches of them for the step asked for
+    batch_size     windows at once that fit, and micro_batches of them for the step asked for:
+                   for all ranks, as in TrainingConfig
     """
 
     parameters: int
@@ -109,10 +112,11 @@ def plan(
     available     bytes that the run may use in all; if not given, what is free
     besides       bytes that something else in the process will take, such as a tracker
     communicator  ranks that will share the batch, and those of one machine its memory: the plan
-                  is one rank's, as if talking to the others took no time
+                  is that of rank 0, which writes, as if talking to the others took no time
 
     A batch that does not fit is cut into smaller ones whose gradients are added up.  Raises
-    ValueError for a model that does not fit with a batch of one window.
+    ValueError for a model that does not fit with a batch of one window, and for a batch that the
+    ranks cannot share evenly.
     """
     give_back_freed_memory()
     ranks = communicator or Alone()
@@ -120,6 +124,7 @@ def plan(
     free = free_bytes() // ranks.neighbours
     limit = resident_bytes() + free if available is None else available
     vocabulary, width = model.vocab_size, model.embedding_dim
+    windows, batches = training.share(ranks.size)
     least = started_with + LEAST[training.optimiser] * count_at_least(model)
     if least > limit:
         raise ValueError(refusal(least, limit))
@@ -134,17 +139,20 @@ def plan(
     # By now the kernels are loaded, and the model and the optimiser are there.
     now = max(resident_bytes() + besides, started_with + 8 * parameters + state)
     fixed = now + 4 * parameters + state
-    wanted = training.batch_size * training.micro_batches
     fitting = [
-        windows
-        for windows in range(1, training.batch_size + 1)
-        if wanted % windows == 0 and fixed + first + (windows - 1) * (second - first) <= limit
+        n
+        for n in range(1, windows + 1)
+        if windows * batches % n == 0 and fixed + first + (n - 1) * (second - first) <= limit
     ]
     if not fitting:
         raise ValueError(refusal(fixed + first, limit))
-    batch_size = max(fitting)
-    activations = peak_of_batch(network, batch_size)
-    step_seconds = time_of_step(network, optimiser, batch_size, wanted // batch_size)
+    at_once = max(fitting)
+    wanted = training.batch_size * training.micro_batches
+    batch_size = training.batch_size if at_once == windows else at_once
+    activations = peak_of_batch(network, at_once)
+    step_seconds = time_of_step(
+        network, optimiser, at_once, windows * batches // at_once, ranks.size
+    )
     tokens_per_step = wanted * model.context_window
     tokens = tokens_per_step * training.steps
     flops = tokens * flops_per_token(network)
@@ -160,7 +168,7 @@ def plan(
         chinchilla=tokens / parameters,
         memory=fixed + activations,
         available=limit,
-        seconds=step_seconds * training.steps / ranks.size,
+        seconds=step_seconds * training.steps,
         batch_size=batch_size,
         micro_batches=wanted // batch_size,
     )
@@ -264,13 +272,15 @@ def run_batch(network: GPT, windows: int) -> None:
     network.loss(ids[:, :-1], ids[:, 1:]).backward()
 
 
-def time_of_step(network: GPT, optimiser: Any, windows: int, micro_batches: int) -> float:
-    """Seconds: some batches, and the optimiser's move."""
+def time_of_step(
+    network: GPT, optimiser: Any, windows: int, micro_batches: int, ranks: int
+) -> float:
+    """Seconds: some batches, and one rank's share of the optimiser's move."""
     batch = statistics.median(time_of_batch(network, windows) for _ in range(TIMED))
     time_of_move(network, optimiser)  # which loads its kernels
     move = time_of_move(network, optimiser)
     optimiser.zero_grad()
-    return move + batch * micro_batches
+    return move / ranks + batch * micro_batches
 
 
 def time_of_move(network: GPT, optimiser: Any) -> float:

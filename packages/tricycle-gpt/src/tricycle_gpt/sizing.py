@@ -52,7 +52,13 @@ SIZES = [
 
 
 def choose_size(
-    vocab_size: int, tokens: int | None, minutes: float, *, seed: int = 0, besides: int = 0
+    vocab_size: int,
+    tokens: int | None,
+    minutes: float,
+    *,
+    seed: int = 0,
+    besides: int = 0,
+    ranks: int = 1,
 ) -> tuple[GPTConfig, TrainingConfig]:
     """Choose a model and a recipe for some minutes of training on this machine.
 
@@ -60,6 +66,7 @@ def choose_size(
     minutes  that the training may take
     seed     for the recipe
     besides  bytes that something else in the process will take
+    ranks    that will share each batch; the time is that of one of them alone
 
     Raises ValueError if not even the smallest size can be trained in the memory that is free, or
     the text is shorter than one of its windows.
@@ -92,7 +99,7 @@ def choose_size(
         looked_at = min(most, int(seconds * pace))
         if chosen is not None and looked_at < LEAST * parameters:
             break
-        chosen = model, recipe(size, looked_at, at_once, seed)
+        chosen = model, recipe(size, looked_at, at_once, seed, ranks)
         flops_per_second = pace * flops
     assert chosen is not None  # the smallest one is taken, or was refused by an error
     return chosen
@@ -122,10 +129,11 @@ def measure(model: GPTConfig, besides: int) -> tuple[float, int]:
     return found.tokens / found.seconds, found.batch_size
 
 
-def recipe(size: Size, tokens: int, at_once: int, seed: int) -> TrainingConfig:
-    """So many tokens in about a thousand steps, of 1,024 tokens or more."""
+def recipe(size: Size, tokens: int, at_once: int, seed: int, ranks: int = 1) -> TrainingConfig:
+    """So many tokens in about a thousand steps, of 1,024 tokens or more, which ranks can share."""
     thousandth = 1 << max(10, (tokens // 1000).bit_length() - 1)  # a power of two
-    windows = max(1, min(thousandth, LARGEST_STEP) // size.context_window)
+    windows = min(thousandth, LARGEST_STEP) // size.context_window
+    windows = max(ranks, windows // ranks * ranks)
     batch_size = max(n for n in range(1, at_once + 1) if windows % n == 0)
     steps = max(10, tokens // (windows * size.context_window))
     return TrainingConfig(
