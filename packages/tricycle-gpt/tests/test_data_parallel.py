@@ -340,8 +340,9 @@ def main():
         if sys.argv[2] == "weights":
             model.norm.weight.array[0] += ranks.rank
         seed = ranks.rank if sys.argv[2] == "seed" else 0
-        batch_size = 5 if sys.argv[2] == "batch" else 6
-        train_small(sys.argv[1], ranks, model, seed=seed, batch_size=batch_size, micro_batches=1)
+        spikes = "skip" if sys.argv[2] == "policy" and ranks.rank else "off"
+        sizes = {"batch_size": 5 if sys.argv[2] == "batch" else 6, "micro_batches": 1}
+        train_small(sys.argv[1], ranks, model, seed=seed, spikes=spikes, **sizes)
 end_politely(main)
 """
 
@@ -351,6 +352,7 @@ end_politely(main)
     [
         ("weights", "error: rank 1 does not begin as rank 0 does: weights differ. All ranks need"),
         ("seed", "does not begin as rank 0 does: training.seed differ"),
+        ("policy", "does not begin as rank 0 does: training.spikes differ"),
         ("batch", "a step looks at 5 x 1 windows, which 2 ranks cannot share evenly"),
     ],
 )

@@ -10,7 +10,7 @@ every batch, and all take the same decisions.  Rank 0 alone tells and writes.
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -141,7 +141,9 @@ def train(
     else:
         begin(folder)
     ranks = DataParallel(optimiser, model.parameters(), communicator)
-    ranks.check_that_all_begin_alike({"step": start, **recipe})
+    # Of the settings too that are not the recipe: all must look, save and judge at the same steps.
+    settings = {f"training.{name}": value for name, value in asdict(config).items()}
+    ranks.check_that_all_begin_alike({"step": start, **recipe, **settings})
     health = Health(config, state.get("losses"), state.get("left_out", 0))
     run = Run(model, config, folder, ranks, health)
     set_dropout_step(model, start * run.micro_batches)
