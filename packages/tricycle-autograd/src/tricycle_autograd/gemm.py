@@ -193,7 +193,7 @@ def multiply_at(
     for_b = NOT_PACKED if packed_b else packed_bytes(block, depth, TILE_COLUMNS)
     try:
         memory = np.empty(for_a + for_b + LINE_BYTES, np.uint8)
-    except Exception:
+    except Exception:  # a MemoryError: numba knows no narrower word
         return NOT_DONE
     own_strips = first_line(memory)
     own_panels = own_strips + for_a

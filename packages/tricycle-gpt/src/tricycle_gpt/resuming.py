@@ -32,7 +32,8 @@ NOT_THE_RECIPE = (
     "spikes",
     "spike_z",
 )
-DECIDES_THE_BITS = ("numpy", "numba", "tricycle-gpt")  # packages, beside Python itself
+# Packages, beside Python itself.
+DECIDES_THE_BITS = ("numpy", "numba", "tricycle-autograd", "tricycle-nn", "tricycle-gpt")
 
 
 def make_recipe(

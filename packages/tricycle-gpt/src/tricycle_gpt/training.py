@@ -157,6 +157,7 @@ def train(
         tracker = sample = None
 
     def save(steps_taken, row):
+        writer.wait()  # for the one before: two copies need not be held at once
         moments = ranks.state_dict()  # which each rank has a part of
         if not speaks:
             return
