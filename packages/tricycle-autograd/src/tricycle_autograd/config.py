@@ -1,6 +1,7 @@
 """What the library found on this machine, for a glance or a bug report."""
 
 import platform
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ def show_config() -> dict[str, str]:
         ),
         "matrix product": f"our own, in tiles of {gemm_tile.TILE_ROWS} x "
         f"{gemm_tile.TILE_COLUMNS} numbers, {gemm_tile.LANES} to a register",
+        "small products": f"numpy's, and those in float64: {numpys_blas()}",
         "threads": f"{number}, from {reason}",
         "thread layer": threads.threading_layer(),
         "kernel cache": str(cache_root()),
@@ -42,3 +44,10 @@ def show_config() -> dict[str, str]:
     for name, value in found.items():
         print(f"{name:<16}{value}")
     return found
+
+
+def numpys_blas() -> str:
+    """The library behind numpy's matrix products, as numpy was built."""
+    built: Any = np.show_config(mode="dicts")
+    blas = built["Build Dependencies"]["blas"]
+    return f"{blas['name']} {blas['version']}"
