@@ -230,7 +230,13 @@ small, a, b = (np.ones(shape, np.float32) for shape in ((300, 300), (64, 4096), 
 product(np.empty_like(small), small, small)
 out = np.empty((64, 4096), np.float32)
 pages = int(open("/proc/self/statm").read().split()[0])
-resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 100_000, -1))
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), -1))
+hoard = []
+try:
+    while True:  # what was freed before is still there to be had
+        hoard.append(bytearray(2**17))
+except MemoryError:
+    pass
 try:
     product(out, a, b)
 except MemoryError:

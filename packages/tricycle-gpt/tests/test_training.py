@@ -23,7 +23,7 @@ from tricycle_gpt import (
     train,
 )
 from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.resuming import NOT_THE_RECIPE
+from tricycle_gpt.resuming import DECIDES_THE_BITS, NOT_THE_RECIPE
 from tricycle_gpt.step import accumulate_gradients
 from tricycle_nn import clip_scale, gradient_norm
 
@@ -239,7 +239,7 @@ def test_an_older_checkpoints_recipe_may_hold_what_has_left_it_since(tmp_path, m
 def test_other_versions_are_said_and_go_on(tmp_path, make_tiny, capsys):
     run(tmp_path, make_tiny())
     state = load_newest_checkpoint(tmp_path / "checkpoints").state
-    assert state["versions"].keys() == {"python", "numpy", "numba", "tricycle-gpt"}
+    assert state["versions"].keys() == {"python", *DECIDES_THE_BITS}
     assert state["versions"]["numpy"] == np.__version__
     run(tmp_path, make_tiny(), resume=True)
     assert "other versions" not in capsys.readouterr().err
