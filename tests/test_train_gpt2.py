@@ -224,6 +224,9 @@ def test_a_plan_is_for_the_tokens_of_the_tokeniser_and_the_data_that_is_prepared
     looked_at = int(re.search(r"^tokens +([\d,]+):", said, re.MULTILINE)[1].replace(",", ""))
     assert 7 * tokens < looked_at <= 8 * tokens  # and not what 1000 minutes would allow
     assert not (place / "planned").exists()
+    # Another run's text, in the folder where this one's would be, is none of its business.
+    said = train(place, "--plan", "--no-track", "--folder", "whole", "--minutes", "0.01").stderr
+    assert "--model.vocab-size" not in said
 
 
 # ---- Stopped before it trains ----

@@ -304,10 +304,12 @@ def are_one_place(a: str | None, b: str | None) -> bool:
 def foreseen(args: Arguments, ranks: int) -> Arguments:
     """The settings to plan for: for the data, if it is prepared, or a text that is long enough."""
     place = place_of_data(args)
-    tokeniser = known_tokeniser(args, place)
+    # What lies in the folder itself may be another text, unless the run there is to go on.
+    ours = args.resume or args.shards is not None or are_one_place(args.data, str(place))
+    tokeniser = known_tokeniser(args, place) if ours or args.tokeniser else None
     if tokeniser is not None:
         args = speaking(args, tokeniser)
-    record = read_record(place) or {}
+    record = (read_record(place) if ours else None) or {}
     return sized(args, record.get("train", {}).get("n_tokens"), ranks)
 
 

@@ -52,6 +52,20 @@ print(x.tolist(), sum(loaded.values()), sum(compiled.values()))
     assert len(list(tmp_path.rglob("double-*.stored"))) == 1
 
 
+def test_a_program_may_end_while_kernels_are_compiled_ahead(tmp_path):
+    program = """
+import numpy as np
+from my_kernels import double
+from tricycle_autograd import compiling
+float_array = ["array", "float32", 2, "C", True]
+compiling.expect([compiling.request_for("my_kernels", "double", [float_array])])
+double(np.ones(3, np.float32))
+"""
+    told = run(tmp_path, program).stderr
+    assert "compiling kernels for this machine" in told
+    assert "Traceback" not in told
+
+
 def test_a_kernel_that_cannot_be_imported_is_compiled_where_it_is():
     @cpu_kernel
     def triple(x):

@@ -154,6 +154,7 @@ def test_a_spike_in_a_run_is_dealt_with_as_was_asked(tmp_path, make_tiny, policy
     assert kept.exists() == (policy != "warn")
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # which is what it is about
 def test_the_batches_of_a_bad_step_can_be_run_again(tmp_path, make_tiny):
     model = make_tiny(dropout=0.1)
     before = poison_mlp(model, 3)

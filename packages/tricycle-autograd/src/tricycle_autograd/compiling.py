@@ -69,7 +69,8 @@ class Compiler:
 
     def _running(self):
         if self.process is None or self.process.poll() is not None:
-            self.end()
+            if self.process is not None:
+                self.process.communicate()  # closes the pipes of one that has ended
             self.process = subprocess.Popen(
                 [sys.executable, "-c", f"from {__name__} import serve; serve()"],
                 stdin=subprocess.PIPE,
@@ -84,7 +85,7 @@ class Compiler:
         """Stop the process, whatever it is doing."""
         if self.process is not None:
             self.process.kill()
-            self.process.communicate()  # waits for it, and closes the pipes
+            self.process.wait()  # its pipes stay open: the thread that works ahead may read one
 
 
 _compiler, _compiler_ahead = Compiler(), Compiler()

@@ -21,7 +21,7 @@ PATIENCE = 10  # steps left out one after the other, before the run stops
 
 
 class Health:
-    """Judges each step by the recipe's policies.
+    """Judges each step by the policies in the settings.
 
     config    when_not_finite ("stop" | "skip"), spikes ("off" | "warn" | "skip" | "stop"), spike_z
     losses    the last losses of a resumed run

@@ -17,8 +17,8 @@ from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.model import GPT
 from tricycle_nn import Dropout
 
-# Settings that may change when a run is resumed: what has been computed so far does not depend on
-# them.  The last four say what is done about a bad step: a run that one of them stopped may go on.
+# Settings that may change when a run is resumed.  The last three say what is done about a bad step,
+# so that a run that one of them stopped may go on; the others do not touch the weights.
 NOT_THE_RECIPE = (
     "log_every",
     "evaluate_every",
