@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tricycle_gpt import CheckpointError, load_checkpoint, load_newest_checkpoint, whole_files
@@ -113,6 +113,11 @@ faults = st.tuples(st.just("fault"), st.integers(0, 3), losses, st.integers(0, 2
 damages = st.tuples(st.just("damage"), st.integers(0, 5), st.integers(0, 500))
 
 
+# Killed as an earlier one with the same step stands aside for the new one.
+STANDS_ASIDE = [("save", 0, None), ("fault", 0, None, 10, False), ("save", 1, None)]
+
+
+@example(STANDS_ASIDE, 2, False)
 @given(
     st.lists(st.one_of(saves, faults, damages), min_size=1, max_size=12),
     st.integers(1, 3),

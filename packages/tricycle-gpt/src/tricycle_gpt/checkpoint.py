@@ -37,7 +37,7 @@ PARAMETERS = "parameters.safetensors"
 OPTIMISER = "optimiser.safetensors"
 STATE = "state.json"
 MANIFEST = "MANIFEST.json"
-VERSION = 1  # of what is written here
+FORMAT = 1  # of what is written here
 REPLACED = ".replaced"  # steps aside for a new one of the same step
 FOLDER_NAME = re.compile(rf"step-(\d{{8,}})({re.escape(REPLACED)})?")
 
@@ -96,7 +96,7 @@ def save_checkpoint(
     write_arrays(temporary / OPTIMISER, optimiser)
     _write_json(temporary / STATE, {**state, "step": step}, sort_keys=True)
     files = {name: _fingerprint(temporary / name) for name in (PARAMETERS, OPTIMISER, STATE)}
-    _write_json(temporary / MANIFEST, {"version": VERSION, "files": files})
+    _write_json(temporary / MANIFEST, {"version": FORMAT, "files": files})
     _flush(temporary)
 
     replaced = folder / f"{final.name}{REPLACED}"
@@ -117,6 +117,8 @@ def _prune(folder, newest, keep, keep_best):
     for replaced in folder.glob(f"step-*{REPLACED}"):
         if replaced.with_suffix("").exists():
             _remove(replaced)
+        else:  # a kill came before what was to take its place
+            replaced.rename(replaced.with_suffix(""))
     # A later one is there only if it is damaged, or a run went back behind it: it does not count.
     found = list_checkpoints(folder)
     found = found[: found.index(newest) + 1]
@@ -221,8 +223,8 @@ def _verify(folder):
         expected = {name: (files[name]["size"], files[name]["sha256"]) for name in files}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} has no readable {MANIFEST}") from error
-    if version != VERSION:
-        raise CheckpointError(f"{folder} has version {version!r}, expected {VERSION}")
+    if version != FORMAT:
+        raise CheckpointError(f"{folder} has version {version!r}, expected {FORMAT}")
     for name in (PARAMETERS, OPTIMISER, STATE):
         if name not in expected:
             raise CheckpointError(f"{folder / MANIFEST} does not list {name}")
