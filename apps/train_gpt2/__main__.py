@@ -81,6 +81,7 @@ from tricycle_gpt import (
     PRESETS,
     Communicator,
     GPTConfig,
+    Plan,
     TrainingConfig,
     can_track,
     choose_size,
@@ -194,12 +195,9 @@ def main() -> None:
 def run(ranks: Communicator) -> None:
     """Documents, tokens, training, a sample."""
     args = read_settings()
-    memory = args.track * tracking.MEMORY
-    if args.plan and ranks.rank:
-        return
     if args.plan:
-        args = foreseen(args, ranks.size)
-        say(str(plan(args.model, args.training, besides=memory, communicator=ranks)))
+        if ranks.rank == 0:
+            say(str(planned_for(foreseen(args, ranks.size), ranks)))
         return
     if args.preset != "auto":
         args.training.share(ranks.size)  # which may refuse, before anything is written
@@ -213,13 +211,7 @@ def run(ranks: Communicator) -> None:
     config = args.model
     windows, _ = recipe.share(ranks.size)
     if ranks.rank == 0:
-        planned = plan(config, recipe, besides=memory, communicator=ranks)
-        planned.refuse_what_does_not_fit(recipe)
-        say(
-            f"{len(data.train):,} tokens to train on, {len(data.validation):,} to check with; a "
-            f"model of {planned.parameters:,} parameters; {duration(planned.seconds)} and "
-            f"{planned.memory / 1e9:.2f} GB foretold; everything goes to {args.folder}"
-        )
+        planned = announce(args, data, ranks)
         write_settings(args.folder, args, data.record)
         ranks.sum(0)
     model = GPT(config, rng=np.random.default_rng(recipe.seed))
@@ -269,6 +261,24 @@ def run(ranks: Communicator) -> None:
         if tracker:
             hand_over(args.folder, model_folder, tracker)
     say(f'Generate more:  hatch run generate --model {model_folder} --prompt "Once"')
+
+
+def planned_for(args: Arguments, ranks: Communicator) -> Plan:
+    """What a run with these settings takes, with the tracker beside it."""
+    memory = args.track * tracking.MEMORY
+    return plan(args.model, args.training, besides=memory, communicator=ranks)
+
+
+def announce(args: Arguments, data: Prepared, ranks: Communicator) -> Plan:
+    """Say what the run will be and take, or refuse it: ValueError with a batch that fits."""
+    planned = planned_for(args, ranks)
+    planned.refuse_what_does_not_fit(args.training)
+    say(
+        f"{len(data.train):,} tokens to train on, {len(data.validation):,} to check with; a "
+        f"model of {planned.parameters:,} parameters; {duration(planned.seconds)} and "
+        f"{planned.memory / 1e9:.2f} GB foretold; everything goes to {args.folder}"
+    )
+    return planned
 
 
 def read_settings(begun: bool = False) -> Arguments:

@@ -1,4 +1,4 @@
-"""Lets tests import shard_folders.py, which lies beside them and is also run as a program."""
+"""Lets tests import comparing.py and shard_folders.py, which lie beside them."""
 
 import sys
 from pathlib import Path

@@ -1,27 +1,17 @@
 """Training windows: each once an epoch, shuffled by the seed, continued from a position."""
 
-import itertools
 import os
 import re
 
 import numpy as np
 import pytest
+from comparing import assert_same, take
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_datasets import Batches, check_ids, windows
 
 LONG = 10 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 1
-
-
-def take(batches, count):
-    return list(itertools.islice(batches, count))
-
-
-def assert_same(some, others):
-    for (inputs, targets), (other_inputs, other_targets) in zip(some, others, strict=True):
-        np.testing.assert_array_equal(inputs, other_inputs)
-        np.testing.assert_array_equal(targets, other_targets)
 
 
 def starts_of_epoch(batches, epoch):

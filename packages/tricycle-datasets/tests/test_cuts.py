@@ -1,9 +1,8 @@
 """Windows from a shard folder: across documents as if it were an array, or each within one."""
 
-import itertools
-
 import numpy as np
 import pytest
+from comparing import assert_same, take
 from hypothesis import given
 from hypothesis import strategies as st
 from shard_folders import write_folder
@@ -13,16 +12,6 @@ from tricycle_datasets import Batches, TokenShards, windows
 # The texts "abcde" and "fg", each ended by the end-of-text token 0.
 TEXTS = [1, 2, 3, 4, 5, 0, 6, 7, 0]
 _ = -100
-
-
-def take(batches, count):
-    return list(itertools.islice(batches, count))
-
-
-def assert_same(some, others):
-    for (inputs, targets), (other_inputs, other_targets) in zip(some, others, strict=True):
-        np.testing.assert_array_equal(inputs, other_inputs)
-        np.testing.assert_array_equal(targets, other_targets)
 
 
 def as_lists(batches):
