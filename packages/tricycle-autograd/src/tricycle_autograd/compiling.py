@@ -3,8 +3,9 @@
 A process that compiles a kernel with numba and goes on to use it runs other machine code than
 one that loads the same kernel from the disk: in the first, parts that were compiled on the way
 are called where they lie; in the second, all comes from one file, optimised once more as a whole.
-Both are right, but they may round differently in the last bit.  Then a run that was interrupted
-and resumed would not end at the same bits as one that was not.
+Both should be right (numba makes mistakes there: linking.py), but they may round differently in the
+last bit.  Then a run that was interrupted and resumed would not end at the same bits as one that
+was not.
 
 So a process that needs a kernel which is not on the disk asks another process, started for
 the purpose, to compile and store it, and then loads it, as every later process will.

@@ -39,6 +39,7 @@ import numpy as np
 
 from tricycle_autograd import compiling, threads
 from tricycle_autograd.compiling import describe
+from tricycle_autograd.linking import link_before_lowering
 from tricycle_autograd.tensor import Tensor
 
 # In plain Python a prange is a range; the compiler is shown numba's.
@@ -51,6 +52,9 @@ FLAGS = {
     "error_model": "numpy",
     "nogil": True,
 }
+
+# How the kernels in a cache folder were made, as a part of its name: this file is not hashed.
+LINKED = "linked before lowering"
 
 # NUMBA_DISABLE_JIT=1: kernels run as the Python that they are written in.  Very slow, but one can
 # step through them with a debugger, and find out whether a bug is the compiler's.
@@ -65,11 +69,12 @@ _forked = False  # whether this process was forked from one that had used kernel
 
 @lru_cache
 def prepare_process() -> None:
-    """Settle threads and memory, once, before the first kernel runs."""
+    """Settle threads, memory and how numba links, once, before the first kernel is made."""
     from tricycle_autograd.memory import keep_freed_memory
 
     threads.prepare()
     keep_freed_memory()
+    link_before_lowering()
 
 
 class Compiled:
@@ -406,7 +411,7 @@ def cache_folder(files: set[str], constants: set[str]) -> Path:
     import numba
 
     lanes = os.environ.get("TRICYCLE_VECTOR_LANES")  # see gemm_tile.py
-    made_by = f"numba {numba.__version__} python {sys.version} lanes {lanes}"
+    made_by = f"numba {numba.__version__} {LINKED} python {sys.version} lanes {lanes}"
     digest = hashlib.sha256("\n".join([made_by, *sorted(constants)]).encode())
     for file in sorted(files, key=os.path.basename):
         digest.update(Path(file).read_bytes())

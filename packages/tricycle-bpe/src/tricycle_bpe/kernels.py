@@ -22,6 +22,8 @@ from pathlib import Path
 import numba
 from numba.core import event
 
+from .linking import link_before_lowering
+
 
 def source_hash(folder: Path) -> str:
     """Hash every Python source in `folder`, by name and content, together with numba's version."""
@@ -84,6 +86,7 @@ class _SayWhenCompiling(event.Listener):
         pass
 
 
+link_before_lowering()  # linking.py is in the hash: what was made before is not used again
 OURS: set[Callable] = set()
 CACHE_FOLDER = cache_folder()
 event.register("numba:compile", _SayWhenCompiling())
