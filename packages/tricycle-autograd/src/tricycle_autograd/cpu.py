@@ -45,16 +45,13 @@ from tricycle_autograd.tensor import Tensor
 # In plain Python a prange is a range; the compiler is shown numba's.
 prange = range
 
-# May reorder sums and contract a·b+c; must not assume that infinities and NaNs never occur,
-# for attention masks with -inf and errors must stay visible.
-FLAGS = {
-    "fastmath": {"reassoc", "contract", "nsz"},
-    "error_model": "numpy",
-    "nogil": True,
-}
+# No "fastmath": the compiler may neither reorder sums nor contract a·b + c, for it would do so in
+# another way on each kind of processor, and the bits of a run would differ; and it must not assume
+# that infinities and NaNs never occur, for attention masks with -inf and errors must stay visible.
+FLAGS = {"error_model": "numpy", "nogil": True}
 
 # How the kernels in a cache folder were made, as a part of its name: this file is not hashed.
-LINKED = "linked before lowering"
+LINKED = "linked before lowering, strict"
 
 # NUMBA_DISABLE_JIT=1: kernels run as the Python that they are written in.  Very slow, but one can
 # step through them with a debugger, and find out whether a bug is the compiler's.

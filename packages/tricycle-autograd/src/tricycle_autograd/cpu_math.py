@@ -1,15 +1,23 @@
-"""exp and sigmoid for CPU kernels, a maximum, and rows of views, in forms that vectorise.
+"""exp, log and sigmoid for CPU kernels, sums and maxima of rows, in forms that vectorise.
 
 The compiler turns a loop of additions and multiplications into instructions that work on 8 or
 16 numbers at once, but a call of the C library's exp in it stops that (4.6 ns a number where
 the polynomial below takes 0.5).  So these are made of plain arithmetic, without branches.
 
-All are float32 and let NaN through; exp is right to 2 units in the last place, sigmoid to 4.
+They give the same bits on every processor that has fused multiply-add.  The C library's exp and
+log do not, nor does a sum whose order the compiler chooses.  So each is one sequence of
+operations, `multiply_add` says where two of them are one, and sums along a row have an order of
+their own (row_sums.py).
+
+All are float32 and let NaN through; exp is right to 2 units in the last place, sigmoid to 4, log
+to 1.
 """
+
+import math
 
 import numpy as np
 
-from tricycle_autograd.cpu import cpu_function, made_by_numba
+from tricycle_autograd.cpu import cpu_function, made_by_numba, needs_numba
 
 LOG2_E = np.float32(1.4426950408889634)
 # ln 2 in two parts: the first has few bits, so that n · LN2_HIGH is exact.
@@ -26,6 +34,7 @@ P3 = np.float32(4.1665795894e-2)
 P4 = np.float32(1.6666665459e-1)
 P5 = np.float32(5.0000001201e-1)
 ONE = np.float32(1.0)
+LN2, ROOT_HALF = math.log(2), math.sqrt(0.5)
 EXPONENT_BIAS = np.int32(127)
 MANTISSA_BITS = np.int32(23)
 
@@ -48,7 +57,7 @@ def float_from_bits():
 
 
 @float_from_bits.without_numba
-def _(bits):
+def plain_float_from_bits(bits):
     return np.int32(bits).view(np.float32)
 
 
@@ -76,16 +85,16 @@ def larger():
 
 
 @larger.without_numba
-def _(a, b):
+def plain_larger(a, b):
     return a if a > b else b
 
 
 @made_by_numba
 def multiply_add():
-    """(float32, float32, float32) -> a · b + c, computed as it stands.
+    """(float32, float32, float32) -> a · b + c, rounded once where the processor can do that.
 
-    Written in Python, x - n·LN2_HIGH - n·LN2_LOW is a sum, which kernels may reorder (FLAGS), and
-    the compiler would add the two constants first: 4.5 units in the last place instead of 1.
+    Kernels may not make one operation of a multiplication and an addition by themselves, for the
+    compiler would do so in other places on other processors.
     """
     from llvmlite import ir
     from numba import types
@@ -105,8 +114,35 @@ def multiply_add():
 
 
 @multiply_add.without_numba
-def _(a, b, c):
+def plain_multiply_add(a, b, c):
     return a * b + c
+
+
+# Sums along contiguous rows: see row_sums.py for their order.
+row_sum = needs_numba("tricycle_autograd.row_sums", "row_sum")
+dot = needs_numba("tricycle_autograd.row_sums", "dot")
+dot_int8 = needs_numba("tricycle_autograd.row_sums", "dot_int8")
+sum_of_squares = needs_numba("tricycle_autograd.row_sums", "sum_of_squares")
+
+
+@row_sum.without_numba
+def plain_row_sum(row):
+    return row.sum()
+
+
+@dot.without_numba
+def plain_dot(a, b):
+    return a.dot(b)
+
+
+@dot_int8.without_numba
+def plain_dot_int8(numbers, x):
+    return numbers.astype(np.float32).dot(x)
+
+
+@sum_of_squares.without_numba
+def plain_sum_of_squares(row):
+    return (row.astype(np.float64) ** 2).sum()
 
 
 @made_by_numba
@@ -146,7 +182,7 @@ def side_by_side():
 
 
 @side_by_side.without_numba
-def _(row):
+def plain_side_by_side(row):
     return row
 
 
@@ -159,14 +195,31 @@ def exp(x):
     n = np.rint(x * LOG2_E)
     r = multiply_add(n, -LN2_HIGH, x)
     r = multiply_add(n, -LN2_LOW, r)
-    p = P0
-    p = p * r + P1
-    p = p * r + P2
-    p = p * r + P3
-    p = p * r + P4
-    p = p * r + P5
-    p = p * r * r + r + ONE
+    p = multiply_add(P0, r, P1)
+    p = multiply_add(p, r, P2)
+    p = multiply_add(p, r, P3)
+    p = multiply_add(p, r, P4)
+    p = multiply_add(p, r, P5)
+    p = multiply_add(p * r, r, r) + ONE
     return p * float_from_bits((np.int32(n) + EXPONENT_BIAS) << MANTISSA_BITS)
+
+
+@cpu_function
+def log(x):
+    """ln x of one number, -inf of 0 and NaN below: from float64, for there are few to take.
+
+    With x = 2^e · m and s = (m - 1) / (m + 1), ln x = e · ln 2 + 2 · (s + s³/3 + s⁵/5 + …), and for
+    m between √½ and √2 the terms fall so fast that seven are enough.
+    """
+    if x == np.inf or x == 0:
+        return np.float32(np.inf) if x > 0 else np.float32(-np.inf)
+    mantissa, exponent = math.frexp(np.float64(x) if x > 0 else np.nan)
+    if mantissa < ROOT_HALF:
+        mantissa, exponent = 2 * mantissa, exponent - 1
+    s = (mantissa - 1) / (mantissa + 1)
+    t = s * s
+    series = 1 + t * (1 / 3 + t * (1 / 5 + t * (1 / 7 + t * (1 / 9 + t * (1 / 11 + t / 13)))))
+    return np.float32(exponent * LN2 + 2 * s * series)
 
 
 @cpu_function

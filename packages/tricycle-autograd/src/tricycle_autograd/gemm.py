@@ -63,7 +63,6 @@ from tricycle_autograd.gemm_packing import (
 )
 
 # Plain numbers, known once the processor is: see gemm_tile.
-LANES = needs_numba("tricycle_autograd.gemm_tile", "LANES")
 TILE_ROWS = needs_numba("tricycle_autograd.gemm_tile", "TILE_ROWS")
 TILE_COLUMNS = needs_numba("tricycle_autograd.gemm_tile", "TILE_COLUMNS")
 UNROLL = needs_numba("tricycle_autograd.gemm_tile", "UNROLL")
@@ -73,6 +72,7 @@ multiply_panels = needs_numba("tricycle_autograd.gemm_tile", "multiply_panels")
 store_number = needs_numba("tricycle_autograd.gemm_tile", "store_number")
 
 DEPTH = np.int64(512)
+DEPTH_UNIT = np.int64(16)  # not LANES: where K is cut decides bits, and they are every processor's
 BLOCK_COLUMNS = np.int64(512)
 HEAP_STRIPS = np.int64(8)
 FEW_ROWS = np.int64(128)  # of a: up to here reading b where it lies is faster than packing it
@@ -185,7 +185,7 @@ def multiply_at(
         if not add:
             fill_with_zeros(out, out_row, M, N)
         return DONE
-    depth = equal_part(K, DEPTH, LANES)
+    depth = equal_part(K, DEPTH, DEPTH_UNIT)
     block = equal_part(N, BLOCK_COLUMNS, TILE_COLUMNS)
     heap = HEAP_STRIPS * TILE_ROWS
     read_rows_of_b = b_column == FLOAT_BYTES and M <= FEW_ROWS and K % UNROLL == 0
@@ -280,7 +280,7 @@ def multiply_in_pieces(out, a, b, add, cut_rows, n_pieces):
         multiply(out, a, b, add)
         return
     lines, width = (b.T, TILE_COLUMNS) if cut_rows else (a, TILE_ROWS)
-    depth = equal_part(a.shape[1], DEPTH, LANES)
+    depth = equal_part(a.shape[1], DEPTH, DEPTH_UNIT)
     n_depths = parts(a.shape[1], depth)
     memory = np.empty(n_depths * packed_bytes(lines.shape[0], depth, width) + LINE_BYTES, np.uint8)
     for share in prange(n_depths * parts(lines.shape[0], PANELS_AT_ONCE * width)):

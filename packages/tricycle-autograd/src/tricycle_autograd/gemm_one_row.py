@@ -7,7 +7,7 @@ which it lies, and summed in one of two ways:
     rows of b contiguous       out += a[k] · b[k], four rows at a time, while out stays in cache
     columns of b contiguous    out[j] = a · b[:, j], one sum after the other
 
-Here plain loops are enough: the compiler makes vector instructions of them.  Each core reads a
+Here loops over rows are enough: the compiler makes vector instructions of them.  Each core reads a
 stretch of b from one end to the other: some rows, whose sum is added to the others' in the end, or
 some columns.  How many stretches there are depends on the shape alone, and so do the bits.
 """
@@ -15,6 +15,7 @@ some columns.  How many stretches there are depends on the shape alone, and so d
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
+from tricycle_autograd.cpu_math import dot, multiply_add
 
 MATRIX = "Array(float32, 2, 'C', True)"  # numba's type of a contiguous one, also a read-only one
 ROW = "Array(float32, 1, 'C', True)"
@@ -54,7 +55,8 @@ def add_rows(out, a, b, first, end):
         x0, x1, x2, x3 = a[k], a[k + 1], a[k + 2], a[k + 3]
         b0, b1, b2, b3 = b[k], b[k + 1], b[k + 2], b[k + 3]
         for j in range(out.size):
-            out[j] += (x0 * b0[j] + x1 * b1[j]) + (x2 * b2[j] + x3 * b3[j])
+            first_two = multiply_add(x1, b1[j], multiply_add(x0, b0[j], out[j]))
+            out[j] = multiply_add(x3, b3[j], multiply_add(x2, b2[j], first_two))
     for k in range(fours, end):
         add_scaled(out, a[k], b[k])
 
@@ -62,7 +64,7 @@ def add_rows(out, a, b, first, end):
 @cpu_function
 def add_scaled(out, x, row):
     for j in range(out.size):
-        out[j] += x * row[j]
+        out[j] = multiply_add(x, row[j], out[j])
 
 
 @cpu_kernel(signature=f"void(float32[::1], {ROW}, {MATRIX}, boolean, int64)")
@@ -72,11 +74,3 @@ def sum_columns(out, a, columns, add, n_pieces):
         for j in range(first, end):
             total = dot(a, columns[j])
             out[j] = out[j] + total if add else total
-
-
-@cpu_function
-def dot(a, b):
-    total = ZERO
-    for k in range(a.size):
-        total += a[k] * b[k]
-    return total

@@ -24,7 +24,7 @@ their sums are made in a fixed order.
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
-from tricycle_autograd.cpu_math import exp, row_maximum, side_by_side
+from tricycle_autograd.cpu_math import dot, exp, log, row_maximum, row_sum, side_by_side
 from tricycle_autograd.gemm import multiply
 
 QUERIES = 64  # in a block: 32 is as fast, 128 and 256 leave the cache or waste work on the future
@@ -73,7 +73,7 @@ def _look_back(b, h, start, q, k, v, out, log_sums, causal, scale):
         largest = row_maximum(row[:seen])
         total = _exponentials(row[:seen], largest)
         row[seen:] = ZERO
-        log_sums[b, h, start + i] = largest + np.log(total)
+        log_sums[b, h, start + i] = largest + log(total)
         shares[i] = ONE / total
     out = out[b, h, start:stop]
     multiply(out, scores, v[b, g, :n_keys], False)
@@ -107,7 +107,7 @@ def _send_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
             for i in range(M):
                 t = start + i
                 seen = _seen(t, T, S, causal)
-                mean = _dot(side_by_side(out[b, h, t]), side_by_side(dy[b, h, t]))
+                mean = dot(side_by_side(out[b, h, t]), side_by_side(dy[b, h, t]))
                 row, d_row = all_weights[i], all_d_scores[i]
                 _softmax_back(row[:seen], d_row[:seen], log_sums[b, h, t], mean)
                 row[seen:n_keys] = ZERO
@@ -128,12 +128,9 @@ def _seen(t, T, S, causal):
 @cpu_function
 def _exponentials(row, largest):
     """Each number x of the row becomes exp(x - largest); returns their sum."""
-    total = ZERO
     for j in range(row.size):
-        e = exp(row[j] - largest)
-        row[j] = e
-        total += e
-    return total
+        row[j] = exp(row[j] - largest)
+    return row_sum(row)
 
 
 @cpu_function
@@ -143,14 +140,6 @@ def _softmax_back(weights, d_scores, log_sum, mean):
         weight = exp(weights[j] - log_sum)
         weights[j] = weight
         d_scores[j] = weight * (d_scores[j] - mean)
-
-
-@cpu_function
-def _dot(a, b):
-    total = ZERO
-    for j in range(a.size):
-        total += a[j] * b[j]
-    return total
 
 
 @cpu_function

@@ -13,7 +13,15 @@ memory once for all of them.
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
-from tricycle_autograd.cpu_math import exp, row_maximum, side_by_side
+from tricycle_autograd.cpu_math import (
+    dot,
+    exp,
+    log,
+    multiply_add,
+    row_maximum,
+    row_sum,
+    side_by_side,
+)
 from tricycle_nn.attention_cpu import SUMS, VIEW
 
 ZERO = np.float32(0)
@@ -43,30 +51,21 @@ def forward(q, k, v, out, log_sums, scale):
 def _look(q, k, v, out, scores, scale):
     """One query: out (D,) from q (D,) and k, v (S, D); returns log Σ exp(scores)."""
     for s in range(scores.size):
-        scores[s] = _dot(q, side_by_side(k[s])) * scale
+        scores[s] = dot(q, side_by_side(k[s])) * scale
     largest = row_maximum(scores)
-    total = ZERO
     for s in range(scores.size):
         scores[s] = exp(scores[s] - largest)
-        total += scores[s]
+    total = row_sum(scores)
     out[:] = ZERO
     for s in range(scores.size):
         _add_scaled(out, side_by_side(v[s]), scores[s])
     share = ONE / total
     for d in range(out.size):
         out[d] *= share
-    return largest + np.log(total)
-
-
-@cpu_function
-def _dot(a, b):
-    total = ZERO
-    for d in range(a.size):
-        total += a[d] * b[d]
-    return total
+    return largest + log(total)
 
 
 @cpu_function
 def _add_scaled(out, row, factor):
     for d in range(out.size):
-        out[d] += row[d] * factor
+        out[d] = multiply_add(row[d], factor, out[d])

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, prange
+from tricycle_autograd.cpu import contiguous, cpu_kernel, prange
+from tricycle_autograd.cpu_math import sum_of_squares
 from tricycle_autograd.memory import joined
 from tricycle_autograd.profiling import profiled
 from tricycle_autograd.tensor import Tensor
@@ -56,11 +57,3 @@ def sums_of_squares(flat):
     for chunk in prange(chunks):
         sums[chunk] = sum_of_squares(flat[chunk * CHUNK : min(flat.size, (chunk + 1) * CHUNK)])
     return sums
-
-
-@cpu_function
-def sum_of_squares(flat):
-    total = 0.0
-    for i in range(flat.size):
-        total += np.float64(flat[i]) * np.float64(flat[i])
-    return total

@@ -24,7 +24,7 @@ import numpy as np
 
 from tricycle_autograd import take_along_axis, where
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, kernel_inputs, prange
-from tricycle_autograd.cpu_math import exp
+from tricycle_autograd.cpu_math import exp, log, row_sum
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.softmax import finite_maximum, log_softmax
@@ -32,6 +32,7 @@ from tricycle_nn.softmax import finite_maximum, log_softmax
 REDUCTIONS = ("mean", "sum", "none")
 ZERO = np.float32(0)
 ONE = np.float32(1)
+AT_ONCE = 1024  # exps of a row that are summed at once: they stay in the nearest cache
 
 
 @fused
@@ -153,22 +154,34 @@ def sum_of_exp(z, largest):
 
     One of the exps is then 1, unless all z are -inf: belief in nothing, as softmax has it.
     """
-    total = ZERO
-    for j in range(z.size):
-        total += exp(z[j] - largest)
+    total, exps = ZERO, np.empty(AT_ONCE, np.float32)
+    for start in range(0, z.size, AT_ONCE):
+        part = z[start : start + AT_ONCE]
+        for j in range(part.size):
+            exps[j] = exp(part[j] - largest)
+        total += row_sum(exps[: part.size])
     return ONE if total < ONE else total
 
 
 @cpu_function
 def surprise(z, target, smoothing, largest, total):
     """log Σ exp(z) - (1-ε)·z[target] - ε·mean(z), with all z taken relative to the largest."""
-    loss = np.log(total) - (ONE - smoothing) * (z[target] - largest)
+    loss = log(total) - (ONE - smoothing) * (z[target] - largest)
     if smoothing != ZERO:
-        below = ZERO
-        for j in range(z.size):
-            below += z[j] - largest
-        loss -= smoothing * below / np.float32(z.size)
+        loss -= smoothing * sum_below(z, largest) / np.float32(z.size)
     return loss
+
+
+@cpu_function
+def sum_below(z, largest):
+    """Σ (z - largest)."""
+    total, below = ZERO, np.empty(AT_ONCE, np.float32)
+    for start in range(0, z.size, AT_ONCE):
+        part = z[start : start + AT_ONCE]
+        for j in range(part.size):
+            below[j] = part[j] - largest
+        total += row_sum(below[: part.size])
+    return total
 
 
 @cpu_function

@@ -25,7 +25,7 @@ import numpy as np
 
 from tricycle_autograd import erf, tanh
 from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
-from tricycle_autograd.cpu_math import exp, sigmoid
+from tricycle_autograd.cpu_math import exp, multiply_add, sigmoid
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.pieces import n_pieces, piece
@@ -122,7 +122,13 @@ def larger(x, t):
 
 @cpu_function
 def twice_u(t):
-    return t * (SLOPE + SLOPE_CUBE * t * t)
+    return t * multiply_add(SLOPE_CUBE * t, t, SLOPE)
+
+
+@cpu_function
+def slope(t, s):
+    """gelu'(t), with s = sigmoid(2u)."""
+    return multiply_add(t * s * (ONE - s), multiply_add(SLOPE_CUBE_3 * t, t, SLOPE), s)
 
 
 @cpu_function
@@ -137,7 +143,7 @@ def gelu_tanh_backward(dx, dy, x):
     for i in range(x.size):
         t = limited(x[i])
         s = sigmoid(twice_u(t))
-        dx[i] = dy[i] * (s + t * s * (ONE - s) * (SLOPE + SLOPE_CUBE_3 * t * t))
+        dx[i] = dy[i] * slope(t, s)
 
 
 @cpu_function
@@ -147,7 +153,7 @@ def gelu_and_slope(y, d, x):
         t = limited(x[i])
         s = sigmoid(twice_u(t))
         y[i] = larger(x[i], t) * s
-        d[i] = d[i] * (s + t * s * (ONE - s) * (SLOPE + SLOPE_CUBE_3 * t * t))
+        d[i] = d[i] * slope(t, s)
 
 
 @cpu_function
@@ -188,14 +194,14 @@ def normal_tail(x):
     k = ONE / (ONE + K * x)
     q = k - HALF
     p = P8
-    p = p * q + P7
-    p = p * q + P6
-    p = p * q + P5
-    p = p * q + P4
-    p = p * q + P3
-    p = p * q + P2
-    p = p * q + P1
-    p = p * q + P0
+    p = multiply_add(p, q, P7)
+    p = multiply_add(p, q, P6)
+    p = multiply_add(p, q, P5)
+    p = multiply_add(p, q, P4)
+    p = multiply_add(p, q, P3)
+    p = multiply_add(p, q, P2)
+    p = multiply_add(p, q, P1)
+    p = multiply_add(p, q, P0)
     return k * p
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.cpu import as_rows, contiguous, cpu_function, cpu_kernel, prange
+from tricycle_autograd.cpu import as_rows, contiguous, cpu_kernel, prange
+from tricycle_autograd.cpu_math import dot_int8
 from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import is_recording
 from tricycle_autograd.tensor import Tensor, wrap
@@ -28,7 +29,6 @@ LARGEST = 127
 FEW_ROWS = 8  # up to here each row reads the numbers anew; above they become floats once
 PIECE_NUMBERS = 2**17  # in a piece of work, about: 128 KB
 BLOCK_OUTPUTS = 1024  # that become floats at once
-ZERO = np.float32(0)
 
 
 class Int8Matrix:
@@ -109,11 +109,3 @@ class CPU:
             first, end = piece * out.size // n_pieces, (piece + 1) * out.size // n_pieces
             for o in range(first, end):
                 out[o] = dot_int8(numbers[o], x) * scales[o]
-
-
-@cpu_function
-def dot_int8(numbers, x):
-    total = ZERO
-    for i in range(x.size):
-        total += np.float32(numbers[i]) * x[i]
-    return total

@@ -34,6 +34,7 @@ from tricycle_autograd.cpu import (
     kernel_inputs,
     prange,
 )
+from tricycle_autograd.cpu_math import dot, row_sum
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.module import Module, Parameter
@@ -107,17 +108,13 @@ class CPU:
 def normalise_row(y, x, weight, bias, eps):
     """y = weight n + bias, n being one row (C,) normalised; returns its mean and 1 / deviation."""
     C = len(x)
-    total = np.float32(0)
-    for c in range(C):
-        total += x[c]
-    mean = total / np.float32(C)
+    mean = row_sum(x) / np.float32(C)
     # A second pass: mean(x²) − mean(x)² would lose its digits where the mean is large.
-    squares = np.float32(0)
     for c in range(C):
-        squares += (x[c] - mean) * (x[c] - mean)
-    r = np.float32(1) / np.sqrt(squares / np.float32(C) + eps)
+        y[c] = x[c] - mean
+    r = np.float32(1) / np.sqrt(dot(y, y) / np.float32(C) + eps)
     for c in range(C):
-        y[c] = (x[c] - mean) * r * weight[c] + bias[c]
+        y[c] = y[c] * r * weight[c] + bias[c]
     return mean, r
 
 
@@ -125,15 +122,12 @@ def normalise_row(y, x, weight, bias, eps):
 def backward_row(dx, d_weight, d_bias, dy, x, weight, mean, r):
     """Write one row's dx (C,), and add its part to d_weight and d_bias (C,)."""
     C = len(x)
-    sum_g, sum_gn = np.float32(0), np.float32(0)
     for c in range(C):
         n = (x[c] - mean) * r
-        g = dy[c] * weight[c]
-        sum_g += g
-        sum_gn += g * n
+        dx[c] = dy[c] * weight[c] * n  # g · n, for now
         d_weight[c] += dy[c] * n
         d_bias[c] += dy[c]
-    mean_g, mean_gn = sum_g / np.float32(C), sum_gn / np.float32(C)
+    mean_g, mean_gn = dot(dy, weight) / np.float32(C), row_sum(dx) / np.float32(C)
     for c in range(C):
         n = (x[c] - mean) * r
         dx[c] = r * (dy[c] * weight[c] - mean_g - n * mean_gn)

@@ -43,6 +43,7 @@ Muon is scalable for LLM training (2025) for decay and the factor.
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
+from tricycle_autograd.cpu_math import sum_of_squares
 from tricycle_autograd.gemm import multiply
 from tricycle_nn.optimiser import Optimiser, Parameters, check_share
 
@@ -171,13 +172,14 @@ def move_matrix(w, g, u, grad_scale, momentum, shrink, rate):
     wide = rows <= columns
     x = np.empty((rows, columns) if wide else (columns, rows), np.float32)
     ahead = x if wide else x.T
-    total = 0.0
     for i in range(rows):
         for j in range(columns):
             gradient = g[i, j] * grad_scale
             u[i, j] = momentum * u[i, j] + gradient
             ahead[i, j] = gradient + momentum * u[i, j]
-            total += np.float64(ahead[i, j]) * np.float64(ahead[i, j])
+    total = 0.0
+    for i in range(len(x)):
+        total += sum_of_squares(x[i])
     x *= np.float32(1 / (np.sqrt(total) + TINY))
     y = orthogonalised(x)
     step = y if wide else y.T

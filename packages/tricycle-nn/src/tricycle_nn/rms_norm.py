@@ -28,6 +28,7 @@ from tricycle_autograd.cpu import (
     kernel_inputs,
     prange,
 )
+from tricycle_autograd.cpu_math import dot
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.module import Module, Parameter
@@ -94,10 +95,7 @@ class CPU:
 def normalise_row(y, x, weight, eps):
     """y = weight x / rms(x), for one row (C,); returns r = 1 / rms(x)."""
     C = len(x)
-    squares = np.float32(0)
-    for c in range(C):
-        squares += x[c] * x[c]
-    r = np.float32(1) / np.sqrt(squares / np.float32(C) + eps)
+    r = np.float32(1) / np.sqrt(dot(x, x) / np.float32(C) + eps)
     for c in range(C):
         y[c] = x[c] * r * weight[c]
     return r
@@ -107,14 +105,13 @@ def normalise_row(y, x, weight, eps):
 def backward_row(dx, d_weight, dy, x, weight, r):
     """Write one row's dx (C,), and add its part to d_weight (C,)."""
     C = len(x)
-    sum_gx = np.float32(0)
     for c in range(C):
-        sum_gx += dy[c] * weight[c] * x[c]
+        dx[c] = dy[c] * weight[c]  # g, for now
         d_weight[c] += dy[c] * x[c] * r
     # Two factors of r on each side: r³ could overflow where x is tiny and eps zero.
-    back = r * (r * (sum_gx / np.float32(C)))
+    back = r * (r * (dot(dx, x) / np.float32(C)))
     for c in range(C):
-        dx[c] = r * (dy[c] * weight[c] - x[c] * back)
+        dx[c] = r * (dx[c] - x[c] * back)
 
 
 def _check_shapes(x, weight):

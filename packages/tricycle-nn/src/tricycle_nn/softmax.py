@@ -22,8 +22,9 @@ import numpy as np
 
 from tricycle_autograd import exp, log, where
 from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
-from tricycle_autograd.cpu_math import EXP_MIN, row_maximum
+from tricycle_autograd.cpu_math import EXP_MIN, dot, row_maximum, row_sum
 from tricycle_autograd.cpu_math import exp as fast_exp
+from tricycle_autograd.cpu_math import log as log_of_one
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 
@@ -139,10 +140,9 @@ def finite_maximum(x):
 @cpu_function
 def softmax_row(y, x):
     largest = finite_maximum(x)
-    total = ZERO
     for c in range(x.size):
         y[c] = exp_or_zero(x[c] - largest)
-        total += y[c]
+    total = row_sum(y)
     scale = ONE if total == ZERO else ONE / total
     for c in range(x.size):
         y[c] *= scale
@@ -150,9 +150,7 @@ def softmax_row(y, x):
 
 @cpu_function
 def softmax_row_backward(dx, dy, y):
-    total = ZERO
-    for c in range(y.size):
-        total += dy[c] * y[c]
+    total = dot(dy, y)
     for c in range(y.size):
         dx[c] = y[c] * (dy[c] - total)
 
@@ -160,19 +158,17 @@ def softmax_row_backward(dx, dy, y):
 @cpu_function
 def log_softmax_row(y, x):
     largest = finite_maximum(x)
-    total = ZERO
     for c in range(x.size):
-        total += exp_or_zero(x[c] - largest)
-    shift = ZERO if total == ZERO else np.log(total)
+        y[c] = exp_or_zero(x[c] - largest)
+    total = row_sum(y)
+    shift = ZERO if total == ZERO else log_of_one(total)
     for c in range(x.size):
         y[c] = (x[c] - largest) - shift
 
 
 @cpu_function
 def log_softmax_row_backward(dx, dy, y):
-    total = ZERO
-    for c in range(y.size):
-        total += dy[c]
+    total = row_sum(dy)
     for c in range(y.size):
         dx[c] = dy[c] - exp_or_zero(y[c]) * total
 
