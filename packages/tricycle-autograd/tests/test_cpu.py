@@ -6,18 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tricycle_autograd import Tensor, show_config
-from tricycle_autograd.cpu import (
-    cache_folder,
-    contiguous,
-    cpu_function,
-    cpu_kernel,
-    cpu_routine,
-    kernel_inputs,
-    prange,
-    rows_contiguous,
-)
-from tricycle_autograd.devices import EmulatedArray
+from tricycle_autograd import show_config
+from tricycle_autograd.cpu import cache_folder, cpu_function, cpu_kernel, cpu_routine, prange
 
 
 @cpu_function
@@ -258,31 +248,6 @@ def test_a_cache_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(
     assert folder.is_dir()
     assert folder.parents[2].stat().st_mode & 0o077 == 0, "others could put code there"
     assert cache_folder({__file__}, set()) == folder
-
-
-# ---- Inputs of kernels ----
-
-
-def test_inputs_come_out_as_kernels_want_them():
-    x = np.ones((2, 3), np.float32)
-    assert contiguous(x) is x
-    assert contiguous(x.T).flags.c_contiguous
-    assert rows_contiguous(x) is x
-    wide = np.ones((2, 6), np.float32)[:, :3]
-    assert rows_contiguous(wide) is wide
-    assert rows_contiguous(x.T).flags.c_contiguous
-    assert kernel_inputs("double", Tensor(x)) is x
-    first, second = kernel_inputs("double", Tensor(x), Tensor(x.T))
-    assert first is x
-    assert second.flags.c_contiguous
-
-
-def test_inputs_that_kernels_cannot_take_are_refused():
-    with pytest.raises(TypeError, match=r"double has kernels for float32, got float64.*astype"):
-        kernel_inputs("double", Tensor(np.ones(2)))
-    there = Tensor(np.ones(2, np.float32).view(EmulatedArray))
-    with pytest.raises(ValueError, match=r"double has kernels for the cpu only.*on cuda"):
-        kernel_inputs("double", there)
 
 
 # ---- What is shown ----

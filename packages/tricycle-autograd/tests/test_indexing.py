@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import (
 
 import tricycle_autograd as ours
 from tricycle_autograd import Tensor
-from tricycle_autograd.devices import EmulatedArray
 from tricycle_autograd.indexing import scatter_add
 from tricycle_autograd.testing import check_gradients, draw
+from tricycle_autograd.testing_device import EmulatedArray
 
 
 def agrees(case, *arrays):

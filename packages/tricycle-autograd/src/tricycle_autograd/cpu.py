@@ -24,7 +24,6 @@ them is told to be started with "spawn".
 import hashlib
 import importlib
 import importlib.util
-import math
 import os
 import sys
 import tempfile
@@ -40,7 +39,6 @@ import numpy as np
 from tricycle_autograd import compiling, threads
 from tricycle_autograd.compiling import describe
 from tricycle_autograd.linking import link_before_lowering
-from tricycle_autograd.tensor import Tensor
 
 # In plain Python a prange is a range; the compiler is shown numba's.
 prange = range
@@ -350,53 +348,6 @@ def needs_numba(module: str, name: str) -> Any:
         return np.int64(value) if isinstance(value, int) else value
 
     return MadeByNumba(make, spec.origin)
-
-
-def contiguous(array):
-    """The array with its numbers in order in memory: itself, or a copy."""
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
-
-
-def rows_contiguous(array):
-    """The array with the numbers of each row in order in memory: itself, or a copy."""
-    in_order = array.strides[-1] == array.itemsize and array.flags.writeable
-    return array if in_order else array.copy(order="C")
-
-
-def as_rows(array):
-    """(..., C) as (N, C), also where C is 0 and reshape(-1, C) could not tell how many rows."""
-    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
-
-
-def kernel_inputs(name: str, *tensors, layout: Callable = contiguous):
-    """The arrays of an operation's floating point inputs, as its CPU kernels want them.
-
-    layout   `contiguous`, or `rows_contiguous` for kernels that take strided views
-
-    Returns float32 arrays (a copy where an input has another layout).  Raises
-    TypeError for what is no tensor or has another dtype, and ValueError for another device:
-    kernels refuse what they cannot do fast, and never slide to the definition unnoticed.
-    """
-    arrays = []
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"{name} works on tensors, got {type(tensor).__name__}; make one of it with "
-                "Tensor(array)"
-            )
-        array = tensor.array
-        if array.dtype != np.float32:
-            raise TypeError(
-                f"{name} has kernels for float32, got {array.dtype}; convert the input with "
-                ".astype('float32'), or run the readable definition: with definitions_only(): ..."
-            )
-        if type(array) is not np.ndarray:
-            raise ValueError(
-                f"{name} has kernels for the cpu only, and its input is on {tensor.device}; move "
-                'it with .to("cpu"), or run the readable definition: with definitions_only(): ...'
-            )
-        arrays.append(layout(array))
-    return arrays[0] if len(arrays) == 1 else arrays
 
 
 def cache_root() -> Path:

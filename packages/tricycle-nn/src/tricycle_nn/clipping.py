@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, prange
+from tricycle_autograd.arrays import contiguous
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.memory import joined
 from tricycle_autograd.profiling import profiled
 from tricycle_autograd.tensor import Tensor
