@@ -182,7 +182,7 @@ def test_float32_beside_float64_is_an_error_that_names_both():
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_other_dtypes_are_refused_by_name(dtype):
     x, weight = X.astype(np.float32), WEIGHT.astype(dtype)
-    message = f"scaled_square has kernels for float32 on the cpu, weight is {weight.dtype}; "
+    message = f"scaled_square has kernels for float32 on cpu, weight is {weight.dtype}; "
     with pytest.raises(TypeError, match=message + r"convert it with .astype\('float32'\)"):
         operation()(Tensor(x), tensor_of(weight))
 

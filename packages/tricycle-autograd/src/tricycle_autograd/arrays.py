@@ -83,7 +83,8 @@ def kernel_inputs(name: str, *tensors, layout: Callable = contiguous):
         arrays.append(layout(array))
     if len(arrays) == 1:
         return arrays[0]
-    check_same_device(name, *tensors)
+    if len(set(map(type, arrays))) > 1:
+        check_same_device(name, *tensors)
     return arrays
 
 
@@ -101,6 +102,6 @@ def no_kernels_for(name: str, array: Any, argument: str = "") -> str:
     device = device_of(array)
     given = f"{argument} is {array.dtype}" if argument else f"got {array.dtype}"
     return (
-        f"{name} has kernels for {' and '.join(DTYPES[device])} on the {device}, {given}; convert "
+        f"{name} has kernels for {' and '.join(DTYPES[device])} on {device}, {given}; convert "
         "it with .astype('float32'), or run the readable definition: with definitions_only(): ..."
     )

@@ -139,24 +139,20 @@ class Fused:
 
     def _kernels_for(self, arrays, args, kwargs):
         """The kernels for these arrays, or None if the definition runs; an error if neither."""
-        device, precise = None, False
+        device = kind = None
+        precise = False
         for array in arrays:
-            where = device_of(array)
-            if device is None:
-                device = where
-            elif device != where:
-                raise ValueError(
-                    f"{self.__name__}: its inputs are on different devices ({device}, {where}); "
-                    'move them to one with tensor.to("cpu"), tensor.to("cuda") or model.to(...)'
-                )
+            if type(array) is not kind:
+                kind = type(array)
+                device = self._same_device(device, device_of(array))
             dtype = array.dtype
-            if dtype is not FLOAT32 and is_floating(dtype):
-                if dtype == FLOAT64:
-                    precise = True
-                elif not is_for_kernels(array):
-                    raise TypeError(
-                        no_kernels_for(self.__name__, array, self._name(array, args, kwargs))
-                    )
+            if dtype is FLOAT32 or not is_floating(dtype):
+                continue
+            if dtype == FLOAT64:
+                precise = True
+            elif not is_for_kernels(array):
+                argument = self._name(array, args, kwargs)
+                raise TypeError(no_kernels_for(self.__name__, array, argument))
         if precise:
             self._check_all_float64(arrays, args, kwargs)
             return None
@@ -164,6 +160,14 @@ class Fused:
         if run is None or self._operation is None:
             raise ValueError(self._what_is_missing(device))
         return run
+
+    def _same_device(self, first, second):
+        if first is not None and first != second:
+            raise ValueError(
+                f"{self.__name__}: its inputs are on different devices ({first}, {second}); "
+                'move them to one with tensor.to("cpu"), tensor.to("cuda") or model.to(...)'
+            )
+        return second
 
     def _check_all_float64(self, arrays, args, kwargs):
         floating = [array for array in arrays if is_floating(array.dtype)]
