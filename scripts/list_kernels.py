@@ -18,7 +18,7 @@ import json
 import sys
 import numpy as np
 from tricycle_autograd import compiling
-from tricycle_autograd.cpu import Routine
+from tricycle_autograd.machine_code import Routine
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig
 from tricycle_gpt.optimiser import make_optimiser
 from tricycle_nn import clip_scale
@@ -40,7 +40,7 @@ def is_routine(request):
     found = getattr(importlib.import_module(called["module"]), called["name"], None)
     return isinstance(found, Routine)
 
-print("\\n".join(sorted(dict.fromkeys(compiling.asked_for), key=is_routine)))
+print("\\n".join(sorted(dict.fromkeys(compiling.service.asked_for), key=is_routine)))
 """
 FOLDER = Path(__file__).parents[1] / "packages" / "tricycle-gpt" / "src" / "tricycle_gpt"
 

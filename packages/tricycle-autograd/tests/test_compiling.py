@@ -1,14 +1,16 @@
 """Kernels are compiled by a process of their own, and loaded by everybody else."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from tricycle_autograd import compiling
-from tricycle_autograd.compiling import compile_elsewhere, describe, numba_type, request_for
+from tricycle_autograd.compiling import CompilingService, describe, numba_type, request_for
 from tricycle_autograd.cpu import cpu_kernel, prange
 
 KERNEL = """
@@ -91,20 +93,70 @@ except TypingError:
 
 
 def test_what_is_not_there_is_not_compiled():
-    assert not compile_elsewhere(request_for("no_such_module", "kernel", []))
-    assert not compile_elsewhere(request_for("__main__", "kernel", []))
-    assert not compile_elsewhere(
-        request_for("tricycle_autograd.cpu", "function.<locals>.kernel", [])
-    )
+    compile = compiling.service.compile
+    assert not compile(request_for("no_such_module", "kernel", []))
+    assert not compile(request_for("__main__", "kernel", []))
+    assert not compile(request_for("tricycle_autograd.cpu", "function.<locals>.kernel", []))
 
 
-def test_a_compiler_that_was_killed_is_started_again():
+@pytest.fixture
+def service():
+    service = CompilingService()
+    yield service
+    service.end()
+
+
+def test_a_compiler_that_was_killed_is_started_again(service):
     missing = request_for("no_such_module", "kernel", [])
-    assert not compile_elsewhere(missing)
-    compiling._compiler.process.kill()
-    compiling._compiler.process.wait()
-    assert not compile_elsewhere(missing)
-    assert compiling._compiler.process.poll() is None
+    assert not service.compile(missing)
+    service.on_demand.process.kill()
+    service.on_demand.process.wait()
+    assert not service.compile(missing)
+    assert service.on_demand.process.poll() is None
+
+
+def test_a_compiling_process_that_has_ended_leaves_the_list_of_processes(service):
+    service.compile(request_for("no_such_module", "kernel", []))
+    ended = service.on_demand.process.pid
+    os.kill(ended, signal.SIGKILL)
+    for _ in range(500):  # 5 seconds at most
+        try:
+            os.kill(ended, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    pytest.fail(f"process {ended} has ended, and its parent has not asked how")
+
+
+def test_a_file_in_the_current_folder_is_not_taken_for_a_module_of_pythons(tmp_path):
+    (tmp_path / "json.py").write_text("raise SystemExit('the json.py in the current folder')")
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "kernel.py").write_text(KERNEL)
+    program = tmp_path / "program" / "program.py"
+    program.write_text(
+        "import numpy, kernel; x = numpy.ones(2, 'f'); kernel.double(x); print(x.tolist())"
+    )
+    environment = {**os.environ, "TRICYCLE_CACHE": str(tmp_path / "cache")}
+    ran = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "[2.0, 2.0]\n"
+    assert "json.py" not in ran.stderr
+    assert list((tmp_path / "cache").rglob("double-*.stored"))
+
+
+def test_a_question_in_the_middle_of_another_is_answered_by_another_process(service):
+    missing = request_for("no_such_module", "kernel", [])
+    assert not service.compile(missing)
+    with service.on_demand._answering:  # as if a signal's handler asked while one waits
+        assert not service.on_demand.ask(missing)
+    assert service._claim(missing) is None
+    assert not service.compile(missing)  # by the thread that has claimed it, and cannot wait
 
 
 def test_what_is_expected_is_compiled_from_the_end_and_everything_once(tmp_path):
@@ -116,6 +168,7 @@ import threading
 import numpy as np
 import my_kernels
 from tricycle_autograd import compiling
+from tricycle_autograd.compiling import service
 
 names = ["f0", "f1", "f2", "f3"]
 compiling.allowed_cores = lambda: (2, "a test")
@@ -123,7 +176,7 @@ compiling.expect(
     [compiling.request_for("my_kernels", f, [["array", "float32", 1, "C", True]]) for f in names]
 )
 asked = []
-for who, compiler in (("asked", compiling._compiler), ("ahead", compiling._compiler_ahead)):
+for who, compiler in (("asked", service.on_demand), ("ahead", service.ahead)):
     ask = compiler.ask
     compiler.ask = lambda request, who=who, ask=ask: (asked.append((who, request)), ask(request))[1]
 for f in names:

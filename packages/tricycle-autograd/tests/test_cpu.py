@@ -1,23 +1,15 @@
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tricycle_autograd import Tensor, show_config
-from tricycle_autograd.cpu import (
-    cache_folder,
-    contiguous,
-    cpu_function,
-    cpu_kernel,
-    cpu_routine,
-    kernel_inputs,
-    prange,
-    rows_contiguous,
-)
-from tricycle_autograd.devices import EmulatedArray
+from tricycle_autograd import kernel_cache, show_config
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, cpu_routine, prange
 
 
 @cpu_function
@@ -199,6 +191,44 @@ def test_two_python_threads_may_call_kernels_at_once(program):
     assert printed == "400 True\n"
 
 
+def test_a_kernel_may_be_called_in_the_middle_of_another():
+    results = []
+
+    def work():
+        with kernel_cache.process.lock:  # as it is while a kernel runs, in a handler or a __del__
+            results.append(squares_of(np.ones((2, 3), np.float32)).tolist())
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout=120)
+    assert results == [[3, 3]]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+def test_a_signal_that_calls_a_kernel_does_not_stop_the_program(program, tmp_path):
+    interrupted = (
+        "import signal, numpy, kernel\n"
+        "from tricycle_autograd import compiling\n"
+        "x = numpy.ones(1000, numpy.float32)\n"
+        "handled, delays = [], [0.2]\n"
+        "signal.signal(signal.SIGALRM, lambda *_: handled.append(kernel.run(x)[0]))\n"
+        "start = compiling.start_process\n"
+        "def start_and_be_interrupted_soon():\n"
+        "    if delays:\n"
+        "        signal.setitimer(signal.ITIMER_REAL, delays.pop())\n"
+        "    return start()\n"
+        "compiling.start_process = start_and_be_interrupted_soon\n"
+        "kernel.run(x)\n"
+        "assert len(handled) == 1\n"  # while it was being compiled
+        "signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)\n"
+        "while len(handled) < 200:\n"
+        "    assert kernel.run(x)[0] == 2\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "print(set(map(float, handled)))\n"
+    )
+    assert program.run(interrupted, TRICYCLE_CACHE=str(tmp_path))[0] == "{2.0}\n"
+
+
 def test_a_spawned_process_runs_kernels(program):
     spawned = (
         "import multiprocessing, numpy, kernel\n"
@@ -234,57 +264,6 @@ def test_a_forked_process_is_told_to_be_spawned(program):
     assert 'get_context("spawn")' in after
 
 
-# ---- Where compiled kernels are kept ----
-
-
-def test_the_cache_folder_can_be_chosen(monkeypatch, tmp_path):
-    monkeypatch.setenv("TRICYCLE_CACHE", str(tmp_path))
-    folder = cache_folder({__file__}, set())
-    assert folder.parent == tmp_path / "tricycle" / "kernels"
-    assert folder.is_dir()
-    assert cache_folder({__file__}, set()) == folder
-    assert cache_folder({__file__}, {"EPS = 1e-05"}) != folder
-
-
-def test_a_cache_folder_that_cannot_be_written_is_replaced_by_a_temporary_one(
-    monkeypatch, tmp_path
-):
-    file = tmp_path / "a file, not a folder"
-    file.write_text("")
-    monkeypatch.setenv("TRICYCLE_CACHE", str(file))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = cache_folder({__file__}, set())
-    assert folder.is_relative_to(tmp_path)
-    assert folder.is_dir()
-    assert folder.parents[2].stat().st_mode & 0o077 == 0, "others could put code there"
-    assert cache_folder({__file__}, set()) == folder
-
-
-# ---- Inputs of kernels ----
-
-
-def test_inputs_come_out_as_kernels_want_them():
-    x = np.ones((2, 3), np.float32)
-    assert contiguous(x) is x
-    assert contiguous(x.T).flags.c_contiguous
-    assert rows_contiguous(x) is x
-    wide = np.ones((2, 6), np.float32)[:, :3]
-    assert rows_contiguous(wide) is wide
-    assert rows_contiguous(x.T).flags.c_contiguous
-    assert kernel_inputs("double", Tensor(x)) is x
-    first, second = kernel_inputs("double", Tensor(x), Tensor(x.T))
-    assert first is x
-    assert second.flags.c_contiguous
-
-
-def test_inputs_that_kernels_cannot_take_are_refused():
-    with pytest.raises(TypeError, match=r"double has kernels for float32, got float64.*astype"):
-        kernel_inputs("double", Tensor(np.ones(2)))
-    there = Tensor(np.ones(2, np.float32).view(EmulatedArray))
-    with pytest.raises(ValueError, match=r"double has kernels for the cpu only.*on cuda"):
-        kernel_inputs("double", there)
-
-
 # ---- What is shown ----
 
 
@@ -304,7 +283,7 @@ def test_the_number_of_threads_shown_is_that_in_use(program):
         "os.environ['NUMBA_NUM_THREADS'] = '1'\n"
         "import numba\n"
         "os.environ['TRICYCLE_NUM_THREADS'] = '3'\n"
-        "from tricycle_autograd import show_config\n"
+        "from tricycle_autograd import kernel_cache, show_config\n"
         "print(show_config()['threads'])\n"
     )
     assert shown[0].splitlines()[-1] == "1, from numba, which was imported before"

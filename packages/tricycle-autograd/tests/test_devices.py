@@ -7,12 +7,14 @@ import pytest
 import tricycle_autograd as tri
 from tricycle_autograd import Tensor
 from tricycle_autograd.devices import (
-    EmulatedArray,
     array_module,
     check_same_device,
     device_of,
+    homes,
     move,
+    register,
 )
+from tricycle_autograd.testing_device import EmulatedArray, emulated_cupy
 
 
 def emulated(*values):
@@ -27,9 +29,36 @@ def test_the_type_of_an_array_says_where_it_is():
     assert device_of(np.float32(1)) == "cpu"
     assert device_of(emulated(1.0)) == "cuda"
     assert array_module(np.ones(2)) is np
-    assert array_module(emulated(1.0)) is np
+    assert array_module(np.float32(1)) is np
+    assert array_module(emulated(1.0)) is emulated_cupy
     with pytest.raises(TypeError, match="expected a numpy or cupy array, got list"):
         device_of([1.0])
+    with pytest.raises(TypeError, match="expected a numpy or cupy array, got list"):
+        array_module([1.0])
+
+
+def test_a_type_of_array_can_be_registered(monkeypatch):
+    class Array(np.ndarray):
+        pass
+
+    monkeypatch.setattr("tricycle_autograd.devices.homes", dict(homes))
+    register(Array, "cuda", sys)
+    array = np.ones(2).view(Array)
+    assert (device_of(array), array_module(array)) == ("cuda", sys)
+    with pytest.raises(ValueError, match="unknown device 'tpu'; there are cpu and cuda"):
+        register(Array, "tpu", sys)
+
+
+def test_an_array_of_cupys_is_known_when_it_is_met(monkeypatch):
+    cupy = types.SimpleNamespace(
+        cuda=types.SimpleNamespace(is_available=lambda: True), asnumpy=lambda array: "downloaded"
+    )
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr("tricycle_autograd.devices.homes", dict(homes))
+    array = type("ndarray", (), {"__module__": "cupy._core.core"})()
+    assert device_of(array) == "cuda"
+    assert array_module(array) is cupy
+    assert move(array, "cpu") == "downloaded"
 
 
 def test_moving_to_where_it_is_costs_nothing():

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor, einsum
-from tricycle_autograd.devices import EmulatedArray
 from tricycle_autograd.einsum import contraction_order, read_subscripts
 from tricycle_autograd.testing import check_gradients, draw
+from tricycle_autograd.testing_device import EmulatedArray
 
 LETTERS = "abcAB"
 

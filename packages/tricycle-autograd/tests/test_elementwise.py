@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 import tricycle_autograd as tri
 from tricycle_autograd import Tensor, check_gradients
-from tricycle_autograd.devices import EmulatedArray
 from tricycle_autograd.elementwise import select
+from tricycle_autograd.testing_device import EmulatedArray
 
 FEWER = settings(max_examples=settings.default.max_examples // 4)
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)

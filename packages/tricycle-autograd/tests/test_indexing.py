@@ -13,9 +13,9 @@ from hypothesis.extra.numpy import (
 
 import tricycle_autograd as ours
 from tricycle_autograd import Tensor
-from tricycle_autograd.devices import EmulatedArray
 from tricycle_autograd.indexing import scatter_add
-from tricycle_autograd.testing import check_gradients, draw
+from tricycle_autograd.testing import check_gradients, draw, kept_by
+from tricycle_autograd.testing_device import EmulatedArray
 
 
 def agrees(case, *arrays):
@@ -281,3 +281,10 @@ def test_sequences_are_indices_as_in_numpy():
 def test_what_is_no_index_is_named(index):
     with pytest.raises(IndexError, match="an index must be integers or booleans, got an array of"):
         Tensor(np.zeros((3, 3)))[index]
+
+
+def test_what_was_indexed_is_not_kept():
+    x = Tensor(np.ones((4, 3), np.float32), requires_grad=True)
+    assert kept_by(x[1:])[0] == []
+    arrays, tensors = kept_by(x[[0, 2]])
+    assert ([array.shape for array in arrays], tensors) == ([(2,)], [])

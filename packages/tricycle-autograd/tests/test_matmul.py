@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import tricycle_autograd as ours
 from tricycle_autograd import Tensor
-from tricycle_autograd.devices import EmulatedArray
 from tricycle_autograd.testing import check_gradients, draw
+from tricycle_autograd.testing_device import EmulatedArray
 
 lengths = st.integers(0, 3)
 fronts = st.lists(st.integers(0, 3), max_size=3).map(tuple)

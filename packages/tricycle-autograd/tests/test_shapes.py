@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import array_shapes
 
 import tricycle_autograd as ours
 from tricycle_autograd import Tensor
-from tricycle_autograd.devices import EmulatedArray
 from tricycle_autograd.shapes import unbroadcast
 from tricycle_autograd.testing import check_gradients, draw
+from tricycle_autograd.testing_device import EmulatedArray
 
 shapes = array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)
 

@@ -3,7 +3,7 @@ import pytest
 
 import tricycle_autograd as tri
 from tricycle_autograd import Tensor
-from tricycle_autograd.devices import EmulatedArray
+from tricycle_autograd.testing_device import EmulatedArray
 
 # ---- By hand ----
 

@@ -40,7 +40,15 @@ from tricycle_autograd.elementwise import (
     where,
 )
 from tricycle_autograd.fused import definitions_only, fused
-from tricycle_autograd.indexing import diagonal, getitem, take, take_along_axis, tril, triu
+from tricycle_autograd.indexing import (
+    diagonal,
+    getitem,
+    repeat,
+    take,
+    take_along_axis,
+    tril,
+    triu,
+)
 from tricycle_autograd.matmul import matmul, outer, trace
 from tricycle_autograd.profiling import profile
 from tricycle_autograd.recompute import recompute
@@ -68,7 +76,6 @@ from tricycle_autograd.shapes import (
     moveaxis,
     pad,
     ravel,
-    repeat,
     reshape,
     roll,
     split,

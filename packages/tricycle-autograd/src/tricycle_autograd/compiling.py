@@ -31,13 +31,10 @@ import sys
 import threading
 from typing import Any
 
+from tricycle_autograd import kernel_cache
 from tricycle_autograd.threads import allowed_cores
 
 IDLE_SECONDS = 30.0  # it holds 200 MB: not worth keeping for what may come
-
-# What this process has asked for so far, compiled or not, in order: see scripts/list_kernels.py.
-asked_for: list[str] = []
-
 
 # ---- the process that needs a kernel ----
 
@@ -45,11 +42,22 @@ asked_for: list[str] = []
 class Compiler:
     """A compiling process, started when it is first asked."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.process: subprocess.Popen | None = None
+        self._answering = threading.Lock()
 
     def ask(self, request: str) -> bool:
         """Have a kernel compiled and stored; False if that cannot be done."""
+        if not self._answering.acquire(blocking=False):
+            # A signal's handler needs a kernel in the middle of another question: the next answer
+            # is not for it.
+            return ask_another(request)
+        try:
+            return self._ask(request)
+        finally:
+            self._answering.release()
+
+    def _ask(self, request):
         for _ in range(2):  # one that was idle may just have ended
             process = self._running()
             assert process.stdin is not None
@@ -72,14 +80,7 @@ class Compiler:
         if self.process is None or self.process.poll() is not None:
             if self.process is not None:
                 self.process.communicate()  # closes the pipes of one that has ended
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import serve; serve()"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-                start_new_session=True,  # Ctrl-C in the terminal is not meant for it
-            )
+            self.process = start_process()
         return self.process
 
     def end(self) -> None:
@@ -89,12 +90,131 @@ class Compiler:
             self.process.wait()  # its pipes stay open: the thread that works ahead may read one
 
 
-_compiler, _compiler_ahead = Compiler(), Compiler()
-_expected: list[str] = []
-_lock = threading.Lock()  # for what follows
-_under_way: dict[str, threading.Event] = {}
-_stored: set[str] = set()
-_working_ahead = False
+def ask_another(request: str) -> bool:
+    """Have a kernel compiled and stored by a compiling process of its own."""
+    compiler = Compiler()
+    try:
+        return compiler.ask(request)
+    finally:
+        compiler.end()
+
+
+def start_process() -> subprocess.Popen:
+    """A process that runs `serve`, and finds modules where this one does."""
+    # -P: without it the current folder would come first, and a json.py there would be run.
+    path = [folder or os.getcwd() for folder in sys.path]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+        start_new_session=True,  # Ctrl-C in the terminal is not meant for it
+    )
+    # The system keeps a process that has ended in its list until its parent has asked how.
+    threading.Thread(target=process.wait, daemon=True, name="compiling process").start()
+    return process
+
+
+class Work:
+    """A kernel that is being compiled: by which thread, and when it is finished."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.finished = threading.Event()
+
+
+class CompilingService:
+    """The two compiling processes of this one, and what they have to do.
+
+    asked_for   what this process has asked for so far, compiled or not, in order: see
+                scripts/list_kernels.py
+    on_demand   compiles what is needed now
+    ahead       compiles what is expected, from its end
+    """
+
+    def __init__(self) -> None:
+        self.asked_for: list[str] = []
+        self.on_demand, self.ahead = Compiler(), Compiler()
+        self._expected: list[str] = []
+        self._working_ahead = False
+        self._lock = threading.RLock()  # for what follows
+        self._under_way: dict[str, Work] = {}
+        self._stored: set[str] = set()
+
+    def expect(self, requests: list[str]) -> None:
+        """Say which kernels will be needed, in that order, should one of them be missing."""
+        known = self._expected
+        known.extend(request for request in requests if request not in known)
+
+    def compile(self, request: str) -> bool:
+        """Have a kernel compiled and stored by a compiling process.
+
+        Returns False if that cannot be done: the kernel cannot be imported by its name (it is in
+        the program itself or inside a function), or it does not compile; then compiling it here
+        shows why.
+        """
+        called = json.loads(request)
+        if called["module"] == "__main__" or "<" in called["name"]:
+            return False
+        self._work_ahead()
+        while (other := self._claim(request)) is not None:
+            if other.thread == threading.get_ident():
+                return ask_another(request)  # a signal's handler needs it too, and cannot wait
+            other.finished.wait()
+            if request in self._stored:
+                return True
+        return self._compile(self.on_demand, request)
+
+    def end(self) -> None:
+        """Stop both processes."""
+        self.on_demand.end()
+        self.ahead.end()
+
+    def _work_ahead(self):
+        """Start compiling what is expected, from the end, unless there is only one core."""
+        if self._working_ahead or not self._expected or allowed_cores()[0] < 2:
+            return
+        self._working_ahead = True
+
+        def work():
+            for request in reversed(self._expected):
+                if self._claim(request) is None:
+                    self._compile(self.ahead, request)
+
+        threading.Thread(target=work, daemon=True, name="kernels ahead").start()
+
+    def _claim(self, request):
+        """None if the kernel is now the caller's to compile; else another's work on it."""
+        with self._lock:
+            if request in self._under_way:
+                return self._under_way[request]
+            self._under_way[request] = Work()
+            return None
+
+    def _compile(self, compiler, request):
+        """Compile what was claimed.  What failed may be tried again."""
+        stored = False
+        try:
+            stored = compiler.ask(request)
+        finally:
+            with self._lock:
+                finished = self._under_way[request].finished
+                if stored:
+                    self._stored.add(request)
+                else:
+                    del self._under_way[request]
+            finished.set()
+        return stored
+
+
+service = CompilingService()
+atexit.register(service.end)
+
+
+def expect(requests: list[str]) -> None:
+    """Say which kernels this process will need, in that order, should one of them be missing."""
+    service.expect(requests)
 
 
 def request_for(module: str, name: str, types: list[Any] | None) -> str:
@@ -104,74 +224,6 @@ def request_for(module: str, name: str, types: list[Any] | None) -> str:
     types         its arguments, as `describe` puts them; None for one with a signature
     """
     return json.dumps({"module": module, "name": name, "types": types})
-
-
-def compile_elsewhere(request: str) -> bool:
-    """Have a kernel compiled and stored by a compiling process.
-
-    Returns False if that cannot be done: the kernel cannot be imported by its name (it is in the
-    program itself or inside a function), or it does not compile; then compiling it here shows why.
-    """
-    called = json.loads(request)
-    if called["module"] == "__main__" or "<" in called["name"]:
-        return False
-    _work_ahead()
-    while (other := _claim(request)) is not None:
-        other.wait()
-        if request in _stored:
-            return True
-    return _compile(_compiler, request)
-
-
-def expect(requests: list[str]) -> None:
-    """Say which kernels will be needed, in that order, should one of them be missing."""
-    _expected.extend(request for request in requests if request not in _expected)
-
-
-def _work_ahead():
-    """Start compiling what is expected, from the end, unless there is only one core."""
-    global _working_ahead
-    if _working_ahead or not _expected or allowed_cores()[0] < 2:
-        return
-    _working_ahead = True
-
-    def work():
-        for request in reversed(_expected):
-            if _claim(request) is None:
-                _compile(_compiler_ahead, request)
-
-    threading.Thread(target=work, daemon=True, name="kernels ahead").start()
-
-
-def _claim(request):
-    """None if the kernel is now the caller's to compile; else the end of another's work on it."""
-    with _lock:
-        if request in _under_way:
-            return _under_way[request]
-        _under_way[request] = threading.Event()
-        return None
-
-
-def _compile(compiler, request):
-    """Compile what was claimed.  What failed may be tried again."""
-    stored = False
-    try:
-        stored = compiler.ask(request)
-    finally:
-        with _lock:
-            finished = _under_way[request]
-            if stored:
-                _stored.add(request)
-            else:
-                del _under_way[request]
-        finished.set()
-    return stored
-
-
-@atexit.register
-def _end_compilers():
-    _compiler.end()
-    _compiler_ahead.end()
 
 
 def describe(numba_type: Any) -> list[Any]:
@@ -198,9 +250,7 @@ def numba_type(description: list[Any]):
 
 def serve() -> None:
     """Compile what standard input asks for, a line each, until it ends."""
-    from tricycle_autograd import cpu
-
-    cpu.compile_here()
+    kernel_cache.process.compiles = True
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever an import prints is no answer
     while True:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import threads
-from tricycle_autograd.cpu import cache_root
+from tricycle_autograd.kernel_cache import cache_root
 
 FEATURES = ("avx512f", "avx2", "fma", "neon")
 

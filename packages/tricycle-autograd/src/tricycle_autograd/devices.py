@@ -7,35 +7,48 @@ library that can work on its input, and writes its mathematics once for both.
 cupy is imported only when somebody asks for "cuda".
 """
 
+from typing import Any
+
 import numpy as np
 
 DEVICES = ("cpu", "cuda")
 
+# Each type of array that is known: its device, and the module that works on it.
+homes: dict[type, tuple[str, Any]] = {np.ndarray: ("cpu", np)}
 
-class EmulatedArray(np.ndarray):
-    """A numpy array that claims to be on "cuda", so that GPU code paths run in tests
-    on machines that have no GPU."""
 
-    def __array_function__(self, function, types, arguments, options):
-        # np.where and a few others would return plain arrays, back on the "cpu".
-        result = super().__array_function__(function, types, arguments, options)
-        return result.view(EmulatedArray) if type(result) is np.ndarray else result
+def register(array_type: type, device: str, module: Any) -> None:
+    """Say of a type of array on which device it is, and which module works on it.
+
+    module   has numpy's functions; one for "cuda" also `asnumpy`, which returns a numpy array
+
+    Raises ValueError for an unknown device.
+    """
+    _check_device(device)
+    homes[array_type] = (device, module)
 
 
 def device_of(array) -> str:
-    """Where an array lives: "cpu" or "cuda"."""
-    if type(array) is np.ndarray or isinstance(array, np.generic):
-        return "cpu"
-    if isinstance(array, EmulatedArray) or type(array).__module__.split(".")[0] == "cupy":
-        return "cuda"
-    raise TypeError(f"expected a numpy or cupy array, got {type(array).__name__}")
+    """Where an array lives: "cpu" or "cuda".  TypeError for what is no array."""
+    return (homes.get(type(array)) or _home(array))[0]
 
 
 def array_module(array):
-    """The module that works on this array: numpy, or cupy for arrays on the GPU."""
-    if isinstance(array, (np.ndarray, np.generic)):
-        return np
-    return _cupy()
+    """The module that works on this array: numpy, or cupy for arrays on the GPU.
+
+    Raises TypeError for what is no array.
+    """
+    return (homes.get(type(array)) or _home(array))[1]
+
+
+def _home(array):
+    """The device and the module of a type that is met for the first time."""
+    if isinstance(array, np.generic):
+        return homes[np.ndarray]
+    if type(array).__module__.split(".")[0] == "cupy":
+        register(type(array), "cuda", _cupy())
+        return homes[type(array)]
+    raise TypeError(f"expected a numpy or cupy array, got {type(array).__name__}")
 
 
 def move(array, device: str):
@@ -43,15 +56,17 @@ def move(array, device: str):
 
     Raises ValueError for an unknown device, ImportError without cupy, RuntimeError without a GPU.
     """
-    if device not in DEVICES:
-        raise ValueError(f"unknown device {device!r}; there are {' and '.join(DEVICES)}")
+    _check_device(device)
     if device_of(array) == device:
         return array
     if device == "cuda":
         return _cupy().asarray(array)
-    if isinstance(array, EmulatedArray):
-        return np.array(array)
-    return _cupy().asnumpy(array)
+    return array_module(array).asnumpy(array)
+
+
+def _check_device(device):
+    if device not in DEVICES:
+        raise ValueError(f"unknown device {device!r}; there are {' and '.join(DEVICES)}")
 
 
 def check_same_device(name: str, *tensors) -> None:

@@ -1,53 +1,210 @@
 """Fused operations: one definition to read, fast kernels to run.
 
 A fused operation is written twice, on purpose.  Its *definition* is composed of ordinary
-tensor operations: short, readable, differentiable for free, right for float32 and float64.
-Its *kernels* compute the same thing in fewer passes over memory.
+tensor operations: short, readable, differentiable for free, right for every dtype.  Its
+*kernels* compute the same thing in fewer passes over memory, and each device has its own.
+Between them is the *operation*, which is written once for all devices: it checks shapes, lets
+the kernels run, says what is kept for the way back, and ends in record(..., backward).
 
     @fused
-    def rms_norm(x, weight, eps=1e-5): ...        the mathematics
-    @rms_norm.kernels
-    def _(x, weight, eps=1e-5): ...               the fast path; ends in record(..., backward)
+    def rms_norm(x, weight, eps=1e-5): ...              the definition: tensors in, tensor out
+    @rms_norm.operation
+    def rms_norm_fast(run, x, weight, eps=1e-5): ...    the operation; `run` are the kernels to use
+    @rms_norm.kernels("cpu")
+    class CPU: ...                                      arrays in, new arrays out: run.forward(...)
+    @rms_norm.kernels("cuda")
+    class GPU: ...                                      the same names
 
-The decorated body is what `help(rms_norm)` shows, what `definitions_only()` runs, and what
-the tests hold the kernels to.  The kernels may refuse an input (another dtype, another
-device) with an error; they never fall back to the definition silently.
+A kernel function allocates what it returns, and returns finished gradients: how work is cut, and
+where partial sums are kept, is its own business.  A module of functions will do for a class.
+
+The definition is what `help(rms_norm)` shows, what `definitions_only()` runs, what the tests hold
+the kernels to, and how float64 runs: kernels are for float32 (on the GPU also for bfloat16).  Any
+other dtype, and a device without kernels, is an error.  So where the inputs are float32 the
+definition never runs unasked, and a profile shows where it does.
+
+An optimiser's update has the same three parts.  It works on arrays, in place:
+
+    @fused_update
+    def adamw_update(w, g, m, v, ...): ...              the definition: w, m and v are changed
+    @adamw_update.operation
+    def adamw_fast(run, w, g, m, v, ...): ...
+    @adamw_update.kernels("cpu")
+    class CPU: ...
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
 
 from tricycle_autograd import tape
+from tricycle_autograd.arrays import FLOAT32, is_floating, is_for_kernels, no_kernels_for
+from tricycle_autograd.devices import DEVICES, device_of, homes
+from tricycle_autograd.tensor import Tensor
 
-_use_kernels = True
+FLOAT64 = np.dtype(np.float64)
 
-# By module and name, so that a test can find one that nobody checks.
+# Each thread's own: one that looks for a bug does not slow down another.
+_only_definitions: ContextVar[bool] = ContextVar("only_definitions", default=False)
+
+# By module and name, so that a test can find one that is not checked.
 registry: dict[str, "Fused"] = {}
 
 
 class Fused:
-    """A function with two bodies: `.definition` to read and `.fast` to run."""
+    """A function with a definition to read and, for some devices, kernels to run.
+
+    definition   what was decorated
+    by_device    the kernels, by the name of their device
+    """
 
     __name__: str
 
     def __init__(self, definition: Callable):
         functools.update_wrapper(self, definition)
         self.definition = definition
-        self.fast: Callable | None = None
+        self.by_device: dict[str, Any] = {}
+        self._operation: Callable | None = None
         registry[f"{definition.__module__}.{definition.__name__}"] = self
 
-    def kernels(self, fast: Callable) -> Callable:
-        """Attach the fast path; it takes the same arguments as the definition."""
-        self.fast = fast
+    def operation(self, function: Callable) -> Callable:
+        """Attach the operation, which all devices share.
+
+        function   takes the kernels to run, and then the definition's arguments
+
+        Returns the function as it was.  Raises ValueError if there is one already.
+        """
+        if self._operation is not None:
+            raise ValueError(
+                f"{self.__name__} has its operation already, {self._operation.__name__}; there is "
+                "one for all devices, which calls what differs through its first argument"
+            )
+        self._operation = function
+        return function
+
+    def kernels(self, device: Any) -> Callable:
+        """Attach what the operation runs on one device, "cpu" or "cuda".
+
+        Returns a decorator for a class of functions, which may also be given a module.  Raises
+        ValueError for an unknown device, and for one whose kernels are attached already.
+        """
+        if callable(device):
+            return self._old_kernels(device)
+        if device not in DEVICES:
+            raise ValueError(f"unknown device {device!r}; there are {' and '.join(DEVICES)}")
+
+        def attach(functions):
+            if device in self.by_device:
+                raise ValueError(
+                    f"{self.__name__} has kernels for {device} already, "
+                    f"{self.by_device[device].__name__}; a device has one set of them"
+                )
+            self.by_device[device] = functions
+            return functions
+
+        return attach
+
+    def _old_kernels(self, fast):
+        """The form before there was more than one device: a function that is not given `run`."""
+
+        def without_run(run, *args, **kwargs):
+            return fast(*args, **kwargs)
+
+        self.kernels("cpu")(fast)
+        self.operation(without_run)
         return fast
 
     def __call__(self, *args, **kwargs):
-        if not _use_kernels or self.fast is None:
+        if self._operation is None and not self.by_device:
             return self.definition(*args, **kwargs)
-        if tape.watcher is not None:
-            return tape.watcher.call(self.__name__, self.fast, args, kwargs)
-        return self.fast(*args, **kwargs)
+        if _only_definitions.get():
+            run = None
+        else:
+            run = self._kernels_for(self._arrays(args, kwargs), args, kwargs)
+        if run is None:
+            return _observed(f"{self.__name__} (definition)", self.definition, args, kwargs)
+        return _observed(self.__name__, self._operation, (run, *args), kwargs)
+
+    def _arrays(self, args, kwargs):
+        """The arrays of the tensors among the arguments: they decide what runs."""
+        arrays = [x.array for x in args if isinstance(x, Tensor)]
+        if kwargs:
+            arrays += [x.array for x in kwargs.values() if isinstance(x, Tensor)]
+        return arrays
+
+    def _kernels_for(self, arrays, args, kwargs):
+        """The kernels for these arrays, or None if the definition runs; an error if neither."""
+        device = kind = None
+        precise = False
+        for array in arrays:
+            if type(array) is not kind:
+                kind = type(array)
+                device = self._same_device(device, device_of(array))
+            dtype = array.dtype
+            if dtype is FLOAT32 or not is_floating(dtype):
+                continue
+            if dtype == FLOAT64:
+                precise = True
+            elif not is_for_kernels(array):
+                argument = self._name(array, args, kwargs)
+                raise TypeError(no_kernels_for(self.__name__, array, argument))
+        if precise:
+            self._check_all_float64(arrays, args, kwargs)
+            return None
+        run = self.by_device.get(device or "cpu")
+        if run is None or self._operation is None:
+            raise ValueError(self._what_is_missing(device))
+        return run
+
+    def _same_device(self, first, second):
+        if first is not None and first != second:
+            raise ValueError(
+                f"{self.__name__}: its inputs are on different devices ({first}, {second}); "
+                'move them to one with tensor.to("cpu"), tensor.to("cuda") or model.to(...)'
+            )
+        return second
+
+    def _check_all_float64(self, arrays, args, kwargs):
+        floating = [array for array in arrays if is_floating(array.dtype)]
+        if any(array.dtype != FLOAT64 for array in floating):
+            given = [f"{self._name(array, args, kwargs)} is {array.dtype}" for array in floating]
+            raise TypeError(
+                f"{self.__name__} works in one dtype, and {', '.join(given)}; convert the others, "
+                "with .astype('float32') to run kernels, with .astype('float64') to run the "
+                "definition"
+            )
+
+    def _name(self, array, args, kwargs):
+        """What the definition calls the argument that an array came from, for messages."""
+        given = inspect.signature(self.definition).bind(*args, **kwargs).arguments
+        return next(
+            name for name, value in given.items() if getattr(value, "array", value) is array
+        )
+
+    def _what_is_missing(self, device):
+        if self._operation is None:
+            return (
+                f"{self.__name__} has kernels but no operation that runs them; attach one with "
+                f"@{self.__name__}.operation"
+            )
+        there = " and ".join(self.by_device) or "no device"
+        return (
+            f"{self.__name__} has kernels for {there} only, and its inputs are on {device}; move "
+            'them with .to("cpu") or .to("cuda"), or run the readable definition: '
+            "with definitions_only(): ..."
+        )
+
+
+class FusedUpdate(Fused):
+    """A fused operation on arrays, some of which it changes; nothing is recorded."""
+
+    def _arrays(self, args, kwargs):
+        return [x for x in (*args, *kwargs.values()) if type(x) in homes]
 
 
 def fused(definition: Callable) -> Fused:
@@ -55,15 +212,30 @@ def fused(definition: Callable) -> Fused:
     return Fused(definition)
 
 
+def fused_update(definition: Callable) -> FusedUpdate:
+    """Decorate a definition that changes arrays in place, so that kernels can be attached.
+
+    An optimiser's step, say; or a sum over a model's gradients, which changes nothing and returns
+    a number.
+    """
+    return FusedUpdate(definition)
+
+
+def _observed(name, function, args, kwargs):
+    """Call a function; where a profile is running, under this name."""
+    if tape.watcher is not None:
+        return tape.watcher.call(name, function, args, kwargs)
+    return function(*args, **kwargs)
+
+
 @contextmanager
 def definitions_only() -> Iterator[None]:
     """Run every fused operation by its definition: slow, readable, open to a debugger.
 
-    This is also how fused operations run in float64, which the kernels refuse.
+    For this thread only: a thread that is started inside the block runs kernels.
     """
-    global _use_kernels
-    before, _use_kernels = _use_kernels, False
+    before = _only_definitions.set(True)
     try:
         yield
     finally:
-        _use_kernels = before
+        _only_definitions.reset(before)

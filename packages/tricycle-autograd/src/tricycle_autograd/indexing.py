@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_autograd.axes import normalise_axis
 from tricycle_autograd.devices import array_module, device_of
-from tricycle_autograd.shapes import normalise_axis, ravel
+from tricycle_autograd.shapes import ravel
 from tricycle_autograd.tensor import Tensor, as_tensor, record
 
 
@@ -33,8 +34,10 @@ def getitem(x: Any, index: Any) -> Tensor:
     if type(array) is not np.ndarray and device_of(array) == "cuda":
         _check_bounds(parts, array.shape)
 
+    shape, dtype = array.shape, array.dtype  # not the array: it may be the largest of a model
+
     def backward(dy):
-        dx = array_module(array).zeros_like(array, order="C")
+        dx = array_module(dy).zeros(shape, dtype)
         if repeats:
             _add_at(dx, parts, dy)
         else:
@@ -183,6 +186,38 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Tensor:
         for i, n in enumerate(x.shape)
     ]
     return getitem(x, tuple(index))
+
+
+def repeat(x: Any, repeats: Any, axis: int | None = None) -> Tensor:
+    """Repeat each entry along an axis: `repeats` times, or its own number of times.
+
+    repeats  an integer, or one for each entry along the axis
+    axis     without it, x is taken as one row
+
+    >>> repeat(Tensor([5, 7]), [1, 2])
+    Tensor([5, 7, 7], dtype=int64)
+    """
+    x = as_tensor(x)
+    if axis is None:
+        x, axis = ravel(x), 0
+    axis = normalise_axis("repeat", axis, x.shape)
+    xp = array_module(x.array)
+    before, n = x.shape, x.shape[axis]
+    counts = np.asarray(repeats.array if isinstance(repeats, Tensor) else repeats)
+    if counts.dtype.kind not in "iu" or counts.min(initial=0) < 0:
+        raise ValueError(f"repeat: repeats must be integers from 0 up, got {repeats}")
+    if counts.size != 1:
+        if counts.shape != (n,):
+            raise ValueError(
+                f"repeat: axis {axis} of shape {before} needs {n} counts, got {counts.size}"
+            )
+        return take(x, xp.asarray(np.repeat(np.arange(n), counts)), axis)
+    count = int(counts.reshape(()))
+
+    def backward(dy):
+        return (dy.reshape(*before[: axis + 1], count, *before[axis + 1 :]).sum(axis + 1),)
+
+    return record(xp.repeat(x.array, count, axis), (x,), backward)
 
 
 def _integers(name, x, indices):

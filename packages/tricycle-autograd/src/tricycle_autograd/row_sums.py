@@ -4,7 +4,7 @@ Floating point addition rounds, so the order of a sum decides its last bits.  A 
 choose the order takes the one that suits the processor: 4, 8 or 16 sums side by side, once or
 twice or four times.  Then every kind of processor has bits of its own.
 
-So kernels may not reorder sums (kernel_cache.FLAGS), and the order is fixed here: SUMS = 32 sums
+So kernels may not reorder sums (machine_code.FLAGS), and the order is fixed here: SUMS = 32 sums
 side by side, of which number i takes the elements i, i + 32, i + 64, …, and at the end a tree,
 
     s[i] + s[i + 16]      then      s[i] + s[i + 8]      …      and at last      s[0] + s[1]

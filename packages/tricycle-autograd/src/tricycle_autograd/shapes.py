@@ -9,8 +9,8 @@ so their gradients only move numbers back, by two rules:
 The second rule is the whole gradient of broadcasting.  `unbroadcast` is that rule, and every
 operation in the library that lets numpy stretch its inputs uses it to find the way back.
 
-Names and arguments are numpy's.  In order: helpers; reshaping; reordering axes; repeating;
-joining and splitting; dtypes.
+Names and arguments are numpy's.  In order: reshaping; reordering axes; repeating; joining and
+splitting; dtypes.  (`repeat` chooses numbers by their places: indexing.py.)
 """
 
 from collections.abc import Sequence
@@ -18,32 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_autograd.axes import Axes, normalise_axes, normalise_axis
 from tricycle_autograd.devices import array_module, check_same_device
 from tricycle_autograd.tensor import Tensor, as_tensor, record
-
-Axes = int | Sequence[int] | None
-
-
-def normalise_axis(name: str, axis: int, shape: Sequence[int]) -> int:
-    """The axis counted from the front.  AxisError naming the shape if there is no such axis."""
-    if not -len(shape) <= axis < len(shape):
-        raise np.exceptions.AxisError(
-            f"{name}: axis {axis} is out of range for shape {tuple(shape)}, "
-            f"which has {len(shape)} axes"
-        )
-    return axis % len(shape)
-
-
-def normalise_axes(name: str, axes: int | Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """Several axes counted from the front; one is as good as a tuple of one.
-
-    Raises AxisError if there is no such axis, ValueError if one is named twice.
-    """
-    given = tuple(axes) if np.iterable(axes) else (axes,)
-    normal = tuple([normalise_axis(name, axis, shape) for axis in given])
-    if len(set(normal)) < len(normal):
-        raise ValueError(f"{name}: axes {given} name an axis of shape {tuple(shape)} twice")
-    return normal
 
 
 def unbroadcast(grad, shape: tuple[int, ...]):
@@ -216,40 +193,6 @@ def tile(x: Any, reps: int | Sequence[int]) -> Tensor:
         return (dy.reshape(grid).sum(copies).reshape(before),)
 
     return record(array_module(x.array).tile(x.array, counts), (x,), backward)
-
-
-def repeat(x: Any, repeats: Any, axis: int | None = None) -> Tensor:
-    """Repeat each entry along an axis: `repeats` times, or its own number of times.
-
-    repeats  an integer, or one for each entry along the axis
-    axis     without it, x is taken as one row
-
-    >>> repeat(Tensor([5, 7]), [1, 2])
-    Tensor([5, 7, 7], dtype=int64)
-    """
-    x = as_tensor(x)
-    if axis is None:
-        x, axis = ravel(x), 0
-    axis = normalise_axis("repeat", axis, x.shape)
-    xp = array_module(x.array)
-    before, n = x.shape, x.shape[axis]
-    counts = np.asarray(repeats.array if isinstance(repeats, Tensor) else repeats)
-    if counts.dtype.kind not in "iu" or counts.min(initial=0) < 0:
-        raise ValueError(f"repeat: repeats must be integers from 0 up, got {repeats}")
-    if counts.size != 1:
-        if counts.shape != (n,):
-            raise ValueError(
-                f"repeat: axis {axis} of shape {before} needs {n} counts, got {counts.size}"
-            )
-        from tricycle_autograd.indexing import take
-
-        return take(x, xp.asarray(np.repeat(np.arange(n), counts)), axis)
-    count = int(counts.reshape(()))
-
-    def backward(dy):
-        return (dy.reshape(*before[: axis + 1], count, *before[axis + 1 :]).sum(axis + 1),)
-
-    return record(xp.repeat(x.array, count, axis), (x,), backward)
 
 
 def pad(x: Any, pad_width: Any, mode: str = "constant", constant_values: float = 0) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import tape
-from tricycle_autograd.devices import EmulatedArray, array_module, device_of, move
+from tricycle_autograd.devices import array_module, device_of, homes, move
 from tricycle_autograd.methods import NumpyMethods
 
 
@@ -180,7 +180,7 @@ def as_array(value: Any):
     """The array behind a tensor's argument: shared where it is one, made where it is numbers."""
     if isinstance(value, np.ndarray):
         # Subclasses such as memmap become plain arrays over the same memory.
-        array = value if isinstance(value, EmulatedArray) else np.asarray(value)
+        array = value if type(value) in homes else np.asarray(value)
     elif isinstance(value, Tensor):
         raise TypeError(
             "this is a Tensor already; use it, or tensor.detach() for one without a past"

@@ -4,18 +4,25 @@ A derivative is a slope, and slopes can be measured: move one input number up an
 little, see how much the result changes (central differences, in float64).  `check_gradients`
 compares every gradient of any function of tensors with that.
 
-A fused operation is checked in five ways by `check_fused`: the definition's gradients against
-measured slopes; the kernels' value, and every gradient, against the definition's; inputs that
-are not contiguous; and the same bits on a second run.
+A fused operation is checked by `check_fused`: the definition's gradients against measured slopes;
+the kernels' value, and every gradient, against the definition's, on each device; inputs that are
+not contiguous; the same bits on a second run; and how many arrays are kept for the way back.
+`check_update` holds an optimiser's kernels to their definition.
 """
 
+import functools
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.fused import Fused, definitions_only
+from tricycle_autograd.arrays import is_floating
+from tricycle_autograd.devices import homes, move
+from tricycle_autograd.fused import Fused, FusedUpdate, definitions_only
+from tricycle_autograd.tape import Node
 from tricycle_autograd.tensor import Tensor
+from tricycle_autograd.testing_device import emulated
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
@@ -49,7 +56,7 @@ def check_gradients(
         dy = draw(*shape, seed=1)
         _, gradients = value_and_gradients(function, inputs, dy)
         for i, (array, gradient) in enumerate(zip(inputs, gradients, strict=True)):
-            if array.dtype.kind != "f":
+            if not is_floating(array.dtype):
                 continue
             if gradient is None:
                 gradient = np.zeros_like(array)
@@ -64,7 +71,7 @@ def check_gradients(
 
 def value_and_gradients(function, arrays, dy):
     """function's result, and its gradients for the floating point arrays, given `dy` at it."""
-    tensors = [Tensor(array, requires_grad=array.dtype.kind == "f") for array in arrays]
+    tensors = [_leaf(array) for array in arrays]
     out = function(*tensors)
     if out.requires_grad:
         out.backward(dy.astype(out.dtype))
@@ -85,7 +92,12 @@ def measured_slopes(function, arrays, which, dy, step):
 
 
 def check_fused(
-    operation: Fused, *arrays: Any, rtol: float = 2e-5, atol: float = 2e-5, **options: Any
+    operation: Fused,
+    *arrays: Any,
+    rtol: float = 2e-5,
+    atol: float = 2e-5,
+    keeps: int | None = None,
+    **options: Any,
 ) -> None:
     """Hold a fused operation's kernels to its definition, and the definition to calculus.
 
@@ -94,12 +106,16 @@ def check_fused(
     options   its other arguments, by name
     rtol, atol  how far float32 kernels may be from the definition in float64; `atol` is
               measured in units of the largest entry of what is compared
+    keeps     how many arrays its backward may hold on to, inputs included; None for any number
 
-    Raises AssertionError naming what differs: definition or kernel, value or which gradient.
+    Kernels run on every device that is there: those for "cuda" on the emulated GPU, and on a real
+    one if there is one.
+
+    Raises AssertionError naming what differs: definition or kernel, value or which gradient; and
+    for a backward that holds another number of arrays, or a tensor.
     """
     present = [i for i, array in enumerate(arrays) if array is not None]
     given = [np.asarray(arrays[i]) for i in present]
-    name = operation.__name__
 
     def call(*tensors):
         full = [None] * len(arrays)
@@ -113,27 +129,166 @@ def check_fused(
     with definitions_only():
         shape = call(*[Tensor(array) for array in precise]).shape
         dy = draw(*shape, seed=1)
-        value, gradients = value_and_gradients(call, precise, dy)
+        expected = value_and_gradients(call, precise, dy)
 
-    single = [array.astype(np.float32) if array.dtype.kind == "f" else array for array in given]
-    for layout, inputs, gradient_at_result in (
-        ("contiguous", single, dy),
-        ("not contiguous", [_scattered(array) for array in single], _scattered(dy)),
-    ):
-        results = value_and_gradients(call, inputs, gradient_at_result)
-        _assert_near(results[0], value, rtol, atol, f"{name}, {layout}: kernel's value")
-        for i, actual, expected in zip(present, results[1], gradients, strict=True):
-            if expected is not None:
-                what = f"{name}, {layout}: kernel's gradient of argument {i}"
-                assert actual is not None, f"{what} is missing"
-                _assert_near(actual, expected, rtol, atol, what)
-        again = value_and_gradients(call, inputs, gradient_at_result)
-        for first, second in zip([results[0], *results[1]], [again[0], *again[1]], strict=True):
-            if first is not None:
-                assert first.tobytes() == second.tobytes(), f"{name}: two runs, different bits"
+    single = [_as_float32(array) for array in given]
+    scattered = [_scattered(array) for array in single]
+    for device, upload in devices_for(operation):
+        name = operation.__name__ if device == "cpu" else f"{operation.__name__} on {device}"
+        for layout, inputs, gradient_at_result in (
+            ("contiguous", single, dy),
+            ("not contiguous", scattered, _scattered(dy)),
+        ):
+            _check_kernels(
+                f"{name}, {layout}",
+                *(call, [upload(array) for array in inputs], upload(gradient_at_result)),
+                *(expected, present, rtol, atol),
+            )
+        if keeps is not None:
+            _check_what_is_kept(name, call, [upload(array) for array in single], keeps)
+
+
+def check_update(
+    update: FusedUpdate, *arrays: Any, rtol: float = 2e-5, atol: float = 2e-5, **options: Any
+) -> None:
+    """Hold the kernels of a fused update to its definition.
+
+    arrays    its arguments that are arrays, in order; those that the definition changes are to be
+              changed by kernels in the same way, and the others left alone
+    options   its other arguments, by name
+    rtol, atol  how far the change that a float32 kernel makes, and what it returns, may be from
+              the definition's in float64; `atol` in units of the largest change in an array
+
+    Raises AssertionError naming the argument that differs, or the result, and where two runs
+    differ in a bit.
+    """
+    single = [_as_float32(array) for array in arrays]
+    expected = [_as_float64(array) for array in single]
+    with definitions_only():
+        value = update(*expected, **options)
+    for device, upload in devices_for(update):
+        name = update.__name__ if device == "cpu" else f"{update.__name__} on {device}"
+        runs = []
+        for _ in range(2):
+            inputs = [upload(array.copy()) for array in single]
+            result = update(*inputs, **options)
+            runs.append([*map(_on_cpu, inputs)] + ([] if result is None else [_on_cpu(result)]))
+        for i, (before, actual, wanted) in enumerate(zip(single, runs[0], expected)):
+            _assert_same_change(before, actual, wanted, rtol, atol, f"{name}: argument {i}")
+        if value is not None:
+            np.testing.assert_allclose(runs[0][-1], value, rtol, err_msg=f"{name}: its result")
+        for first, second in zip(*runs, strict=True):
+            assert first.tobytes() == second.tobytes(), f"{name}: two runs, different bits"
+
+
+def devices_for(operation: Fused) -> list[tuple[str, Callable]]:
+    """The devices on which an operation's kernels can run here, and what takes an array there."""
+    found: list[tuple[str, Callable]] = []
+    if "cpu" in operation.by_device or not operation.by_device:
+        found.append(("cpu", np.asarray))
+    if "cuda" in operation.by_device:
+        found.append(("an emulated GPU", emulated))
+        if gpu_is_there():
+            found.append(("cuda", lambda array: move(array, "cuda")))
+    return found
+
+
+def gpu_is_there() -> bool:
+    """Whether arrays can be moved to "cuda"."""
+    try:
+        move(np.zeros(1, np.float32), "cuda")
+    except (ImportError, RuntimeError):
+        return False
+    return True
+
+
+def kept_by(result: Tensor) -> tuple[list[Any], list[Tensor]]:
+    """What is held in memory for a result's way back, from the leaves on: arrays, and tensors.
+
+    Arrays that share memory count once, and are given whole: a view keeps all of what it is a view
+    of.  Found are those in closures, in lists, tuples and dictionaries there, and in functions
+    that those mention.  Tensors should not be among them: a tensor holds its past, too.
+    """
+    arrays: dict[int, Any] = {}
+    tensors: list[Tensor] = []
+    seen: set[int] = set()
+    waiting: list[Any] = [result.node]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif type(value) in homes:
+            while type(value.base) in homes:
+                value = value.base
+            arrays[id(value)] = value
+        else:
+            waiting += _mentioned_in(value)
+    return list(arrays.values()), tensors
+
+
+def _mentioned_in(value):
+    """What a value of another kind leads to."""
+    if isinstance(value, Node):
+        return [*value.parents, value.backward] if value.backward is not None else []
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, FunctionType):
+        return [*(cell.cell_contents for cell in value.__closure__ or ()), value.__defaults__]
+    return [value.__self__] if isinstance(value, MethodType) else []
+
+
+def _check_what_is_kept(name, call, inputs, keeps):
+    arrays, tensors = kept_by(call(*[_leaf(array) for array in inputs]))
+    shapes = ", ".join([str(tensor.shape) for tensor in tensors])
+    assert not tensors, f"{name}: its backward holds tensors, of shape {shapes}; keep arrays"
+    shapes = ", ".join([str(array.shape) for array in arrays])
+    assert len(arrays) == keeps, f"{name}: its backward keeps {len(arrays)} arrays ({shapes})"
+
+
+def _check_kernels(name, call, inputs, dy, expected, present, rtol, atol):
+    """Value and gradients against those expected, and a second run, bit by bit."""
+    value, gradients = expected
+    results = value_and_gradients(call, inputs, dy)
+    _assert_near(results[0], value, rtol, atol, f"{name}: kernel's value")
+    for i, actual, wanted in zip(present, results[1], gradients, strict=True):
+        if wanted is not None:
+            what = f"{name}: kernel's gradient of argument {i}"
+            assert actual is not None, f"{what} is missing"
+            _assert_near(actual, wanted, rtol, atol, what)
+    again = value_and_gradients(call, inputs, dy)
+    for first, second in zip([results[0], *results[1]], [again[0], *again[1]], strict=True):
+        if first is not None:
+            same = _on_cpu(first).tobytes() == _on_cpu(second).tobytes()
+            assert same, f"{name}: two runs, different bits"
+
+
+def _assert_same_change(before, actual, expected, rtol, atol, what):
+    assert actual.dtype == before.dtype, f"{what} became {actual.dtype}"
+    if not is_floating(before.dtype):
+        np.testing.assert_array_equal(actual, expected, err_msg=what)
+        return
+    change, wanted = actual.astype(np.float64) - before, expected - before
+    rounding = np.finfo(np.float32).eps * np.abs(expected)  # of the number, not of its change
+    allowed = rtol * np.abs(wanted) + atol * np.abs(wanted).max(initial=0.0) + rounding
+    worst = np.argmax(np.abs(change - wanted) - allowed)
+    assert (np.abs(change - wanted) <= allowed).all(), (
+        f"{what} changed by {change.flat[worst]}, not {wanted.flat[worst]}"
+    )
+
+
+def _on_cpu(value):
+    return np.asarray(move(value, "cpu") if type(value) in homes else value)
 
 
 def _assert_near(actual, expected, rtol, atol, what):
+    actual = _on_cpu(actual)
     assert actual.dtype == np.float32, f"{what} is {actual.dtype}, not float32"
     assert actual.shape == expected.shape, f"{what} has shape {actual.shape}, not {expected.shape}"
     scale = float(np.abs(expected).max(initial=0.0)) or 1.0
@@ -142,7 +297,16 @@ def _assert_near(actual, expected, rtol, atol, what):
 
 def _as_float64(array):
     array = np.asarray(array)
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
+    return array.astype(np.float64) if is_floating(array.dtype) else array
+
+
+def _as_float32(array):
+    array = np.asarray(array)
+    return array.astype(np.float32) if is_floating(array.dtype) else array
+
+
+def _leaf(array):
+    return Tensor(array, requires_grad=is_floating(array.dtype))
 
 
 def _scattered(array):

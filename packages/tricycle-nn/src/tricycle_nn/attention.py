@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import repeat, split, tape, where
-from tricycle_autograd.cpu import kernel_inputs, rows_contiguous
+from tricycle_autograd.arrays import kernel_inputs, rows_contiguous
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record, wrap

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tricycle_autograd.cpu import contiguous, cpu_kernel, prange
+from tricycle_autograd.arrays import contiguous
+from tricycle_autograd.cpu import cpu_kernel, prange
 from tricycle_autograd.cpu_math import sum_of_squares
 from tricycle_autograd.memory import joined
 from tricycle_autograd.profiling import profiled

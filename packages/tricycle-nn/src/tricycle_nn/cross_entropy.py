@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import take_along_axis, where
-from tricycle_autograd.cpu import cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.arrays import kernel_inputs
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import exp, log, row_sum
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record

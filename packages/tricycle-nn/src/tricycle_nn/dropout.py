@@ -26,7 +26,8 @@ This file: the definition, the operation, its CPU kernel, the layer.
 import numpy as np
 
 from tricycle_autograd import where
-from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.arrays import contiguous, kernel_inputs
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.devices import move
 from tricycle_autograd.fused import fused
 from tricycle_autograd.recompute import same_again

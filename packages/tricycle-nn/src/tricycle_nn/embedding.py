@@ -18,14 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.cpu import (
-    as_rows,
-    contiguous,
-    cpu_function,
-    cpu_kernel,
-    kernel_inputs,
-    prange,
-)
+from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tape import gradient_destination
 from tricycle_autograd.tensor import Tensor, record

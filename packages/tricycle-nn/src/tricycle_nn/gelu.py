@@ -24,7 +24,8 @@ import math
 import numpy as np
 
 from tricycle_autograd import erf, tanh
-from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.arrays import contiguous, kernel_inputs
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import exp, multiply_add, sigmoid
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.cpu import as_rows, contiguous, cpu_kernel, prange
+from tricycle_autograd.arrays import as_rows, contiguous
+from tricycle_autograd.cpu import cpu_kernel, prange
 from tricycle_autograd.cpu_math import dot_int8
 from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import is_recording

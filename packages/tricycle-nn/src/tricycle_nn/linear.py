@@ -17,14 +17,8 @@ This file: the definition, the operation, its CPU kernels, the layer.
 
 import numpy as np
 
-from tricycle_autograd.cpu import (
-    as_rows,
-    contiguous,
-    cpu_function,
-    cpu_kernel,
-    kernel_inputs,
-    prange,
-)
+from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import gradient_destination

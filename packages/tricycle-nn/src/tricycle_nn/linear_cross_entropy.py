@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.cpu import as_rows, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.arrays import as_rows, kernel_inputs
+from tricycle_autograd.cpu import cpu_kernel, prange
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import gradient_destination, is_recording

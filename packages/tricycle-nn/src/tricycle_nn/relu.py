@@ -16,7 +16,8 @@ This file: the definitions, the operations, their CPU kernels.
 import numpy as np
 
 from tricycle_autograd import where
-from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.arrays import contiguous, kernel_inputs
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.pieces import n_pieces, piece

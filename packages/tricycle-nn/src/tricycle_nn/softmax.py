@@ -21,7 +21,8 @@ This file: the definitions, the operations, their CPU kernels.
 import numpy as np
 
 from tricycle_autograd import exp, log, where
-from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.arrays import contiguous, kernel_inputs
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import EXP_MIN, dot, row_maximum, row_sum
 from tricycle_autograd.cpu_math import exp as fast_exp
 from tricycle_autograd.cpu_math import log as log_of_one

@@ -21,7 +21,8 @@ This file: the definitions, the operations, their CPU kernels.
 import numpy as np
 
 from tricycle_autograd import sigmoid
-from tricycle_autograd.cpu import contiguous, cpu_function, cpu_kernel, kernel_inputs, prange
+from tricycle_autograd.arrays import contiguous, kernel_inputs
+from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import sigmoid as fast_sigmoid
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record

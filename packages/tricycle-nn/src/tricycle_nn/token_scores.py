@@ -12,7 +12,7 @@ scores themselves, and for generation.
 
 import numpy as np
 
-from tricycle_autograd.cpu import as_rows, contiguous, kernel_inputs
+from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import gradient_destination

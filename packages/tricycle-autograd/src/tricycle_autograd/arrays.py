@@ -1,0 +1,107 @@
+"""Arrays as kernels want them: in order in memory, of a dtype they know, on one device.
+
+Everything here works on any device's arrays, and on nothing but arrays; only `kernel_inputs` is
+given tensors, whose arrays it hands out.
+
+    is_floating(dtype)                 whether its numbers can have gradients
+    contiguous, rows_contiguous        a copy where the memory has another order
+    as_rows                            (..., C) seen as (N, C)
+    empty, empty_like                  room for a result, beside its inputs
+    kernel_inputs                      what an operation hands to its kernels, or an error
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tricycle_autograd.devices import array_module, check_same_device, device_of
+
+# What an operation's kernels can be given.  float64 is the definition's, on every device.
+DTYPES = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}
+FLOAT32 = np.dtype(np.float32)
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Whether numbers of this dtype can have gradients: floats of any width, and bfloat16.
+
+    bfloat16 comes from the package ml_dtypes; numpy itself takes it for raw bytes, kind "V".  It
+    is known by its name, so that ml_dtypes is imported only by a program that uses it.
+    """
+    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
+
+
+def contiguous(array):
+    """The array with its numbers in order in memory: itself, or a copy."""
+    return array if array.flags.c_contiguous else array.copy(order="C")
+
+
+def rows_contiguous(array):
+    """The array with the numbers of each row in order in memory: itself, or a copy."""
+    # numba has another type for arrays that cannot be written; cupy's always can.
+    writeable = getattr(array.flags, "writeable", True)
+    in_order = array.strides[-1] == array.itemsize and writeable
+    return array if in_order else array.copy(order="C")
+
+
+def as_rows(array):
+    """(..., C) as (N, C), also where C is 0 and reshape(-1, C) could not tell how many rows."""
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
+
+
+def empty(shape: int | tuple[int, ...], dtype: Any, like: Any):
+    """A new array with anything in it, on the device where the array `like` is."""
+    return array_module(like).empty(shape, dtype)
+
+
+def empty_like(array):
+    """A new array of the same shape, dtype and device, in order in memory whatever the first is."""
+    return array_module(array).empty(array.shape, array.dtype)
+
+
+def kernel_inputs(name: str, *tensors, layout: Callable = contiguous):
+    """The arrays of an operation's floating point inputs, as its kernels want them.
+
+    layout   `contiguous`, or `rows_contiguous` for kernels that take strided views
+
+    Returns arrays on one device, of dtypes that kernels know there: one, or a list of several.
+    Each is a copy where the input has another layout.  Raises TypeError for what is no tensor or
+    has another dtype, and ValueError for tensors on different devices: kernels refuse what they
+    cannot do fast.
+    """
+    arrays = []
+    for tensor in tensors:
+        array = getattr(tensor, "array", None)  # what has none is no tensor
+        if array is None:
+            raise TypeError(
+                f"{name} works on tensors, got {type(tensor).__name__}; make one of it with "
+                "Tensor(array)"
+            )
+        if array.dtype != FLOAT32 and not is_for_kernels(array):
+            raise TypeError(no_kernels_for(name, array))
+        arrays.append(layout(array))
+    if len(arrays) == 1:
+        return arrays[0]
+    if len(set(map(type, arrays))) > 1:
+        check_same_device(name, *tensors)
+    return arrays
+
+
+def is_for_kernels(array: Any) -> bool:
+    """Whether kernels know the array's dtype on the device where it is."""
+    dtype = array.dtype
+    return dtype.isnative and dtype.name in DTYPES[device_of(array)]
+
+
+def no_kernels_for(name: str, array: Any, argument: str = "") -> str:
+    """The message for an array of a dtype that an operation's kernels do not know.
+
+    argument   its name in the operation's signature, where that is known
+    """
+    device = device_of(array)
+    given = f"{argument} is {array.dtype}" if argument else f"got {array.dtype}"
+    return (
+        f"{name} has kernels for {' and '.join(DTYPES[device])} on {device}, {given}; convert "
+        "it with .astype('float32'), or run the readable definition: with definitions_only(): ..."
+    )
