@@ -103,7 +103,7 @@ def test_shapes_that_do_not_fit_are_explained():
         with pytest.raises(ValueError, match=r"needs a bias of shape \(3,\), got \(4,\)"):
             call(x, three, four)
         with pytest.raises(ValueError, match="along the last axis, got a single number"):
-            call(Tensor(1.0), three)
+            call(Tensor(np.float64(1)), three)
 
 
 def test_the_definition_runs_in_float64():

@@ -77,7 +77,7 @@ def test_shapes_that_do_not_fit_are_explained():
             "rms_norm of inputs of shape (2, 3) needs a weight of shape (3,), got (4,)"
         )
         with pytest.raises(ValueError, match="along the last axis, got a single number"):
-            call(Tensor(1.0), Tensor(np.zeros(1)))
+            call(Tensor(np.float64(1)), Tensor(np.zeros(1)))
 
 
 def test_the_definition_runs_in_float64():

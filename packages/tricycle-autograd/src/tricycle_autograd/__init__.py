@@ -39,7 +39,7 @@ from tricycle_autograd.elementwise import (
     tanh,
     where,
 )
-from tricycle_autograd.fused import definitions_only, fused
+from tricycle_autograd.fused import definitions_only, fused, fused_update
 from tricycle_autograd.indexing import (
     diagonal,
     getitem,
@@ -87,7 +87,7 @@ from tricycle_autograd.shapes import (
 )
 from tricycle_autograd.tape import no_grad
 from tricycle_autograd.tensor import Tensor, record
-from tricycle_autograd.testing import check_fused, check_gradients
+from tricycle_autograd.testing import check_fused, check_gradients, check_update
 
 __all__ = [
     "Tensor",
@@ -103,6 +103,7 @@ __all__ = [
     "broadcast_to",
     "check_fused",
     "check_gradients",
+    "check_update",
     "clip",
     "concatenate",
     "cos",
@@ -118,6 +119,7 @@ __all__ = [
     "expm1",
     "flip",
     "fused",
+    "fused_update",
     "getitem",
     "greater",
     "greater_equal",
