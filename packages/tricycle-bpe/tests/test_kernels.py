@@ -34,9 +34,9 @@ def test_an_edit_in_another_file_is_seen(tmp_path):
     again = run(code, tmp_path, tmp_path / "cache")
     assert (again.stdout, again.stderr) == (first.stdout, "")
 
-    memory = tmp_path / "tricycle_bpe" / "memory.py"
-    memory.write_text(
-        memory.read_text().replace(
+    bytes_at = tmp_path / "tricycle_bpe" / "bytes_at.py"
+    bytes_at.write_text(
+        bytes_at.read_text().replace(
             "byte_at = _loader(8, types.int64, _unsigned)",
             "byte_at = _loader(8, types.int64, lambda b, v: ir.Constant(ir.IntType(64), 0xC3))",
         )

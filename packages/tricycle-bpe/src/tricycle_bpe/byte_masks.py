@@ -6,8 +6,8 @@ on whole masks: `letters & ~(letters << 1)` has a bit for each letter that no le
 
 import numpy as np
 
+from .bytes_at import bytes_between, first_set_bit, last_set_bit
 from .kernels import helper
-from .memory import bytes_between, first_set_bit, last_set_bit
 from .runs import CARRIAGE_RETURN, LINE_FEED, SPACE_BYTE
 
 TAB, DIGIT_0, DIGIT_9, CAPITAL_A, CAPITAL_Z, LETTER_A, LETTER_Z = b"\t09AZaz"

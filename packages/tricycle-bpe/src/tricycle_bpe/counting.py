@@ -15,9 +15,9 @@ from queue import Queue
 
 import numpy as np
 
+from .bytes_at import eight_bytes_at, put_eight_bytes
 from .encoding import padded
 from .kernels import kernel
-from .memory import eight_bytes_at, put_eight_bytes
 from .remembering import PIECES_AT_ONCE
 from .splitting import Splitter
 from .tables import equal_bytes, hash_bytes

@@ -10,8 +10,8 @@ top, and the ids are a linked list, from which one can be taken out without movi
 
 import numpy as np
 
+from .bytes_at import byte_at, int32_at, int64_at, put_int64
 from .kernels import helper, kernel
-from .memory import byte_at, int32_at, int64_at, put_int64
 from .tables import NEVER, NO_TOKEN, find_pair
 
 LOW_HALF = np.int64(0xFFFFFFFF)

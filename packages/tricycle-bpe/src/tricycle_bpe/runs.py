@@ -3,14 +3,14 @@
 What a character is (letter, number, blank …) is looked up in the table of `unicode_classes.py`.
 Eight ASCII letters are recognised at once by arithmetic on a 64-bit word.
 
-The text is valid UTF-8, followed by `memory.PADDING` zero bytes. `n` is its length in bytes, `i` a
-position in it.
+The text is valid UTF-8, followed by `bytes_at.PADDING` zero bytes. `n` is its length in bytes, `i`
+a position in it.
 """
 
 import numpy as np
 
+from .bytes_at import byte_at, eight_bytes_at, first_set_byte
 from .kernels import helper
-from .memory import byte_at, eight_bytes_at, first_set_byte
 from .unicode_classes import BLANK, LOWER, MARK, NEWLINE, NUMBER, OTHER, UNCASED, UPPER
 
 LETTER = UPPER | LOWER | UNCASED

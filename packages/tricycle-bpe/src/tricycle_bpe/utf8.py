@@ -13,8 +13,8 @@ written shorter, is a surrogate, or lies beyond the last one (RFC 3629).
 
 import numpy as np
 
+from .bytes_at import eight_bytes_at
 from .kernels import helper, kernel
-from .memory import eight_bytes_at
 
 HIGH_BITS = np.uint64(0x8080808080808080)
 
