@@ -91,6 +91,11 @@ def test_rules_for_special_tokens_are_sets(tokeniser):
             tokeniser.encode("a", **rule)
 
 
+def test_valid_utf8_has_the_ids_of_its_text(tokeniser):
+    assert tokeniser.encode_utf8(TEXT.encode()).tolist() == tokeniser.encode_ordinary(TEXT)
+    assert tokeniser.encode_utf8(b"<|end|>").tolist() == tokeniser.encode_ordinary("<|end|>")
+
+
 def test_bytes_are_not_a_text(tokeniser):
     with pytest.raises(TypeError, match="expected a text .*, got bytes; bytes: encode_bytes"):
         tokeniser.encode(b"a", disallowed_special=())
@@ -109,7 +114,9 @@ def test_many_threads_may_encode_at_once(tokeniser):
         assert list(pool.map(fresh.encode, texts)) == expected
 
 
-def test_so_many_pieces_are_remembered_that_the_table_grows_and_is_emptied(tokeniser, monkeypatch):
+def test_the_table_of_remembered_pieces_grows_and_is_emptied_when_it_is_full(
+    tokeniser, monkeypatch
+):
     monkeypatch.setattr(remembering, "FEWEST_ROWS", 1 << 4)
     monkeypatch.setattr(remembering, "MOST_ROWS", 1 << 10)
     monkeypatch.setattr(remembering, "PIECES_AT_ONCE", 100)

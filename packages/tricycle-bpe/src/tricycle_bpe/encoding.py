@@ -31,6 +31,7 @@ from .remembering import (
     LONG_ROWS_USED,
     LONGEST_REMEMBERED,
     MOST_IDS_REMEMBERED,
+    PIECES_AT_ONCE,
     ROW_BYTES,
     ROWS_USED,
     PiecesSeen,
@@ -226,6 +227,13 @@ def padded(text: bytes) -> np.ndarray:
     return buffer
 
 
+def pieces_of(data: bytes, split: Splitter) -> list[bytes]:
+    """Split valid UTF-8 into the pieces that are encoded one by one."""
+    room = np.empty(PIECES_AT_ONCE, np.int64)
+    ends = [end for some in split(padded(data), len(data), room) for end in some.tolist()]
+    return [data[i:j] for i, j in zip([0, *ends], ends)]
+
+
 class Encoder:
     """The tables of one vocabulary, and the loop that drives the kernels over a text.
 
@@ -290,6 +298,12 @@ class Encoder:
             return self._encode_with(seen, text, split)
         finally:
             self._free.append(seen)
+
+    def encode_pieces(self, pieces: list[bytes]) -> list[int]:
+        """Encode pieces of any bytes, as they are."""
+        ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+        blocks = [ends] if pieces else []
+        return self.encode(b"".join(pieces), lambda _text, _n, _room: iter(blocks)).tolist()
 
     def _encode_with(self, seen: PiecesSeen, text: bytes, split: Splitter) -> np.ndarray:
         buffer = padded(text)

@@ -14,31 +14,18 @@ where it comes from is refused rather than nearly read.
 import base64
 import binascii
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from .byte_characters import CHARACTER_OF, from_characters, to_characters
 from .splitting import PATTERNS, known_pattern
+from .whole_files import write_whole
 
 Vocab = dict[bytes, int]
 MergeList = list[tuple[bytes, bytes]]
 
 LONGEST_RANKED_TOKEN = 1024  # bytes; the ways to cut a token in two are all tried
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that whoever looks sees all of it or the old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> Any:
@@ -139,7 +126,7 @@ def write_huggingface(
             "merges": [[to_characters(left), to_characters(right)] for left, right in merges],
         },
     }
-    write_atomically(path, json.dumps(document, ensure_ascii=False, indent=1).encode())
+    write_whole(path, json.dumps(document, ensure_ascii=False, indent=1).encode())
 
 
 # What these say must be empty or false, or the ids here would not be the ids there.
@@ -172,7 +159,8 @@ def read_huggingface(path: Path) -> dict[str, Any]:
             )
     if document.get("normalizer") is not None:
         raise ValueError(
-            f"{path}: its `normalizer` changes texts before they are encoded, not done here"
+            f"{path}: its `normalizer` changes texts before they are encoded, which is not done "
+            "here; only a tokeniser without one can be read"
         )
     special_tokens = {}
     document["added_tokens"] = document.get("added_tokens") or []  # may be null, or left out
@@ -180,7 +168,10 @@ def read_huggingface(path: Path) -> dict[str, Any]:
         content = _field(path, added, "content", str)
         for name in ADDED_TOKEN_MUST_NOT_HAVE:
             if added.get(name):
-                raise ValueError(f"{path}: added token {content!r:.40} has {name}, not done here")
+                raise ValueError(
+                    f"{path}: added token {content!r:.40} has {name}, which is not done here; "
+                    "only tokens that are looked for as they stand can be read"
+                )
         special_tokens[content] = _field(path, added, "id", int)
     merges = [_read_merge(path, merge) for merge in _field(path, model, "merges", list)]
     ids = _field(path, model, "vocab", dict)
@@ -214,8 +205,8 @@ def _read_pattern(path: Path, pre_tokenizer: Any) -> str:
             if steps[0].get("behavior") == "Isolated" and not steps[0].get("invert"):
                 return known_pattern(expression)
     raise ValueError(
-        f"{path}: its pre-tokeniser {kinds!r:.80} is none that can be followed here; expected "
-        "ByteLevel, or Split (isolated, by Regex) and ByteLevel"
+        f"{path}: its pre-tokeniser {kinds!r:.80} cannot be followed here; expected ByteLevel, "
+        "or Split (isolated, by Regex) and ByteLevel"
     )
 
 
@@ -249,7 +240,7 @@ def write_tiktoken(path: Path, vocab: Vocab) -> None:
     """Write the id of every token as its rank."""
     in_order = sorted(vocab.items(), key=lambda item: item[1])
     lines = (base64.b64encode(token) + b" %d\n" % i for token, i in in_order)
-    write_atomically(path, b"".join(lines))
+    write_whole(path, b"".join(lines))
 
 
 # ---- GPT-2's vocab.bpe and encoder.json ----
@@ -285,7 +276,7 @@ def write_gpt2(
 ) -> None:
     """Write the merges to one file and the ids, special tokens among them, to the other."""
     lines = [f"{to_characters(left)} {to_characters(right)}\n" for left, right in merges]
-    write_atomically(vocab_bpe, "".join(["#version: 0.2\n", *lines]).encode())
+    write_whole(vocab_bpe, "".join(["#version: 0.2\n", *lines]).encode())
     ids = {to_characters(token): i for token, i in vocab.items()} | special_tokens
     ids = dict(sorted(ids.items(), key=lambda item: item[1]))
-    write_atomically(encoder_json, json.dumps(ids).encode())
+    write_whole(encoder_json, json.dumps(ids).encode())
