@@ -7,7 +7,7 @@ are in `merges.py`.
 
 Imports inside methods are of rooms that import numba, or urllib: `import tricycle_bpe` is quick.
 
-Order of the file: the value, making one, encoding, decoding, files.
+Order of the file: the value, making or reading one, encoding, decoding, writing files.
 """
 
 import hashlib
@@ -131,7 +131,23 @@ class Tokeniser:
         fields = (self.vocab, self._merges, self.special_tokens)
         return (Tokeniser, (*fields, self.pattern, self.whole_pieces, self.name))
 
-    # ---- making one ----
+    def fingerprint(self) -> str:
+        """Hash what decides which ids a text gets: the tokens, the special ones and the pattern.
+
+        The merges are not in it: they follow from the tokens, and a rank file does not list them.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(self.pattern.encode())
+        for tokens in (self.vocab, {t.encode(): i for t, i in self.special_tokens.items()}):
+            in_order = sorted(tokens, key=tokens.__getitem__)
+            ids_and_lengths = [(tokens[token], len(token)) for token in in_order]
+            digest.update(np.array(ids_and_lengths, "<i8").tobytes() + b"".join(in_order))
+        return digest.hexdigest()
+
+    # ---- making or reading one ----
 
     @classmethod
     def train(
@@ -190,6 +206,63 @@ class Tokeniser:
         characters = sorted(set(to_utf8(text).decode()))
         vocab = {character.encode(): i for i, character in enumerate(characters)}
         return cls(vocab, [], pattern="characters", whole_pieces=True)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Tokeniser":
+        """Read what `save` wrote.
+
+        raises  FileNotFoundError, ValueError
+        """
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there is no tokenizer.json in {folder}; make one with "
+                f"Tokeniser.save({str(folder)!r})"
+            )
+        return cls.from_huggingface(path)
+
+    @classmethod
+    def open(cls, name: str | Path) -> "Tokeniser":
+        """Find a tokeniser by the folder or the tokenizer.json it is in, or else by its name.
+
+        raises  FileNotFoundError, ValueError, OSError
+        """
+        path = Path(name)
+        if path.is_dir():
+            return cls.load(path)
+        if path.is_file():
+            return cls.from_huggingface(path)
+        return cls.named(str(name))
+
+    @classmethod
+    def from_tiktoken(
+        cls, path: str | Path, pattern: str, special_tokens: dict[str, int] | None = None
+    ) -> "Tokeniser":
+        """Read a .tiktoken file: a line for each token, its bytes in base64 and its rank.
+
+        pattern         "gpt2", "cl100k", "o200k" or a regular expression; it is not in the file
+        special_tokens  the id of each, which are not in the file either
+        raises          ValueError
+        """
+        ranks = formats.read_tiktoken(Path(path))
+        return cls(ranks, None, special_tokens, pattern, whole_pieces=True)
+
+    @classmethod
+    def from_gpt2(cls, vocab_bpe: str | Path, encoder_json: str | Path) -> "Tokeniser":
+        """Read GPT-2's two files: the merges, and the id of each token.
+
+        raises  ValueError
+        """
+        vocab, merges, special = formats.read_gpt2(Path(vocab_bpe), Path(encoder_json))
+        return cls(vocab, merges, special, "gpt2")
+
+    @classmethod
+    def from_huggingface(cls, path: str | Path) -> "Tokeniser":
+        """Read Hugging Face's tokenizer.json, if it is byte-level BPE.
+
+        raises  ValueError
+        """
+        return cls(**formats.read_huggingface(Path(path)))
 
     # ---- encoding ----
 
@@ -270,10 +343,6 @@ class Tokeniser:
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(encode, texts))
 
-    # Functions whose first argument is the tokeniser, and so methods of it.
-    encode_file = shards.encode_file
-    encode_documents = documents.encode_documents
-
     def count(self, text: str) -> int:
         """Count the ids of a text, special tokens being text like any other."""
         return len(self.encode_utf8(to_utf8(text)))
@@ -328,111 +397,16 @@ class Tokeniser:
             n_characters += sum(not 0x80 <= byte < 0xC0 for byte in token)
         return self.decode(ids, errors="strict"), offsets
 
-    # ---- files ----
+    # ---- writing files ----
+    # Functions whose first argument is the tokeniser, and so methods of it.
 
-    def save(self, folder: str | Path) -> None:
-        """Write `folder`/tokenizer.json, which Hugging Face's libraries open too."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.to_huggingface(folder / "tokenizer.json")
+    save = formats.save
+    to_huggingface = formats.to_huggingface
+    to_tiktoken = formats.to_tiktoken
+    to_gpt2 = formats.to_gpt2
 
-    @classmethod
-    def load(cls, folder: str | Path) -> "Tokeniser":
-        """Read what `save` wrote.
-
-        raises  FileNotFoundError, ValueError
-        """
-        path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"there is no tokenizer.json in {folder}; make one with "
-                f"Tokeniser.save({str(folder)!r})"
-            )
-        return cls.from_huggingface(path)
-
-    def to_huggingface(self, path: str | Path) -> None:
-        """Write Hugging Face's tokenizer.json."""
-        formats.write_huggingface(
-            Path(path),
-            self.vocab,
-            self.merges,
-            self.special_tokens,
-            self.pattern,
-            self.whole_pieces,
-        )
-
-    @classmethod
-    def open(cls, name: str | Path) -> "Tokeniser":
-        """Find a tokeniser by the folder or the tokenizer.json it is in, or else by its name.
-
-        raises  FileNotFoundError, ValueError, OSError
-        """
-        path = Path(name)
-        if path.is_dir():
-            return cls.load(path)
-        if path.is_file():
-            return cls.from_huggingface(path)
-        return cls.named(str(name))
-
-    @classmethod
-    def from_tiktoken(
-        cls, path: str | Path, pattern: str, special_tokens: dict[str, int] | None = None
-    ) -> "Tokeniser":
-        """Read a .tiktoken file: a line for each token, its bytes in base64 and its rank.
-
-        pattern         "gpt2", "cl100k", "o200k" or a regular expression; it is not in the file
-        special_tokens  the id of each, which are not in the file either
-        raises          ValueError
-        """
-        ranks = formats.read_tiktoken(Path(path))
-        return cls(ranks, None, special_tokens, pattern, whole_pieces=True)
-
-    def to_tiktoken(self, path: str | Path) -> None:
-        """Write a .tiktoken file; the pattern and special tokens are not in it.
-
-        tiktoken joins any two tokens that spell a token. A tokeniser that joins listed pairs only
-        may for rare texts give other ids than tiktoken does with this file.
-        """
-        formats.write_tiktoken(Path(path), self.vocab)
-
-    @classmethod
-    def from_gpt2(cls, vocab_bpe: str | Path, encoder_json: str | Path) -> "Tokeniser":
-        """Read GPT-2's two files: the merges, and the id of each token.
-
-        raises  ValueError
-        """
-        vocab, merges, special = formats.read_gpt2(Path(vocab_bpe), Path(encoder_json))
-        return cls(vocab, merges, special, "gpt2")
-
-    def to_gpt2(self, vocab_bpe: str | Path, encoder_json: str | Path) -> None:
-        """Write GPT-2's two files; the pattern is not in them."""
-        formats.write_gpt2(
-            Path(vocab_bpe), Path(encoder_json), self.vocab, self.merges, self.special_tokens
-        )
-
-    @classmethod
-    def from_huggingface(cls, path: str | Path) -> "Tokeniser":
-        """Read Hugging Face's tokenizer.json, if it is byte-level BPE.
-
-        raises  ValueError
-        """
-        return cls(**formats.read_huggingface(Path(path)))
-
-    def fingerprint(self) -> str:
-        """Hash what decides which ids a text gets: the tokens, the special ones and the pattern.
-
-        The merges are not in it: they follow from the tokens, and a rank file does not list them.
-        """
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256(self.pattern.encode())
-        for tokens in (self.vocab, {t.encode(): i for t, i in self.special_tokens.items()}):
-            in_order = sorted(tokens, key=tokens.__getitem__)
-            ids_and_lengths = [(tokens[token], len(token)) for token in in_order]
-            digest.update(np.array(ids_and_lengths, "<i8").tobytes() + b"".join(in_order))
-        return digest.hexdigest()
+    encode_file = shards.encode_file
+    encode_documents = documents.encode_documents
 
 
 def _check_ids_differ(what: str, ids: Mapping) -> None:
