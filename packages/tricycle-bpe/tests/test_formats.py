@@ -262,7 +262,7 @@ def test_arrays_of_ids_decode_as_lists_do(tokeniser):
     for kind in np.uint16, np.int32, np.int64, np.uint32:
         assert tokeniser.decode(np.array(ids, kind)) == SAMPLE
     assert tokeniser.decode(np.array(ids * 2)[::-2]) == tokeniser.decode((ids * 2)[::-2])
-    with pytest.raises(ValueError, match="id 999 is not in this vocabulary"):
+    with pytest.raises(ValueError, match="id 999 is not in this vocabulary .* made by another"):
         tokeniser.decode(np.array([1, 999]))
     with pytest.raises(ValueError, match="id -1 is not in this vocabulary"):
         tokeniser.decode(np.array([-1]))

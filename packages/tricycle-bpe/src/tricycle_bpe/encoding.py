@@ -336,7 +336,7 @@ class Encoder:
         piece = text[ends[k - 1] if k else start : ends[k]].decode("utf-8", "replace")
         raise ValueError(
             f"{piece!r:.80} is not in this vocabulary of {len(self.starts) - 1} tokens, "
-            "nor are all of its bytes"
+            "nor are all of its bytes; use a tokeniser that has them, such as one made by train"
         )
 
     def decode(self, ids: np.ndarray) -> bytes:
@@ -347,7 +347,8 @@ class Encoder:
         length = decoded_length(ids, self.starts)
         if length < 0:
             raise ValueError(
-                f"id {ids[-1 - length]} is not in this vocabulary of {len(self.starts) - 1} tokens"
+                f"id {ids[-1 - length]} is not in this vocabulary of {len(self.starts) - 1} "
+                "tokens; was it made by another tokeniser?"
             )
         out = np.empty(length + 16, np.uint8)
         decode_ids(ids, self.spelling, self.starts, out)

@@ -81,7 +81,7 @@ def _from_characters(
     vocab = {}
     for token, i in ids.items():
         if type(i) is not int:
-            raise ValueError(f"{path}: token {token!r:.80} has the id {i!r:.80}")
+            raise ValueError(f"{path}: token {token!r:.80} has the id {i!r:.80}, not a number")
         if token in spelled:
             vocab[spelled[token]] = i
     return vocab, [(spelled[left], spelled[right]) for left, right in merges]

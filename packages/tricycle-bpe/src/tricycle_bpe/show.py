@@ -55,7 +55,7 @@ def coloured(tokeniser: Tokeniser, text: str) -> str:
     parts = []
     for k, (_, token) in enumerate(visible_tokens(tokeniser, text)):
         colour = f"\x1b[30;48;5;{TERMINAL_COLOURS[k % len(TERMINAL_COLOURS)]}m"
-        # A background that goes on to the next line would colour the rest of this one.
+        # A background that continues on the next line would colour the rest of this one.
         parts.append("\n".join(f"{colour}{line}\x1b[0m" for line in token.split("\n")))
     return "".join(parts)
 

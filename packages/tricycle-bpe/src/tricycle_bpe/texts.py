@@ -12,8 +12,8 @@ PART_BYTES = 1 << 20  # of text that a worker takes at once
 
 # Every named pattern splits between an ASCII letter or digit and a newline: no piece has one right
 # after the other. Both parts are then split exactly as the whole would be: a pattern looks ahead
-# only to see whether blanks continue. (Between a full stop and a newline is no such place: cl100k
-# keeps them together.)
+# only to see whether blanks continue. (Between a full stop and a newline this does not hold:
+# cl100k keeps them together.)
 BEFORE_CUT = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
 

@@ -370,7 +370,8 @@ class Tokeniser:
             return b"".join(map(self._token_of.__getitem__, ids))
         except KeyError as error:
             raise ValueError(
-                f"id {error.args[0]} is not in this vocabulary of {self.n_vocab} tokens"
+                f"id {error.args[0]} is not in this vocabulary of {self.n_vocab} tokens; was it "
+                "made by another tokeniser?"
             ) from None
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
