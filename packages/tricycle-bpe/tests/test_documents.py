@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tricycle_bpe import Tokeniser
+from tricycle_bpe import Tokeniser, whole_files
 from tricycle_bpe import documents as documents_module
 from tricycle_bpe import shards as shards_module
 
@@ -31,7 +31,7 @@ def tokeniser():
 def small_and_quick(monkeypatch):
     """Jobs of a few short documents, and no waiting for the disk, hundreds of times."""
     monkeypatch.setattr(documents_module, "JOB_BYTES", 100)
-    for module in (documents_module, shards_module):
+    for module in (documents_module, shards_module, whole_files):
         monkeypatch.setattr(module, "bring_to_disk", lambda _path: None)
 
 
@@ -46,7 +46,7 @@ def bytes_of(folder):
 
 
 def read(folder):
-    """The ids of all shards behind each other, the starts of documents, and the index."""
+    """The ids of all shards in a row, the starts of documents, and the index."""
     index = json.loads((folder / "index.json").read_text())
     ids = np.concatenate([np.load(folder / shard["file"]) for shard in index["shards"]])
     return ids.tolist(), np.load(folder / "documents.npy").tolist(), index
@@ -105,7 +105,7 @@ def test_any_number_of_workers_and_parts_of_any_length_give_the_same_bytes(
     assert bytes_of(parts) == bytes_of(whole)
 
 
-def test_it_ends_behind_the_document_that_reaches_the_limit(tokeniser, tmp_path):
+def test_it_ends_after_the_document_that_reaches_the_limit(tokeniser, tmp_path):
     one = len(tokeniser.encode("one")) + 1
     for limit, expected in ((1, 1), (one, 1), (one + 1, 2), (100, 3)):
         out = tmp_path / str(limit)
@@ -113,7 +113,7 @@ def test_it_ends_behind_the_document_that_reaches_the_limit(tokeniser, tmp_path)
         assert read(out)[2]["n_documents"] == expected
 
 
-# ---- Going on ----
+# ---- Resuming ----
 
 
 @settings(max_examples=20)
@@ -218,9 +218,9 @@ def test_other_texts_than_before_the_stop_are_refused(tokeniser, tmp_path):
         tokeniser.encode_documents(texts(2), tmp_path / "out", shard_tokens=40)
 
 
-def test_other_settings_are_refused_unless_it_begins_anew(tokeniser, tmp_path):
+def test_other_settings_are_refused_unless_it_starts_again(tokeniser, tmp_path):
     place = stopped(tokeniser, tmp_path, texts())
-    with pytest.raises(ValueError, match="begun differently: shard_tokens was 40, is 50. Remove"):
+    with pytest.raises(ValueError, match="started differently: shard_tokens was 40, is 50. Remove"):
         tokeniser.encode_documents(texts(), tmp_path / "out", shard_tokens=50)
     tokeniser.encode_documents(texts(), tmp_path / "out", shard_tokens=50, resume=False)
     assert not place.exists()

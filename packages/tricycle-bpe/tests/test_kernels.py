@@ -25,8 +25,9 @@ def test_an_edit_in_another_file_is_seen(tmp_path):
     shutil.copytree(source, tmp_path / "tricycle_bpe", ignore=shutil.ignore_patterns("__pycache__"))
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from tricycle_bpe import Tokeniser\n"
-        "print(Tokeniser({b'a': 0}, [], pattern='characters')._pieces(b'aaaa'))"
+        "from tricycle_bpe.encoding import pieces_of\n"
+        "from tricycle_bpe.splitting import splitter\n"
+        "print(pieces_of(b'aaaa', splitter('characters')))"
     )
     first = run(code, tmp_path, tmp_path / "cache")
     assert first.stdout == "[b'a', b'a', b'a', b'a']\n"
@@ -34,9 +35,9 @@ def test_an_edit_in_another_file_is_seen(tmp_path):
     again = run(code, tmp_path, tmp_path / "cache")
     assert (again.stdout, again.stderr) == (first.stdout, "")
 
-    memory = tmp_path / "tricycle_bpe" / "memory.py"
-    memory.write_text(
-        memory.read_text().replace(
+    bytes_at = tmp_path / "tricycle_bpe" / "bytes_at.py"
+    bytes_at.write_text(
+        bytes_at.read_text().replace(
             "byte_at = _loader(8, types.int64, _unsigned)",
             "byte_at = _loader(8, types.int64, lambda b, v: ir.Constant(ir.IntType(64), 0xC3))",
         )

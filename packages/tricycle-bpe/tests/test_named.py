@@ -54,9 +54,9 @@ def test_a_file_is_fetched_once(server):
     assert server.asked == [None]
 
 
-def test_a_download_that_was_cut_goes_on_where_it_stopped(server):
+def test_a_download_that_was_cut_continues_where_it_stopped(server):
     server.hang_up_after = 100_000
-    with pytest.raises(OSError, match="cut after 100000 of 256000 bytes; another call goes on"):
+    with pytest.raises(OSError, match="cut after 100000 of 256000 bytes; another call continues"):
         named.fetch("gpt2", server.url)
     server.hang_up_after = None
     path, _, _ = named.fetch("gpt2", server.url)

@@ -25,7 +25,7 @@ def corpus(tmp_path):
 
 
 def read(folder):
-    """The ids of all shards behind each other, the starts of documents, and the index."""
+    """The ids of all shards in a row, the starts of documents, and the index."""
     index = json.loads((folder / "index.json").read_text())
     ids = [np.load(folder / shard["file"], mmap_mode="r") for shard in index["shards"]]
     return (
@@ -59,7 +59,7 @@ def test_without_a_separator_each_file_is_a_document(tokeniser, tmp_path):
     assert documents == [0, len(one), len(ids)]
 
 
-def test_shards_are_cut_after_so_many_tokens(tokeniser, corpus, tmp_path):
+def test_shards_are_cut_after_the_given_number_of_tokens(tokeniser, corpus, tmp_path):
     whole, _, _ = read(tokeniser.encode_file(corpus, tmp_path / "one", document_separator=END))
     cut, documents, index = read(
         tokeniser.encode_file(corpus, tmp_path / "many", shard_tokens=3, document_separator=END)
@@ -101,7 +101,7 @@ def test_a_folder_that_exists_is_left_alone(tokeniser, corpus, tmp_path):
         tokeniser.encode_file(corpus, tmp_path)
 
 
-def test_a_failure_leaves_nothing_behind(tokeniser, tmp_path):
+def test_a_failure_leaves_no_files(tokeniser, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"one \xff two")
     with pytest.raises(ValueError, match="bad.txt is not UTF-8 text: .* position 4"):
         tokeniser.encode_file(tmp_path / "bad.txt", tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import io
 import random
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,15 +11,16 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tricycle_bpe import Tokeniser
+from tricycle_bpe.encoding import pieces_of
 from tricycle_bpe.splitting import (
     OTHER_SPELLINGS,
     PATTERNS,
     compile_pattern,
     known_pattern,
     piece_ends,
-    read_in_parts,
+    splitter,
 )
+from tricycle_bpe.texts import read_in_parts
 from tricycle_bpe.unicode_classes import CLASS_OF_LETTER, unicode_classes
 
 CLASSES = {"U": r"[\p{Lu}\p{Lt}]", "l": r"\p{Ll}", "x": r"[\p{Lo}\p{Lm}]", "m": r"\p{M}"}
@@ -27,9 +29,11 @@ CLASSES["o"] = r"[^\p{L}\p{M}\p{N}\s]"
 EVERY_CHARACTER = "".join(chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000)
 
 
+cached_splitter = cache(splitter)
+
+
 def pieces(text: str, pattern: str) -> list[str]:
-    tokeniser = Tokeniser({bytes([b]): b for b in range(256)}, [], pattern=pattern)
-    return [piece.decode() for piece in tokeniser._pieces(text.encode())]
+    return [piece.decode() for piece in pieces_of(text.encode(), cached_splitter(pattern))]
 
 
 def expected(text: str, pattern: str) -> list[str]:

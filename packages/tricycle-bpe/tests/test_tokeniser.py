@@ -28,7 +28,9 @@ def test_characters_are_numbered_in_order():
 
 
 def test_a_character_without_an_id_is_an_error():
-    with pytest.raises(ValueError, match="'x' is not in this vocabulary of 4 tokens"):
+    with pytest.raises(
+        ValueError, match="'x' is not in this vocabulary of 4 tokens, .*; use a tokeniser that has"
+    ):
         Tokeniser.characters("hello").encode("hex")
 
 
@@ -91,6 +93,11 @@ def test_rules_for_special_tokens_are_sets(tokeniser):
             tokeniser.encode("a", **rule)
 
 
+def test_valid_utf8_has_the_ids_of_its_text(tokeniser):
+    assert tokeniser.encode_utf8(TEXT.encode()).tolist() == tokeniser.encode_ordinary(TEXT)
+    assert tokeniser.encode_utf8(b"<|end|>").tolist() == tokeniser.encode_ordinary("<|end|>")
+
+
 def test_bytes_are_not_a_text(tokeniser):
     with pytest.raises(TypeError, match="expected a text .*, got bytes; bytes: encode_bytes"):
         tokeniser.encode(b"a", disallowed_special=())
@@ -109,7 +116,9 @@ def test_many_threads_may_encode_at_once(tokeniser):
         assert list(pool.map(fresh.encode, texts)) == expected
 
 
-def test_so_many_pieces_are_remembered_that_the_table_grows_and_is_emptied(tokeniser, monkeypatch):
+def test_the_table_of_remembered_pieces_grows_and_is_emptied_when_it_is_full(
+    tokeniser, monkeypatch
+):
     monkeypatch.setattr(remembering, "FEWEST_ROWS", 1 << 4)
     monkeypatch.setattr(remembering, "MOST_ROWS", 1 << 10)
     monkeypatch.setattr(remembering, "PIECES_AT_ONCE", 100)
@@ -134,7 +143,8 @@ def test_lone_surrogates_become_the_replacement_character(tokeniser):
 
 def test_an_unknown_id_is_an_error(tokeniser):
     with pytest.raises(
-        ValueError, match=f"id 999 is not in this vocabulary of {tokeniser.n_vocab} "
+        ValueError,
+        match=f"id 999 is not in this vocabulary of {tokeniser.n_vocab} tokens; was it made by",
     ):
         tokeniser.decode([1, 999])
 

@@ -101,7 +101,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         }
         fault = next(self.server.faults, None) if self.command == "GET" else None
         start = int(re.match(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])
-        if isinstance(fault, int):  # cut the connection after so many bytes
+        if isinstance(fault, int):  # cut the connection after that many bytes
             about["Content_Length"] = str(len(content) - start)
             self.close_connection = True
             content = content[: start + fault]
@@ -254,7 +254,7 @@ def test_the_hub_may_be_named_by_the_environment(hub):
 
 
 def test_after_a_cut_the_rest_is_asked_for(hub, monkeypatch):
-    # huggingface-hub writes so many bytes at once, usually ten million; these files are small.
+    # How many bytes huggingface-hub writes at once, usually ten million; these files are small.
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 500)
     hub.faults = iter([1000])
     assert list(read(hub)) == numbered(0, 12)
@@ -350,8 +350,8 @@ def test_a_file_without_a_sha256_is_refused(hub):
 
 
 @pytest.mark.parametrize("start", [(2, 0, 0), (0, 0, -1), (0, 0)])
-def test_a_start_that_is_none_is_named(hub, start):
-    wanted = rf"start {re.escape(str(start))} is no \(file, row group, row\) of the 2 files of"
+def test_a_wrong_start_is_named(hub, start):
+    wanted = rf"start {re.escape(str(start))} is not a \(file, row group, row\) of the 2 files of"
     with pytest.raises(ValueError, match=wanted):
         read(hub, start=start)
 

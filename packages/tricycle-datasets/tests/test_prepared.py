@@ -1,4 +1,4 @@
-"""Prepared data: made once, gone on with after a stop, and refused for anything else."""
+"""Prepared data: made once, continued after a stop, and refused for anything else."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ def test_both_sides_are_encoded_and_the_record_says_what_they_are(source, tmp_pa
     }
 
 
-def test_it_goes_on_where_it_was_stopped(source, tmp_path):
+def test_it_continues_where_it_was_stopped(source, tmp_path):
     place = tmp_path / "data"
     with pytest.raises(KeyboardInterrupt):
         prepare(source, place, Letters(stop_at="validation"))
@@ -90,7 +90,7 @@ def test_a_limit_holds_for_both_sides(source, tmp_path):
     assert read_record(tmp_path / "data")["validation"]["n_documents"] == len(beside) < 5
 
 
-def test_a_folder_begun_differently_is_refused(source, tmp_path):
+def test_a_folder_started_differently_is_refused(source, tmp_path):
     place = tmp_path / "data"
     with pytest.raises(KeyboardInterrupt):
         prepare(source, place, Letters(stop_at="train"))
@@ -137,7 +137,7 @@ def test_data_of_another_place_is_the_same_and_other_data_is_refused(source, tmp
 
 def test_another_tokeniser_and_every_fault_are_refused(source, tmp_path):
     place = tmp_path / "data"
-    with pytest.raises(ValueError, match="holds no prepared data"):
+    with pytest.raises(ValueError, match="holds no prepared data: .* make it with prepare"):
         open_prepared(place, "f" * 64)
     prepare(source, place, Letters())
     with pytest.raises(ShardError, match="the ids were made by tokeniser 'letters'"):

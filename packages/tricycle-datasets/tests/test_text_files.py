@@ -236,7 +236,7 @@ def test_a_table_that_is_none_or_cut_short_is_named(tmp_path):
     whole = path.read_bytes()
     for size in range(1, len(whole)):
         path.write_bytes(whole[:size])
-        assert "is damaged or no parquet file" in error_of(path)
+        assert "is damaged or not a parquet file" in error_of(path)
 
 
 def test_without_pyarrow_the_extra_is_named_at_once(folder, monkeypatch):

@@ -1,4 +1,4 @@
-"""Token shards: a folder as one long row, and a name for whatever is wrong with it."""
+"""Token shards: a folder as one long row, and a name for everything that can be wrong with it."""
 
 import json
 import os
@@ -167,7 +167,10 @@ def too_large(at):
 @pytest.mark.parametrize(
     ("fault", "wanted"),
     [
-        (lambda f: (f / "index.json").unlink(), "index.json is missing, so .* is no shard folder"),
+        (
+            lambda f: (f / "index.json").unlink(),
+            "index.json is missing, so .* is not a shard folder",
+        ),
         (lambda f: (f / "00001.npy").unlink(), "00001.npy is missing, but index.json names it: co"),
         (lambda f: (f / "documents.npy").unlink(), "documents.npy is missing, but index.json name"),
         (lambda f: shutil.copy(f / "00002.npy", f / "00003.npy"), "holds 00003.npy, which index.j"),

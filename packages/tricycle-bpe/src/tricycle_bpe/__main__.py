@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         given.command(given)
     except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has had enough: no traceback at the end
+        sys.stderr.close()  # the reader of our output has ended: no traceback
     except (ValueError, OSError) as error:
         parser.exit(2, f"tricycle_bpe: {error}\n")
     except KeyboardInterrupt:

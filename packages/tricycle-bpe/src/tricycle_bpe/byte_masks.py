@@ -6,14 +6,14 @@ on whole masks: `letters & ~(letters << 1)` has a bit for each letter that no le
 
 import numpy as np
 
+from .bytes_at import bytes_between, first_set_bit, last_set_bit
 from .kernels import helper
-from .memory import bytes_between, first_set_bit, last_set_bit
 from .runs import CARRIAGE_RETURN, LINE_FEED, SPACE_BYTE
 
 TAB, DIGIT_0, DIGIT_9, CAPITAL_A, CAPITAL_Z, LETTER_A, LETTER_Z = b"\t09AZaz"
 
 ONE = np.uint64(1)
-LOOK_AHEAD = 3  # bytes behind a piece's first that say whether it is one: a contraction has three
+LOOK_AHEAD = 3  # bytes after a piece's first that say whether it is one: a contraction has three
 
 
 @helper
@@ -72,11 +72,11 @@ def every_third(digits):
 def starts_of_blanks(blanks, newlines, signs):
     r"""Find where pieces begin among blanks, for [^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+.
 
-    Newlines right behind signs belong to them. A run of other blanks is a piece up to its last
+    Newlines right after signs belong to them. A run of other blanks is a piece up to its last
     newline; of what is left, if a word follows, the last blank is kept for that word.
     """
-    behind_signs = newlines & ~(newlines + (signs << ONE & newlines))  # the sum carries through
-    free = blanks & ~behind_signs
+    after_signs = newlines & ~(newlines + (signs << ONE & newlines))  # the sum carries through
+    free = blanks & ~after_signs
     plain = free & ~newlines
     starts = free & ~(free << ONE) | plain & ~(blanks >> ONE)
     candidates = plain & newlines << ONE & ~starts
@@ -91,9 +91,11 @@ def starts_of_blanks(blanks, newlines, signs):
 
 @helper
 def decided_bits(blanks, n_known):
-    """Up to where it is decided what begins a piece, if n_known bytes are known ASCII text.
+    """A mask of the bytes for which it is decided whether a piece begins there.
 
-    A run of blanks that goes up to the end of them may go on with a newline, or not.
+    n_known  bytes, from the first on, that are known to be ASCII text
+
+    A run of blanks that goes up to the end of them may continue with a newline, or not.
     """
     not_blank = ~blanks & first_bits(n_known)
     return first_bits(min(n_known - LOOK_AHEAD, last_set_bit(not_blank) + 2))

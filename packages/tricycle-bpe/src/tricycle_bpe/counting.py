@@ -15,12 +15,14 @@ from queue import Queue
 
 import numpy as np
 
+from .bytes_at import eight_bytes_at, put_eight_bytes
 from .encoding import padded
 from .kernels import kernel
-from .memory import eight_bytes_at, put_eight_bytes
 from .remembering import PIECES_AT_ONCE
 from .splitting import Splitter
 from .tables import equal_bytes, hash_bytes
+
+ROWS_USED, ARENA_USED = range(2)
 
 
 @kernel
@@ -28,15 +30,16 @@ def count_pieces(text_array, start, ends, weights, first, rows, arena, used):
     """Count pieces `first`, `first` + 1, … of a text; stop where the table or the arena is full.
 
     weights  (K,) how often to count each piece, or one number for all
-    used     (2,) int64: rows in use, words of the arena in use; updated
-    returns  the piece at which to go on once there is more room, len(ends) if all are counted
+    used     (2,) int64, indexed by ROWS_USED and ARENA_USED (words of the arena); updated
+    returns  the piece at which to continue once there is more room, len(ends) if all are counted
     """
     text, words = text_array.ctypes.data, arena.ctypes.data
     mask = len(rows) - 1
     for k in range(first, len(ends)):
         i = start if k == 0 else ends[k - 1]
         length = ends[k] - i
-        if 2 * used[0] >= len(rows) or used[1] + 4 + (length >> 3) >= len(arena):
+        is_full = 2 * used[ROWS_USED] >= len(rows)
+        if is_full or used[ARENA_USED] + 4 + (length >> 3) >= len(arena):
             return np.int64(k)
         weight = weights[min(k, len(weights) - 1)]
         hashed = hash_bytes(text, i, length)
@@ -44,13 +47,13 @@ def count_pieces(text_array, start, ends, weights, first, rows, arena, used):
         while True:
             begin = rows[slot, 1]
             if begin == 0:
-                begin = used[1]
+                begin = used[ARENA_USED]
                 rows[slot, 0], rows[slot, 1] = hashed, begin
                 arena[begin], arena[begin + 1] = weight, length
                 for j in range(0, length, 8):
                     put_eight_bytes(words, 8 * (begin + 2) + j, eight_bytes_at(text, i + j))
-                used[0] += 1
-                used[1] += 2 + ((length + 7) >> 3)
+                used[ROWS_USED] += 1
+                used[ARENA_USED] += 2 + ((length + 7) >> 3)
                 break
             if (
                 rows[slot, 0] == hashed
@@ -77,7 +80,7 @@ def move_rows(old, new):
 
 @kernel
 def list_pieces(arena, n_pieces, letters, ends, occurrences):
-    """Lay the pieces of an arena out behind each other, as `training.lay_out_words` wants them."""
+    """Lay the pieces of an arena out in a row, as `training.lay_out_words` wants them."""
     bytes_of = arena.view(np.uint8)
     begin, o = 1, 0
     for k in range(n_pieces):
@@ -117,11 +120,11 @@ class PieceCounter:
             start = int(ends[-1])
 
     def _grow(self, length: int) -> None:
-        if 2 * self.used[0] >= len(self.rows):
+        if 2 * self.used[ROWS_USED] >= len(self.rows):
             more_rows = np.zeros((2 * len(self.rows), 2), np.int64)
             move_rows(self.rows, more_rows)
             self.rows = more_rows
-        needed = int(self.used[1]) + 5 + length // 8
+        needed = int(self.used[ARENA_USED]) + 5 + length // 8
         if needed > len(self.arena):
             larger = np.zeros(max(needed, 2 * len(self.arena)), np.int64)
             larger[: len(self.arena)] = self.arena
@@ -134,9 +137,9 @@ class PieceCounter:
         self.add(text, lambda _text, _n, _room: iter([ends] if len(ends) else []), occurrences)
 
     def pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The distinct pieces behind each other, (N,) uint8, their ends and occurrences, (W,)."""
-        n = int(self.used[0])
-        letters = np.empty(8 * int(self.used[1]), np.uint8)
+        """The distinct pieces in a row, (N,) uint8, their ends and occurrences, (W,)."""
+        n = int(self.used[ROWS_USED])
+        letters = np.empty(8 * int(self.used[ARENA_USED]), np.uint8)
         ends, occurrences = np.empty(n, np.int64), np.empty(n, np.int64)
         length = list_pieces(self.arena, n, letters, ends, occurrences)
         return letters[:length].copy(), ends, occurrences
@@ -156,7 +159,7 @@ def count_all(texts: Iterable[bytes], split: Splitter, workers: int) -> PieceCou
             while (text := waiting.get()) is not None:
                 counter.add(text, split)
         except BaseException:
-            while waiting.get() is not None:  # or who fills the queue would wait for ever
+            while waiting.get() is not None:  # else the thread that fills it waits for ever
                 pass
             raise
 

@@ -1,4 +1,4 @@
-"""Documents from anywhere to a shard folder: in parallel, and going on after any stop.
+"""Documents from anywhere to a shard folder: in parallel, and resumed after any stop.
 
 While it is written the folder lies beside its final place, under the name `.NAME.preparing`:
 
@@ -8,7 +8,7 @@ While it is written the folder lies beside its final place, under the name `.NAM
     shards/           what will be the folder
 
 A call that finds it there compares the settings and the shards' hashes, passes over the documents
-that are done, and goes on in the middle of the one where the last shard ends. What it writes then
+that are done, and continues in the middle of the one where the last shard ends. What it writes then
 is, byte for byte, what it would have written without the stop. Only at the end is `shards/`
 renamed: a folder of the right name is whole.
 
@@ -25,32 +25,32 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .progress import Progress
 from .shards import (
     FORMAT_VERSION,
+    SHARD_TOKENS,
     AtOnce,
+    Encodes,
     ShardWriter,
     about,
-    bring_to_disk,
     checked_dtype,
     ids_of_separator,
     in_order,
-    sha256_of,
 )
-from .splitting import PART_BYTES, read_in_parts
-
-if TYPE_CHECKING:
-    from .tokeniser import Tokeniser
+from .texts import PART_BYTES, read_in_parts
+from .whole_files import bring_to_disk, sha256_of, write_whole
 
 JOB_BYTES = 1 << 18  # of text that a thread encodes at once: short documents are taken together
 
 
 class Part(NamedTuple):
-    """A piece of a document: its number in the source, all its text, the piece, is it the last."""
+    """Part of a document: its number in the source, all its text, the part, whether it is the
+    last.
+    """
 
     number: int
     text: bytes
@@ -59,7 +59,7 @@ class Part(NamedTuple):
 
 
 class ResumableWriter(ShardWriter):
-    """A ShardWriter that leaves a note for each shard, and can go on from those it finds."""
+    """A ShardWriter that leaves a note for each shard, and can continue from those it finds."""
 
     def __init__(self, place: Path, dtype: np.dtype, shard_tokens: int, pool: Executor):
         super().__init__(place / "shards", dtype, shard_tokens, pool)
@@ -68,11 +68,11 @@ class ResumableWriter(ShardWriter):
         self.text = b""
         self.bytes_before = 0  # of text in the documents before it
         self.starts_noted = 0
-        self.go_on_in = -1  # the document in which the last shard ended
+        self.resumed_in = -1  # the document in which the last shard ended
         self.its_sha256 = ""
         self.to_pass_over = 0  # ids of it that are in finished shards
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Take over the shards that are finished and as they were; remove the others."""
         (self.place / "shards").mkdir(exist_ok=True)
         while (note := self._next_note()) is not None:
@@ -82,14 +82,16 @@ class ResumableWriter(ShardWriter):
             self.n_tokens += note["n_tokens"]
             self.documents.extend(note["starts"])
             self.n_bytes = note["bytes_before"]
-            self.go_on_in, self.its_sha256 = note["document"], note["document_sha256"]
+            self.resumed_in, self.its_sha256 = note["document"], note["document_sha256"]
         if self.shards:
             self.to_pass_over = self.n_tokens - self.documents[-1]
         self.starts_noted = len(self.documents)
         kept = {name for name, _, _ in self.shards}
-        for path in [*self.folder.iterdir(), *self.place.glob("[0-9]*.json*")]:
-            if f"{path.name.split('.')[0]}.npy" not in kept:
+        for path in [*self.folder.iterdir(), *self.place.glob("[0-9]*.json")]:
+            if f"{path.stem}.npy" not in kept:
                 path.unlink()
+        for path in self.place.glob(".*.tmp"):  # notes that were being written
+            path.unlink()
 
     def _next_note(self) -> dict | None:
         name = f"{len(self.shards):05}"
@@ -101,13 +103,13 @@ class ResumableWriter(ShardWriter):
         return found if is_full and sha256_of(shard) == found["sha256"] else None
 
     def begin(self, number: int, text: bytes) -> None:
-        """Say that document `number` comes now; ValueError if another one was there before."""
-        if number == self.go_on_in:
+        """Say that document `number` comes now; ValueError if there was another before a stop."""
+        if number == self.resumed_in:
             if hashlib.sha256(text).hexdigest() != self.its_sha256:
                 raise ValueError(
                     f"document {number:,} is not the one that was there when {self.place} was "
-                    "begun: the texts have changed since, or come in another order. Remove that "
-                    "folder, or pass resume=False, to begin again"
+                    "started: the texts have changed since, or come in another order. Remove that "
+                    "folder, or pass resume=False, to start again"
                 )
         else:
             self.begin_document()
@@ -115,7 +117,7 @@ class ResumableWriter(ShardWriter):
         self.n_bytes += len(text)
 
     def add(self, ids: np.ndarray) -> None:
-        """Write some more ids, but those that are in finished shards."""
+        """Write some more ids, except those that are in finished shards."""
         passed_over = min(self.to_pass_over, len(ids))
         self.to_pass_over -= passed_over
         super().add(ids[passed_over:])
@@ -139,23 +141,41 @@ class ResumableWriter(ShardWriter):
         """Bring a shard to the disk, and then its note."""
         bring_to_disk(self.folder / name)
         sha256 = sha256_of(self.folder / name)
-        write_whole(self.place / f"{Path(name).stem}.json", note | {"sha256": sha256})
+        write_json(self.place / f"{Path(name).stem}.json", note | {"sha256": sha256})
         return sha256
 
 
 def encode_documents(
-    tokeniser: "Tokeniser",
+    tokeniser: Encodes,
     documents: Iterable[str],
-    out: Path,
-    document_separator: str | None,
-    dtype: str,
-    workers: int,
-    shard_tokens: int,
-    max_tokens: int | None,
-    total_bytes: int | None,
-    resume: bool,
+    out: str | Path,
+    *,
+    document_separator: str | None = "<|endoftext|>",
+    dtype: str = "auto",
+    workers: int = 1,
+    shard_tokens: int = SHARD_TOKENS,
+    max_tokens: int | None = None,
+    total_bytes: int | None = None,
+    resume: bool = True,
 ) -> Path:
-    """Encode documents to a shard folder; see `Tokeniser.encode_documents`."""
+    """Encode documents, from wherever they come, to a folder of shards (see documents.py).
+
+    The same call after a stop of any kind, with the same documents in the same order, continues
+    from the last finished shard, and ends with the same bytes.
+
+    documents           texts; what looks like a special token in them is ordinary text
+    document_separator  a special token whose id ends each document; None for none
+    dtype               "uint16", "uint32", or "auto" for the smaller one that holds every id
+    workers             threads
+    shard_tokens        ids in each file of the folder
+    max_tokens          stop after the document that reaches it; None for all documents
+    total_bytes         of text, where known: for the time left
+    resume              False starts from nothing where an earlier call was stopped
+    returns             the folder, which is complete as soon as it exists
+    raises              FileExistsError; ValueError for no text at all, half a surrogate pair,
+                        and documents or settings other than before the stop
+    """
+    out = Path(out)
     if isinstance(documents, str):
         raise ValueError("documents is one string, whose items are characters; pass a list of them")
     kind = checked_dtype(tokeniser, dtype, workers, shard_tokens, document_separator)
@@ -172,17 +192,16 @@ def encode_documents(
         "shard_tokens": shard_tokens,
     }
     place.mkdir(parents=True, exist_ok=True)
-    with nobody_else_in(place):
+    with alone_in(place), Progress("encoding", total_bytes, "B") as progress:
         open_place(place, settings, resume)
         threads = ThreadPoolExecutor if workers > 1 else AtOnce
         with threads(workers) as encoding, threads(2) as sealing:
             writer = ResumableWriter(place, kind, shard_tokens, sealing)
-            writer.go_on()
+            writer.resume()
+            jobs = jobs_of(parts_of(documents, writer.resumed_in, tokeniser.pattern, progress))
+            encoded = in_order(lambda job: encode(tokeniser, job), jobs, encoding, 2 * workers)
             end_ids = ids_of_separator(tokeniser, document_separator)
-            with Progress("encoding", total_bytes, "B") as progress:
-                jobs = jobs_of(parts_of(documents, writer.go_on_in, tokeniser.pattern, progress))
-                encoded = in_order(lambda job: encode(tokeniser, job), jobs, encoding, 2 * workers)
-                write(writer, encoded, end_ids, max_tokens, progress)
+            write(writer, encoded, end_ids, max_tokens, progress)
             if not writer.n_tokens:
                 shutil.rmtree(place)
                 raise ValueError("there are no documents with text in them: nothing to encode")
@@ -194,23 +213,23 @@ def encode_documents(
 
 
 def open_place(place: Path, settings: dict, resume: bool) -> None:
-    """Make the temporary folder ready; ValueError if it was begun with other settings."""
+    """Make the temporary folder ready; ValueError if it was started with other settings."""
     path = place / "settings.json"
-    begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if resume and begun is not None and begun != settings:
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if resume and earlier is not None and earlier != settings:
         differ = [
-            f"{name} was {begun.get(name)!r}, is {now!r}"
+            f"{name} was {earlier.get(name)!r}, is {now!r}"
             for name, now in settings.items()
-            if begun.get(name) != now
+            if earlier.get(name) != now
         ]
         raise ValueError(
-            f"{place} was begun differently: {'; '.join(differ)}. Remove that folder, or pass "
-            "resume=False, to begin again"
+            f"{place} was started differently: {'; '.join(differ)}. Remove that folder, or pass "
+            "resume=False, to start again"
         )
-    if begun is None or not resume:
+    if earlier is None or not resume:
         for path_inside in place.iterdir():
             shutil.rmtree(path_inside) if path_inside.is_dir() else path_inside.unlink()
-        write_whole(path, settings)
+        write_json(path, settings)
 
 
 def parts_of(
@@ -219,7 +238,7 @@ def parts_of(
     """Go through the documents with text, from number `first` on, long ones in parts."""
     number = -1
     for number, document in enumerate(documents):
-        text = to_utf8(document, number)
+        text = checked_utf8(document, number)
         if number < first:
             progress.update(len(text))
             continue
@@ -233,12 +252,12 @@ def parts_of(
     if number < first:
         raise ValueError(
             f"there are {number + 1:,} documents now, and {first + 1:,} or more were there when "
-            "this was begun: the texts have changed since. Pass resume=False to begin again"
+            "this was started: the texts have changed since. Pass resume=False to start again"
         )
 
 
-def to_utf8(document: str, number: int) -> bytes:
-    """A document's bytes; TypeError or ValueError, with its number, for what is not text."""
+def checked_utf8(document: str, number: int) -> bytes:
+    """A document's bytes; TypeError or ValueError, with its number, for anything but text."""
     if not isinstance(document, str):
         raise TypeError(f"document {number:,} is a {type(document).__name__}, not a text (str)")
     try:
@@ -264,9 +283,9 @@ def jobs_of(parts: Iterable[Part]) -> Iterator[list[Part]]:
         yield job
 
 
-def encode(tokeniser: "Tokeniser", job: list[Part]) -> list[tuple[Part, np.ndarray]]:
+def encode(tokeniser: Encodes, job: list[Part]) -> list[tuple[Part, np.ndarray]]:
     """The ids of each part; what looks like a special token is text like any other."""
-    return [(part, tokeniser._encode_utf8(part.part)) for part in job]
+    return [(part, tokeniser.encode_utf8(part.part)) for part in job]
 
 
 def write(
@@ -291,7 +310,7 @@ def write(
 
 
 @contextmanager
-def nobody_else_in(place: Path) -> Iterator[None]:
+def alone_in(place: Path) -> Iterator[None]:
     """Hold a folder alone, where the system has locks; FileExistsError if another process does."""
     try:
         import fcntl
@@ -308,9 +327,6 @@ def nobody_else_in(place: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def write_whole(path: Path, values: dict) -> None:
-    """Write JSON so that the file is whole, on the disk, or not there at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values), encoding="utf-8")
-    bring_to_disk(temporary)
-    os.replace(temporary, path)
+def write_json(path: Path, values: dict) -> None:
+    """Write a file of settings, or a note: whole, on the disk, or not there at all."""
+    write_whole(path, json.dumps(values).encode())

@@ -13,8 +13,7 @@ Order of the file: encoding, decoding, and the class that holds the tables of on
 
 import numpy as np
 
-from .kernels import helper, kernel
-from .memory import (
+from .bytes_at import (
     PADDING,
     byte_at,
     eight_bytes_at,
@@ -24,19 +23,26 @@ from .memory import (
     put_eight_bytes,
     put_int64,
 )
+from .kernels import helper, kernel
 from .pieces import SHORT_PIECE, halves, merge_long, merge_short
 from .remembering import (
+    ARENA_USED,
     BLOCK,
+    LONG_ROWS_USED,
     LONGEST_REMEMBERED,
     MOST_IDS_REMEMBERED,
+    PIECES_AT_ONCE,
     ROW_BYTES,
-    Memory,
+    ROWS_USED,
+    PiecesSeen,
     find_long,
+    is_in_use,
     is_key_of,
-    key_masks,
     remember,
     remember_long,
     row_of_piece,
+    write_ids_of_entry,
+    write_ids_of_row,
 )
 from .splitting import Splitter
 from .tables import (
@@ -52,28 +58,6 @@ from .tables import (
 )
 
 # ---- encoding ----
-
-
-@helper
-def write_ids_of_row(row, out, o):
-    """Copy the ids of a remembered piece to out[o], …; return their number."""
-    count = int32_at(row, 15)
-    put_eight_bytes(out, 4 * o, eight_bytes_at(row, 32))
-    if count > 2:  # two are copied always, which is quicker than to ask
-        put_eight_bytes(out, 4 * o + 8, eight_bytes_at(row, 40))
-        put_eight_bytes(out, 4 * o + 16, eight_bytes_at(row, 48))
-        put_eight_bytes(out, 4 * o + 24, eight_bytes_at(row, 56))
-    return count
-
-
-@helper
-def write_ids_of_entry(arena, entry, length, out, o):
-    """Copy the ids of a remembered long piece to out[o], …; return their number."""
-    count = int64_at(arena, entry + 1)
-    ids = entry + 2 + ((length + 7) >> 3)
-    for k in range((count + 1) >> 1):
-        put_eight_bytes(out, 4 * o + 8 * k, eight_bytes_at(arena, 8 * (ids + k)))
-    return count
 
 
 @helper
@@ -101,7 +85,7 @@ def ask_for_rows(text, i, piece_ends, first, last, masks, remembered, row_mask, 
 def find_row(text, i, length, masks, remembered, row_mask, slot):
     """The row of a piece, looked for from `slot` on, or the empty one where it would go."""
     row = remembered + ROW_BYTES * slot
-    while not is_key_of(row, text, i, length, masks) and int64_at(row, 3) != 0:
+    while not is_key_of(row, text, i, length, masks) and is_in_use(row):
         slot = (slot + 1) & row_mask
         row = remembered + ROW_BYTES * slot
     return row
@@ -113,7 +97,7 @@ def encode_piece(text, i, length, tables, scratch, out_array, o):
 
     returns  the number of its ids, or -1 if the vocabulary lacks one of its bytes
     """
-    spelling, starts, table, pairs_array, byte_ids_array, _, whole_pieces, longest_token = tables
+    spelling, starts, table, pairs_array, byte_ids_array, whole_pieces, longest_token = tables
     pairs, byte_ids = pairs_array.ctypes.data, byte_ids_array.ctypes.data
     pair_mask = len(pairs_array) - 1
     if whole_pieces and length <= longest_token:
@@ -142,20 +126,20 @@ def encode_piece(text, i, length, tables, scratch, out_array, o):
 
 
 @kernel
-def encode_pieces(text_array, start, ends, tables, memory, out_array):
+def encode_pieces(text_array, start, ends, tables, seen, out_array):
     """Encode the pieces of a text: `merges.encode` for each, unless it is remembered.
 
     text         (N + PADDING,) uint8
     start, ends  the first piece begins at `start`, piece k ends at ends[k]
     tables       of a vocabulary, see `Encoder`
-    memory       the pieces seen so far, updated; see `Memory`
+    seen         the arrays of a `PiecesSeen`, updated
     out          (M,) uint32, with room for one id a byte and 8 more
     returns      the number of ids written, or -1 - k if piece k has bytes that the vocabulary lacks
     """
     text, out = text_array.ctypes.data, out_array.ctypes.data
     piece_ends = ends.ctypes.data
-    masks = tables[5].ctypes.data
-    rows_array, long_rows_array, arena_array, used, scratch = memory
+    rows_array, long_rows_array, arena_array, used, masks_array, scratch = seen
+    masks = masks_array.ctypes.data
     remembered, row_mask = rows_array.ctypes.data, len(rows_array) - 1
     long_rows, long_mask = long_rows_array.ctypes.data, len(long_rows_array) - 1
     arena = arena_array.ctypes.data
@@ -172,7 +156,7 @@ def encode_pieces(text_array, start, ends, tables, memory, out_array):
             if length <= LONGEST_REMEMBERED:
                 slot = int64_at(slots, k - first)
                 row = find_row(text, i, length, masks, remembered, row_mask, slot)
-                if int64_at(row, 3) != 0:
+                if is_in_use(row):
                     o += write_ids_of_row(row, out, o)
                     continue
             hashed = hash_bytes(text, i, length)
@@ -185,14 +169,16 @@ def encode_pieces(text_array, start, ends, tables, memory, out_array):
             if count < 0:
                 return np.int64(-1 - k)
             if length <= LONGEST_REMEMBERED and count <= MOST_IDS_REMEMBERED:
-                if used[0] < most_rows:
+                if used[ROWS_USED] < most_rows:
                     remember(row, text, i, length, masks, out, o, count)
-                    used[0] += 1
-            elif used[1] < most_long_rows and used[2] + length + 4 < len(arena_array):
-                piece = text, i, length, hashed
-                ids = out, o, count
-                used[1] += 1
-                used[2] = remember_long(piece, ids, long_rows, long_mask, arena, used[2])
+                    used[ROWS_USED] += 1
+            elif used[LONG_ROWS_USED] < most_long_rows and used[ARENA_USED] + length + 4 < len(
+                arena_array
+            ):
+                piece, ids = (text, i, length, hashed), (out, o, count)
+                begin = used[ARENA_USED]
+                used[LONG_ROWS_USED] += 1
+                used[ARENA_USED] = remember_long(piece, ids, long_rows, long_mask, arena, begin)
             o += count
     return o
 
@@ -236,9 +222,16 @@ def decode_ids(ids, spelling_array, starts, out_array):
 def padded(text: bytes) -> np.ndarray:
     """The bytes of a text as the kernels want them: (N + PADDING,) uint8."""
     buffer = np.empty(len(text) + PADDING, np.uint8)
-    buffer[: len(text)] = np.frombuffer(text, np.uint8)  # unlike bytes + bytes, beside others
+    buffer[: len(text)] = np.frombuffer(text, np.uint8)  # unlike bytes + bytes, releases the GIL
     buffer[len(text) :] = 0
     return buffer
+
+
+def pieces_of(data: bytes, split: Splitter) -> list[bytes]:
+    """Split valid UTF-8 into the pieces that are encoded one by one."""
+    room = np.empty(PIECES_AT_ONCE, np.int64)
+    ends = [end for some in split(padded(data), len(data), room) for end in some.tolist()]
+    return [data[i:j] for i, j in zip([0, *ends], ends)]
 
 
 class Encoder:
@@ -272,7 +265,6 @@ class Encoder:
         for i in ordinary:
             if len(tokens[i]) == 1:
                 self.byte_ids[tokens[i][0]] = i
-        self.masks = key_masks()
         longest = max((len(tokens[i]) for i in ordinary), default=0)
         self._tables = (
             self.spelling,
@@ -280,11 +272,10 @@ class Encoder:
             table,
             self.pairs,
             self.byte_ids,
-            self.masks,
             whole_pieces,
             longest,
         )
-        self._free: list[Memory] = []  # those that no call is using just now
+        self._free: list[PiecesSeen] = []  # those that no call is using just now
 
     def _pairs_from_ranks(self, ids: np.ndarray, table: np.ndarray) -> np.ndarray:
         room = room_for(2 * len(ids))
@@ -300,27 +291,33 @@ class Encoder:
         raises  ValueError if the vocabulary lacks a byte of it
         """
         try:
-            memory = self._free.pop()
+            seen = self._free.pop()
         except IndexError:
-            memory = Memory()
+            seen = PiecesSeen()
         try:
-            return self._encode_with(memory, text, split)
+            return self._encode_with(seen, text, split)
         finally:
-            self._free.append(memory)
+            self._free.append(seen)
 
-    def _encode_with(self, memory: Memory, text: bytes, split: Splitter) -> np.ndarray:
+    def encode_pieces(self, pieces: list[bytes]) -> list[int]:
+        """Encode pieces of any bytes, as they are."""
+        ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+        blocks = [ends] if pieces else []
+        return self.encode(b"".join(pieces), lambda _text, _n, _room: iter(blocks)).tolist()
+
+    def _encode_with(self, seen: PiecesSeen, text: bytes, split: Splitter) -> np.ndarray:
         buffer = padded(text)
-        # Fresh memory costs time, for the system clears each page of it; a short text needs none.
-        fits = len(text) + 8 <= len(memory.ids)
-        out = memory.ids if fits else np.empty(len(text) + 8, np.uint32)
+        # A new array costs time, because the system clears its pages; a short text needs none.
+        fits = len(text) + 8 <= len(seen.ids)
+        out = seen.ids if fits else np.empty(len(text) + 8, np.uint32)
         start = o = 0
-        for ends in split(buffer, len(text), memory.ends):
-            count = encode_pieces(buffer, start, ends, self._tables, memory.arrays(), out[o:])
+        for ends in split(buffer, len(text), seen.ends):
+            count = encode_pieces(buffer, start, ends, self._tables, seen.arrays(), out[o:])
             if count < 0:
                 self._refuse(text, start, ends, -1 - count)
             o += count
             start = int(ends[-1])
-            memory.make_room(self.masks)
+            seen.make_room()
         return out[:o].copy() if fits else out[:o]
 
     def merges(self) -> list[tuple[bytes, bytes]]:
@@ -339,7 +336,7 @@ class Encoder:
         piece = text[ends[k - 1] if k else start : ends[k]].decode("utf-8", "replace")
         raise ValueError(
             f"{piece!r:.80} is not in this vocabulary of {len(self.starts) - 1} tokens, "
-            "nor are all of its bytes"
+            "nor are all of its bytes; use a tokeniser that has them, such as one made by train"
         )
 
     def decode(self, ids: np.ndarray) -> bytes:
@@ -350,7 +347,8 @@ class Encoder:
         length = decoded_length(ids, self.starts)
         if length < 0:
             raise ValueError(
-                f"id {ids[-1 - length]} is not in this vocabulary of {len(self.starts) - 1} tokens"
+                f"id {ids[-1 - length]} is not in this vocabulary of {len(self.starts) - 1} "
+                "tokens; was it made by another tokeniser?"
             )
         out = np.empty(length + 16, np.uint8)
         decode_ids(ids, self.spelling, self.starts, out)

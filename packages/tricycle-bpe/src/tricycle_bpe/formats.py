@@ -14,13 +14,12 @@ where it comes from is refused rather than nearly read.
 import base64
 import binascii
 import json
-import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .byte_characters import CHARACTER_OF, from_characters, to_characters
 from .splitting import PATTERNS, known_pattern
+from .whole_files import write_whole
 
 Vocab = dict[bytes, int]
 MergeList = list[tuple[bytes, bytes]]
@@ -28,17 +27,18 @@ MergeList = list[tuple[bytes, bytes]]
 LONGEST_RANKED_TOKEN = 1024  # bytes; the ways to cut a token in two are all tried
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that whoever looks sees all of it or the old one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+class Writable(Protocol):
+    """What files hold of a tokeniser: `Tokeniser` has all of it."""
+
+    vocab: Vocab
+    special_tokens: dict[str, int]
+    pattern: str
+    whole_pieces: bool
+
+    @property
+    def merges(self) -> MergeList:
+        """Pairs of tokens, in the order in which they were learned."""
+        ...
 
 
 def _read_json(path: Path) -> Any:
@@ -81,7 +81,7 @@ def _from_characters(
     vocab = {}
     for token, i in ids.items():
         if type(i) is not int:
-            raise ValueError(f"{path}: token {token!r:.80} has the id {i!r:.80}")
+            raise ValueError(f"{path}: token {token!r:.80} has the id {i!r:.80}, not a number")
         if token in spelled:
             vocab[spelled[token]] = i
     return vocab, [(spelled[left], spelled[right]) for left, right in merges]
@@ -90,15 +90,16 @@ def _from_characters(
 # ---- Hugging Face's tokenizer.json ----
 
 
-def write_huggingface(
-    path: Path,
-    vocab: Vocab,
-    merges: MergeList,
-    special_tokens: dict[str, int],
-    pattern: str,
-    whole_pieces: bool,
-) -> None:
-    """Write a tokenizer.json that `tokenizers` and `transformers` open as it is."""
+def save(tokeniser: Writable, folder: str | Path) -> None:
+    """Write `folder`/tokenizer.json, which Hugging Face's libraries open too."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    to_huggingface(tokeniser, folder / "tokenizer.json")
+
+
+def to_huggingface(tokeniser: Writable, path: str | Path) -> None:
+    """Write Hugging Face's tokenizer.json, which `tokenizers` and `transformers` open as it is."""
+    pattern, special_tokens = tokeniser.pattern, tokeniser.special_tokens
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     if pattern == "gpt2":
         pre_tokenizer: dict[str, Any] = {**byte_level, "use_regex": True}
@@ -116,7 +117,6 @@ def write_huggingface(
         {"id": i, "content": token, **flags, "special": True}
         for token, i in sorted(special_tokens.items(), key=lambda item: item[1])
     ]
-    ids = {to_characters(token): i for token, i in vocab.items()} | special_tokens
     document = {
         "version": "1.0",
         "truncation": None,
@@ -134,12 +134,12 @@ def write_huggingface(
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": whole_pieces,
-            "vocab": dict(sorted(ids.items(), key=lambda item: item[1])),
-            "merges": [[to_characters(left), to_characters(right)] for left, right in merges],
+            "ignore_merges": tokeniser.whole_pieces,
+            "vocab": _ids_in_order(tokeniser),
+            "merges": [[to_characters(half) for half in merge] for merge in tokeniser.merges],
         },
     }
-    write_atomically(path, json.dumps(document, ensure_ascii=False, indent=1).encode())
+    write_whole(Path(path), json.dumps(document, ensure_ascii=False, indent=1).encode())
 
 
 # What these say must be empty or false, or the ids here would not be the ids there.
@@ -172,7 +172,8 @@ def read_huggingface(path: Path) -> dict[str, Any]:
             )
     if document.get("normalizer") is not None:
         raise ValueError(
-            f"{path}: its `normalizer` changes texts before they are encoded, not done here"
+            f"{path}: its `normalizer` changes texts before they are encoded, which is not done "
+            "here; only a tokeniser without one can be read"
         )
     special_tokens = {}
     document["added_tokens"] = document.get("added_tokens") or []  # may be null, or left out
@@ -180,7 +181,10 @@ def read_huggingface(path: Path) -> dict[str, Any]:
         content = _field(path, added, "content", str)
         for name in ADDED_TOKEN_MUST_NOT_HAVE:
             if added.get(name):
-                raise ValueError(f"{path}: added token {content!r:.40} has {name}, not done here")
+                raise ValueError(
+                    f"{path}: added token {content!r:.40} has {name}, which is not done here; "
+                    "only tokens that are looked for as they stand can be read"
+                )
         special_tokens[content] = _field(path, added, "id", int)
     merges = [_read_merge(path, merge) for merge in _field(path, model, "merges", list)]
     ids = _field(path, model, "vocab", dict)
@@ -214,8 +218,8 @@ def _read_pattern(path: Path, pre_tokenizer: Any) -> str:
             if steps[0].get("behavior") == "Isolated" and not steps[0].get("invert"):
                 return known_pattern(expression)
     raise ValueError(
-        f"{path}: its pre-tokeniser {kinds!r:.80} is none that can be followed here; expected "
-        "ByteLevel, or Split (isolated, by Regex) and ByteLevel"
+        f"{path}: its pre-tokeniser {kinds!r:.80} cannot be followed here; expected ByteLevel, "
+        "or Split (isolated, by Regex) and ByteLevel"
     )
 
 
@@ -245,11 +249,16 @@ def read_tiktoken(path: Path) -> Vocab:
     return ranks
 
 
-def write_tiktoken(path: Path, vocab: Vocab) -> None:
-    """Write the id of every token as its rank."""
-    in_order = sorted(vocab.items(), key=lambda item: item[1])
+def to_tiktoken(tokeniser: Writable, path: str | Path) -> None:
+    """Write a .tiktoken file: the id of every token as its rank. The pattern and special tokens
+    are not in it.
+
+    tiktoken joins any two tokens that spell a token. A tokeniser that joins listed pairs only
+    may for rare texts give other ids than tiktoken does with this file.
+    """
+    in_order = sorted(tokeniser.vocab.items(), key=lambda item: item[1])
     lines = (base64.b64encode(token) + b" %d\n" % i for token, i in in_order)
-    write_atomically(path, b"".join(lines))
+    write_whole(Path(path), b"".join(lines))
 
 
 # ---- GPT-2's vocab.bpe and encoder.json ----
@@ -276,16 +285,16 @@ def read_gpt2(vocab_bpe: Path, encoder_json: Path) -> tuple[Vocab, MergeList, di
     return vocab, merge_list, special_tokens
 
 
-def write_gpt2(
-    vocab_bpe: Path,
-    encoder_json: Path,
-    vocab: Vocab,
-    merges: Iterable[tuple[bytes, bytes]],
-    special_tokens: dict[str, int],
-) -> None:
-    """Write the merges to one file and the ids, special tokens among them, to the other."""
-    lines = [f"{to_characters(left)} {to_characters(right)}\n" for left, right in merges]
-    write_atomically(vocab_bpe, "".join(["#version: 0.2\n", *lines]).encode())
-    ids = {to_characters(token): i for token, i in vocab.items()} | special_tokens
-    ids = dict(sorted(ids.items(), key=lambda item: item[1]))
-    write_atomically(encoder_json, json.dumps(ids).encode())
+def to_gpt2(tokeniser: Writable, vocab_bpe: str | Path, encoder_json: str | Path) -> None:
+    """Write GPT-2's two files: the merges, and the ids, special tokens among them. The pattern is
+    not in them.
+    """
+    lines = [" ".join(to_characters(half) for half in merge) + "\n" for merge in tokeniser.merges]
+    write_whole(Path(vocab_bpe), "".join(["#version: 0.2\n", *lines]).encode())
+    write_whole(Path(encoder_json), json.dumps(_ids_in_order(tokeniser)).encode())
+
+
+def _ids_in_order(tokeniser: Writable) -> dict[str, int]:
+    """The id of every token in byte characters, special tokens among them, the lowest first."""
+    ids = {to_characters(token): i for token, i in tokeniser.vocab.items()}
+    return dict(sorted((ids | tokeniser.special_tokens).items(), key=lambda item: item[1]))

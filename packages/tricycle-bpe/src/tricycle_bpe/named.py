@@ -2,10 +2,9 @@
 
 OpenAI publishes the ranks of its tokenisers as files. They are not part of this package: each is
 downloaded once into the user's cache folder, and believed only if its sha256 is the one written
-here. A download that was cut off goes on where it stopped.
+here. A download that was cut off is continued where it stopped.
 """
 
-import hashlib
 import os
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .progress import Progress
+from .whole_files import sha256_of
 
 SOURCE = "https://openaipublic.blob.core.windows.net/encodings/"
 SECONDS_TO_ANSWER = 30
@@ -88,7 +88,7 @@ def fetch(name: str, source: str = SOURCE) -> tuple[Path, str, dict[str, int]]:
         raise ValueError(f"there is no tokeniser named {name!r}; known are {', '.join(NAMED)}")
     file, pattern, special_tokens = NAMED[name]
     path = cache_folder() / file
-    if not (path.is_file() and _sha256(path) == SHA256[file]):
+    if not (path.is_file() and sha256_of(path) == SHA256[file]):
         try:
             download(source + file, path, SHA256[file])
         except urllib.error.URLError as error:
@@ -100,7 +100,7 @@ def fetch(name: str, source: str = SOURCE) -> tuple[Path, str, dict[str, int]]:
 
 
 def download(url: str, path: Path, sha256: str) -> None:
-    """Download a file to `path`, going on where an earlier attempt stopped.
+    """Download a file to `path`, from where an earlier attempt stopped.
 
     raises  ValueError if what arrived is not what was expected, urllib.error.URLError
     """
@@ -116,14 +116,14 @@ def download(url: str, path: Path, sha256: str) -> None:
     except urllib.error.HTTPError as error:
         if error.code != 416:  # it has no more bytes to give: all of them are here
             raise
-    if _sha256(partial) != sha256:
+    if sha256_of(partial) != sha256:
         partial.unlink()
         raise ValueError(f"{url} is not the expected file: its sha256 is not {sha256}")
     os.replace(partial, path)
 
 
 def _append(response: HTTPResponse, partial: Path, have: int) -> None:
-    """Write what a server sends behind the first `have` bytes of a file."""
+    """Write what a server sends after the first `have` bytes of a file."""
     total = have + int(response.headers.get("Content-Length", 0))
     name = partial.stem
     with open(partial, "ab" if have else "wb") as out, Progress(name, total, "B") as progress:
@@ -134,10 +134,5 @@ def _append(response: HTTPResponse, partial: Path, have: int) -> None:
     if partial.stat().st_size < total:
         raise urllib.error.URLError(
             f"the connection was cut after {partial.stat().st_size} of {total} bytes; "
-            "another call goes on from there"
+            "another call continues from there"
         )
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,17 +1,19 @@
 """Encoding one piece: `merges.encode`, fast.
 
-`merges.encode` works out the age of every pair of neighbours anew after each merge. But a merge
+`merges.encode` works out the age of every pair of neighbours again after each merge. But a merge
 changes only the pairs at its two ends, so here the others are kept.
 
 In a short piece the oldest pair is found by looking through all of them, which is quick. In a piece
-of a million equal letters that would take forever. There the pairs wait in a heap, the oldest on
-top, and the ids are a linked list, from which one can be taken out without moving the others.
+of a million equal letters that would take forever. There the pairs wait in a heap (`heap.py`), the
+oldest on top, and the ids are a linked list, from which one can be taken out without moving the
+others.
 """
 
 import numpy as np
 
+from .bytes_at import byte_at, int32_at, int64_at, put_int64
+from .heap import heap_push, heap_sink
 from .kernels import helper, kernel
-from .memory import byte_at, int32_at, int64_at, put_int64
 from .tables import NEVER, NO_TOKEN, find_pair
 
 LOW_HALF = np.int64(0xFFFFFFFF)
@@ -20,8 +22,8 @@ SHORT_PIECE = 64  # bytes; longer pieces are merged with a heap
 
 @helper
 def merge_short(text, i, length, byte_ids, pairs, mask, symbols, values, oldest_allowed):
-    """Merge a piece of up to SHORT_PIECE bytes: `merges.encode`, looking for the oldest pair anew
-    each time.
+    """Merge a piece of up to SHORT_PIECE bytes: `merges.encode`, looking through all pairs for the
+    oldest each time.
 
     symbols, values  room for SHORT_PIECE numbers each; symbols holds the ids in the end
     oldest_allowed   merges of this age or younger are not made
@@ -55,30 +57,36 @@ def merge_short(text, i, length, byte_ids, pairs, mask, symbols, values, oldest_
     return length
 
 
+# The heap of a long piece: each item a number, age << 32 | position, the smallest on top.
+
+
 @helper
-def heap_push(heap, size, item):
-    i = size
-    while i > 0 and heap[(i - 1) >> 1] > item:
-        heap[i] = heap[(i - 1) >> 1]
-        i = (i - 1) >> 1
+def goes_before(one, other):
+    return one < other
+
+
+@helper
+def item_at(heap, i):
+    return heap[i]
+
+
+@helper
+def put_item(heap, i, item):
     heap[i] = item
 
 
 @helper
-def heap_pop(heap, size):
-    """Take the smallest of `size` items."""
-    smallest, item = heap[0], heap[size - 1]
-    i = 0
-    while 2 * i + 1 < size - 1:
-        child = 2 * i + 1
-        if child + 1 < size - 1 and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= item:
-            break
-        heap[i] = heap[child]
-        i = child
-    heap[i] = item
-    return smallest
+def push(heap, size, value, position):
+    """Let a pair wait: `value` as in the table of pairs, age << 32 | merged id."""
+    heap_push(heap, size, (value >> 32 << 32) | position, goes_before, item_at, put_item)
+
+
+@helper
+def pop(heap, size):
+    """Take the oldest of `size` pairs: age << 32 | position."""
+    oldest = heap[0]
+    heap_sink(heap, size - 1, heap[size - 1], goes_before, item_at, put_item)
+    return oldest
 
 
 @kernel
@@ -95,10 +103,10 @@ def merge_long(text, i, length, byte_ids, pairs, mask, out, o):
     for k in range(length - 1):
         values[k] = find_pair(pairs, mask, symbols[k], symbols[k + 1])
         if values[k] != NEVER:
-            heap_push(heap, size, (values[k] >> 32 << 32) | k)
+            push(heap, size, values[k], k)
             size += 1
     while size > 0:
-        oldest = heap_pop(heap, size)
+        oldest = pop(heap, size)
         size -= 1
         k = oldest & LOW_HALF
         if values[k] >> 32 != oldest >> 32:
@@ -112,13 +120,13 @@ def merge_long(text, i, length, byte_ids, pairs, mask, out, o):
             preceding[following[k]] = k
             values[k] = find_pair(pairs, mask, symbols[k], symbols[following[k]])
             if values[k] != NEVER:
-                heap_push(heap, size, (values[k] >> 32 << 32) | k)
+                push(heap, size, values[k], k)
                 size += 1
         before = preceding[k]
         if before >= 0:
             values[before] = find_pair(pairs, mask, symbols[before], symbols[k])
             if values[before] != NEVER:
-                heap_push(heap, size, (values[before] >> 32 << 32) | before)
+                push(heap, size, values[before], before)
                 size += 1
     k = 0
     while k < length:

@@ -1,6 +1,4 @@
-"""A progress bar where there is somebody to watch it: tqdm's if installed, else a line now and
-then.
-"""
+"""A progress bar where a terminal shows it: tqdm's if installed, else a line now and then."""
 
 import sys
 import time
@@ -31,7 +29,7 @@ class Progress:
         return self
 
     def update(self, amount: int) -> None:
-        """Say that so much more is done."""
+        """Say how much more is done."""
         self.done += amount
         if self.bar is not None:
             self.bar.update(amount)
@@ -41,7 +39,7 @@ class Progress:
             print(f"{self.what}: {self.done:,}{total} {self.unit}", file=sys.stderr)
 
     def note(self, text: str) -> None:
-        """Show a few words behind the bar."""
+        """Show a few words after the bar."""
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
 

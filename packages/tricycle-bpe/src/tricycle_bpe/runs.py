@@ -3,14 +3,14 @@
 What a character is (letter, number, blank …) is looked up in the table of `unicode_classes.py`.
 Eight ASCII letters are recognised at once by arithmetic on a 64-bit word.
 
-The text is valid UTF-8, followed by `memory.PADDING` zero bytes. `n` is its length in bytes, `i` a
-position in it.
+The text is valid UTF-8, followed by `bytes_at.PADDING` zero bytes. `n` is its length in bytes, `i`
+a position in it.
 """
 
 import numpy as np
 
+from .bytes_at import byte_at, eight_bytes_at, first_set_byte
 from .kernels import helper
-from .memory import byte_at, eight_bytes_at, first_set_byte
 from .unicode_classes import BLANK, LOWER, MARK, NEWLINE, NUMBER, OTHER, UNCASED, UPPER
 
 LETTER = UPPER | LOWER | UNCASED
@@ -72,7 +72,7 @@ def not_letters(word):
 
 @helper
 def end_of_run(text, i, n, classes, wanted):
-    """Go on while the characters are of the `wanted` classes."""
+    """Continue while the characters are of the `wanted` classes."""
     while i < n:
         kind, after = character_at(text, i, classes)
         if not kind & wanted:
@@ -83,7 +83,7 @@ def end_of_run(text, i, n, classes, wanted):
 
 @helper
 def end_of_letters(text, i, n, classes):
-    r"""Go on while there are letters: \p{L}*, eight ASCII letters at a time."""
+    r"""Continue while there are letters: \p{L}*, eight ASCII letters at a time."""
     while i < n:
         strangers = not_letters(eight_bytes_at(text, i))
         if strangers == 0:
@@ -102,7 +102,7 @@ def end_of_letters(text, i, n, classes):
 
 @helper
 def end_of_three_numbers(text, i, n, classes):
-    r"""Go on over one to three numbers: \p{N}{1,3}."""
+    r"""Continue over one to three numbers: \p{N}{1,3}."""
     for _ in range(3):
         if i < n:
             kind, after = character_at(text, i, classes)
@@ -113,8 +113,10 @@ def end_of_three_numbers(text, i, n, classes):
 
 @helper
 def end_of_blanks(text, i, n, classes):
-    r"""Go on while there are blanks; return the end, where the last one begins, and the end of the
-    last newline among them, or 0."""
+    r"""Continue while there are blanks.
+
+    returns  the end, where the last blank begins, and the end of the last newline among them, or 0
+    """
     last = i
     after_newline = 0
     while i < n:

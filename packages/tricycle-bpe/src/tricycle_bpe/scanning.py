@@ -1,17 +1,16 @@
 r"""Splitting, fast: the patterns of `splitting.py` as loops over the bytes of a text.
 
 A regular-expression engine tries one alternative after another at each place. But the first
-character of a piece, and the one behind it, already tell which alternative will match; what remains
-is to find the end of a run of letters, digits, punctuation or blanks. Each pattern has one function
-`next_…` which says that, in the order of the pattern's alternatives, and one kernel that calls it.
+character of a piece, and the one after it, already tell which alternative will match; what
+remains is to find the end of a run of letters, digits, punctuation or blanks. Each pattern has one
+function `next_…` that does so, in the order of the pattern's alternatives, with the runs of
+`runs.py`. And it has one function `starts_…` that finds all pieces of 64 bytes of ASCII together,
+with `byte_masks.py`. One loop drives both.
 
-Where runs end is found by `runs.py`; the pieces of 64 bytes of ASCII are found together, with
-`byte_masks.py`.
+The text is valid UTF-8, followed by `bytes_at.PADDING` zero bytes. `n` is its length in bytes, `i`
+a position in it. The result is an array of ends: piece k is text[ends[k - 1] : ends[k]].
 
-The text is valid UTF-8, followed by `memory.PADDING` zero bytes. `n` is its length in bytes, `i` a
-position in it. The result is an array of ends: piece k is text[ends[k - 1] : ends[k]].
-
-Order of the file: for each pattern its functions and its kernel.
+Order of the file: the loop; for each pattern its two functions and its kernel.
 """
 
 import numpy as np
@@ -30,8 +29,8 @@ from .byte_masks import (
     starts_of_blanks,
     upper_case,
 )
+from .bytes_at import byte_at, bytes_between, eight_bytes_at, first_set_bit, first_set_byte
 from .kernels import helper, kernel
-from .memory import byte_at, bytes_between, eight_bytes_at, first_set_bit, first_set_byte
 from .runs import (
     APOSTROPHE,
     CARRIAGE_RETURN,
@@ -54,6 +53,38 @@ from .runs import (
 from .unicode_classes import LOWER, MARK, NEWLINE, NUMBER, UPPER
 
 PIECES_ONE_BY_ONE = 8
+
+
+# ---- the loop of all patterns ----
+
+
+@helper
+def scan(text_array, i, n, class_table, ends, next_piece, starts_of_pieces):
+    """Write the ends of the pieces from position i on until `ends` is full; return their number.
+
+    next_piece, starts_of_pieces  what a pattern is: its `next_…` and its `starts_…`. Both become
+                                  part of the kernel that hands them in, so the call costs nothing
+    """
+    text, classes = text_array.ctypes.data, class_table.ctypes.data
+    k = 0
+    while i < n and k < len(ends):
+        if k + 64 <= len(ends):
+            starts = starts_of_pieces(text, i, n) & ~ONE  # each of them ends the piece before
+            begin = i
+            while starts != 0:
+                i = begin + first_set_bit(starts)
+                starts &= starts - ONE
+                ends[k] = i
+                k += 1
+            if i > begin:
+                continue
+        # Other scripts, long words, the end of the text: piece by piece, for a while.
+        for _ in range(PIECES_ONE_BY_ONE):
+            if i < n and k < len(ends):
+                i = next_piece(text, i, n, classes)
+                ends[k] = i
+                k += 1
+    return k
 
 
 # ---- gpt2 ----
@@ -85,7 +116,7 @@ def starts_gpt2(text, i, n):
     """Find where pieces begin among the next 64 bytes, as far as they are ASCII: a bit for each.
 
     A piece begins at i. Whether one begins at another byte can be seen from the byte before it and
-    the two behind it, so all 64 are decided at once, by shifting masks of letters, digits …:
+    the two after it, so all 64 are decided at once, by shifting masks of letters, digits …:
 
         a letter, digit, sign   where its kind of run begins, unless a space before leads it
         a blank                 where a run of blanks begins, and where its last one leads a word
@@ -116,37 +147,18 @@ def starts_gpt2(text, i, n):
 
 @kernel
 def scan_gpt2(text_array, i, n, class_table, ends):
-    """Write the ends of the pieces from position i on until `ends` is full; return their number."""
-    text, classes = text_array.ctypes.data, class_table.ctypes.data
-    k = 0
-    while i < n and k < len(ends):
-        if k + 64 <= len(ends):
-            starts = starts_gpt2(text, i, n) & ~ONE  # each of them ends the piece before
-            begin = i
-            while starts != 0:
-                i = begin + first_set_bit(starts)
-                starts &= starts - ONE
-                ends[k] = i
-                k += 1
-            if i > begin:
-                continue
-        # Other scripts, long words, the end of the text: piece by piece, for a while.
-        for _ in range(PIECES_ONE_BY_ONE):
-            if i < n and k < len(ends):
-                i = next_gpt2(text, i, n, classes)
-                ends[k] = i
-                k += 1
-    return k
+    """`scan`, for the pattern gpt2."""
+    return scan(text_array, i, n, class_table, ends, next_gpt2, starts_gpt2)
 
 
 # ---- cl100k ----
 
 
 @helper
-def next_cl100k(text, i, n, classes, keep_last_blanks):
+def next_of_either_cl100k(text, i, n, classes, keep_last_blanks):
     """Where the piece of text[:n] that begins at i ends, by the pattern of cl100k_base.
 
-    keep_last_blanks  tiktoken has blanks at the very end in one piece, Hugging Face not
+    keep_last_blanks  whether blanks at the very end stay in one piece
     """
     first = byte_at(text, i)
     if first == APOSTROPHE:
@@ -159,7 +171,7 @@ def next_cl100k(text, i, n, classes, keep_last_blanks):
     if kind & NUMBER:
         return end_of_three_numbers(text, i, n, classes)
     if not kind & NEWLINE:
-        # One character that is no letter may lead a word: [^\r\n\p{L}\p{N}]?\p{L}+
+        # One character, not a letter, may lead a word: [^\r\n\p{L}\p{N}]?\p{L}+
         if after < n:
             next_kind, next_after = character_at(text, after, classes)
             if next_kind & LETTER:
@@ -179,6 +191,18 @@ def next_cl100k(text, i, n, classes, keep_last_blanks):
     if after_newline > 0:
         return after_newline
     return leave_one_blank(end, last, i, n)
+
+
+@helper
+def next_cl100k(text, i, n, classes):
+    """As tiktoken has it: blanks at the very end stay in one piece."""
+    return next_of_either_cl100k(text, i, n, classes, True)
+
+
+@helper
+def next_cl100k_huggingface(text, i, n, classes):
+    """As Hugging Face has it: blanks at the very end are cut like any others."""
+    return next_of_either_cl100k(text, i, n, classes, False)
 
 
 @helper
@@ -208,50 +232,14 @@ def starts_cl100k(text, i, n):
 
 @kernel
 def scan_cl100k(text_array, i, n, class_table, ends):
-    """As `scan_gpt2`, for the pattern cl100k."""
-    text, classes = text_array.ctypes.data, class_table.ctypes.data
-    k = 0
-    while i < n and k < len(ends):
-        if k + 64 <= len(ends):
-            starts = starts_cl100k(text, i, n) & ~ONE
-            begin = i
-            while starts != 0:
-                i = begin + first_set_bit(starts)
-                starts &= starts - ONE
-                ends[k] = i
-                k += 1
-            if i > begin:
-                continue
-        for _ in range(PIECES_ONE_BY_ONE):
-            if i < n and k < len(ends):
-                i = next_cl100k(text, i, n, classes, True)
-                ends[k] = i
-                k += 1
-    return k
+    """`scan`, for the pattern cl100k."""
+    return scan(text_array, i, n, class_table, ends, next_cl100k, starts_cl100k)
 
 
 @kernel
 def scan_cl100k_huggingface(text_array, i, n, class_table, ends):
-    """As `scan_gpt2`, for the pattern cl100k-huggingface."""
-    text, classes = text_array.ctypes.data, class_table.ctypes.data
-    k = 0
-    while i < n and k < len(ends):
-        if k + 64 <= len(ends):
-            starts = starts_cl100k(text, i, n) & ~ONE
-            begin = i
-            while starts != 0:
-                i = begin + first_set_bit(starts)
-                starts &= starts - ONE
-                ends[k] = i
-                k += 1
-            if i > begin:
-                continue
-        for _ in range(PIECES_ONE_BY_ONE):
-            if i < n and k < len(ends):
-                i = next_cl100k(text, i, n, classes, False)
-                ends[k] = i
-                k += 1
-    return k
+    """`scan`, for the pattern cl100k-huggingface."""
+    return scan(text_array, i, n, class_table, ends, next_cl100k_huggingface, starts_cl100k)
 
 
 # ---- o200k ----
@@ -304,7 +292,7 @@ def next_o200k(text, i, n, classes):
     """Where the piece of text[:n] that begins at i ends, by the pattern of o200k_base."""
     kind, after = character_at(text, i, classes)
     if not kind & (NUMBER | NEWLINE):
-        # One character that is no letter may lead a word.
+        # One character, not a letter, may lead a word.
         word = i if kind & LETTER else after
         if word < n:
             first_kind, _ = character_at(text, word, classes)
@@ -339,7 +327,7 @@ def next_o200k(text, i, n, classes):
 
 @helper
 def starts_o200k(text, i, n):
-    """As `starts_cl100k`. A capital behind a small letter begins a word, a contraction ends one."""
+    """As `starts_cl100k`. A capital after a small letter begins a word, a contraction ends one."""
     capitals, small = upper_case(text, i), lower_case(text, i)
     letters = capitals | small
     digits, blanks, strangers = digits_at(text, i), blanks_at(text, i), not_ascii(text, i)
@@ -353,7 +341,7 @@ def starts_o200k(text, i, n):
     starts |= capitals & small << ONE
     starts |= every_third(digits) | starts_of_blanks(blanks, newlines, signs)
 
-    # A slash behind newlines may belong to the signs before them: that is left to `next_o200k`.
+    # A slash after newlines may belong to the signs before them: that is left to `next_o200k`.
     odd = bytes_between(text, i, SLASH, SLASH) & newlines << ONE | strangers
     decided = decided_bits(blanks, min(first_set_bit(odd), n - i))
     apostrophes = bytes_between(text, i, APOSTROPHE, APOSTROPHE) & letters << ONE & decided
@@ -371,26 +359,8 @@ def starts_o200k(text, i, n):
 
 @kernel
 def scan_o200k(text_array, i, n, class_table, ends):
-    """As `scan_gpt2`, for the pattern o200k."""
-    text, classes = text_array.ctypes.data, class_table.ctypes.data
-    k = 0
-    while i < n and k < len(ends):
-        if k + 64 <= len(ends):
-            starts = starts_o200k(text, i, n) & ~ONE
-            begin = i
-            while starts != 0:
-                i = begin + first_set_bit(starts)
-                starts &= starts - ONE
-                ends[k] = i
-                k += 1
-            if i > begin:
-                continue
-        for _ in range(PIECES_ONE_BY_ONE):
-            if i < n and k < len(ends):
-                i = next_o200k(text, i, n, classes)
-                ends[k] = i
-                k += 1
-    return k
+    """`scan`, for the pattern o200k."""
+    return scan(text_array, i, n, class_table, ends, next_o200k, starts_o200k)
 
 
 # ---- characters ----
@@ -398,7 +368,7 @@ def scan_o200k(text_array, i, n, class_table, ends):
 
 @kernel
 def scan_characters(text_array, i, n, class_table, ends):
-    """As `scan_gpt2`, each character being a piece."""
+    """As `scan`, each character being a piece: its first byte says how long it is."""
     text = text_array.ctypes.data
     k = 0
     while i < n and k < len(ends):

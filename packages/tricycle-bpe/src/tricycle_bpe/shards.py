@@ -1,7 +1,7 @@
 """Texts to a folder of token ids on disk, from which a model is trained.
 
-    00000.npy, …   the ids of all documents behind each other, cut after so many tokens; uint16 if
-                   the vocabulary allows, else uint32; made to be memory-mapped
+    00000.npy, …   the ids of all documents one after the other, in files of some millions; uint16
+                   if the vocabulary allows, else uint32; made to be memory-mapped
     documents.npy  (D,) int64, where each document begins, counted from the first id of all
     index.json     what is in the others: the tokeniser, counts of tokens, documents and bytes of
                    text, and the sha256 of each file
@@ -14,7 +14,6 @@ from anywhere else. With a separator, such as <|endoftext|>, each document ends 
 which a model learns where texts end.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,18 +22,37 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
 from .progress import Progress
-from .splitting import PART_BYTES, read_in_parts, text_files
-from .utf8 import check_utf8
-
-if TYPE_CHECKING:
-    from .tokeniser import Tokeniser
+from .texts import PART_BYTES, read_in_parts, text_files
+from .whole_files import bring_to_disk, sha256_of
 
 FORMAT_VERSION = 1
+SHARD_TOKENS = 8_000_000  # ids in each file, unless told otherwise
+
+
+class Encodes(Protocol):
+    """What the writers of shard folders need of a tokeniser: `Tokeniser` has all of it."""
+
+    name: str
+    pattern: str
+    special_tokens: dict[str, int]
+
+    @property
+    def n_vocab(self) -> int:
+        """The number of ids."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of what decides which ids a text gets."""
+        ...
+
+    def encode_utf8(self, data: bytes) -> np.ndarray:
+        """Turn valid UTF-8 into an array of ids (N,) uint32."""
+        ...
 
 
 class AtOnce(Executor):
@@ -148,19 +166,6 @@ class ShardWriter:
             done.result()
 
 
-def bring_to_disk(path: Path) -> None:
-    """Make sure that a file, or a folder's list of names, outlives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def documents_in(parts: Iterable[bytes], separator: bytes | None) -> Iterator[tuple[bytes, bool]]:
     """Cut a text at each separator; yield parts of documents, and whether a document ends with
     each.
@@ -183,7 +188,7 @@ def documents_in(parts: Iterable[bytes], separator: bytes | None) -> Iterator[tu
 
 
 def checked_dtype(
-    tokeniser: "Tokeniser",
+    tokeniser: Encodes,
     dtype: str,
     workers: int,
     shard_tokens: int,
@@ -206,7 +211,7 @@ def checked_dtype(
     return kind
 
 
-def about(tokeniser: "Tokeniser") -> dict:
+def about(tokeniser: Encodes) -> dict:
     """What the index of a shard folder says about itself and its tokeniser."""
     return {
         "format": "tricycle-shards",
@@ -216,7 +221,7 @@ def about(tokeniser: "Tokeniser") -> dict:
     }
 
 
-def ids_of_separator(tokeniser: "Tokeniser", document_separator: str | None) -> np.ndarray:
+def ids_of_separator(tokeniser: Encodes, document_separator: str | None) -> np.ndarray:
     """The ids that end a document: one, or none without a separator."""
     return np.array(
         [] if document_separator is None else [tokeniser.special_tokens[document_separator]],
@@ -224,22 +229,32 @@ def ids_of_separator(tokeniser: "Tokeniser", document_separator: str | None) -> 
     )
 
 
-def encode_files(
-    tokeniser: "Tokeniser",
-    path: Path,
-    out: Path,
-    dtype: str,
-    workers: int,
-    shard_tokens: int,
-    document_separator: str | None,
+def encode_file(
+    tokeniser: Encodes,
+    path: str | Path,
+    out: str | Path,
+    dtype: str = "auto",
+    workers: int = 1,
+    shard_tokens: int = SHARD_TOKENS,
+    document_separator: str | None = None,
 ) -> Path:
-    """Encode a text file, or a folder of them, to a shard folder; see `Tokeniser.encode_file`."""
+    """Encode a text file, or all .txt files of a folder, to a folder of shards (see shards.py).
+
+    dtype               "uint16", "uint32", or "auto" for the smaller one that holds every id
+    workers             threads
+    shard_tokens        ids in each file of the folder
+    document_separator  a special token: where the text has it a document ends, and each
+                        document gets its id at the end. Without one, each file is a document
+    returns             the folder, which is complete as soon as it exists
+    raises              FileNotFoundError, FileExistsError, ValueError
+    """
+    out = Path(out)
     kind = checked_dtype(tokeniser, dtype, workers, shard_tokens, document_separator)
     if document_separator is not None and "\n" in document_separator:
         raise ValueError(f"document_separator {document_separator!r} must not contain a newline")
     if out.exists():
         raise FileExistsError(f"{out} exists already; remove it or write to another folder")
-    files = text_files(path)
+    files = text_files(Path(path))
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     temporary.mkdir()
@@ -260,13 +275,15 @@ def encode_files(
 
 def _encode_into(
     writer: ShardWriter,
-    tokeniser: "Tokeniser",
+    tokeniser: Encodes,
     files: list[Path],
     document_separator: str | None,
     pool: Executor,
     ahead: int,
 ) -> None:
     """Read, encode in a pool and write, in order, with few parts under way at once."""
+    from .utf8 import check_utf8  # imports numba
+
     end_ids = ids_of_separator(tokeniser, document_separator)
     separator = None if document_separator is None else document_separator.encode()
 
@@ -280,7 +297,7 @@ def _encode_into(
     def encode(job: tuple[Path, bytes, bool]) -> tuple[np.ndarray, bool, int]:
         path, part, ends_document = job
         check_utf8(part, path)
-        ids = tokeniser._encode_utf8(part).astype(writer.dtype)
+        ids = tokeniser.encode_utf8(part).astype(writer.dtype)
         return ids, ends_document, len(part)
 
     total = sum(path.stat().st_size for path in files)
@@ -298,7 +315,7 @@ def _encode_into(
 
 
 def in_order(function: Callable, items: Iterable, pool: Executor, ahead: int) -> Iterator:
-    """Map a function over items in a pool, in order, with at most so many results waiting."""
+    """Map a function over items in a pool, in order, with at most `ahead` results waiting."""
     waiting: deque[Future] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))

@@ -2,10 +2,8 @@
 
 import html
 import unicodedata
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .tokeniser import Tokeniser
+from .tokeniser import Tokeniser
 
 # Five soft backgrounds, so that neighbours always differ. (xterm's 256 colours, and their values.)
 TERMINAL_COLOURS = (152, 223, 189, 151, 217)
@@ -25,7 +23,7 @@ span {{ border-radius: 3px }}
 """
 
 
-def visible_tokens(tokeniser: "Tokeniser", text: str) -> list[tuple[int, str]]:
+def visible_tokens(tokeniser: Tokeniser, text: str) -> list[tuple[int, str]]:
     """Encode a text; return each id with what it stands for, pieces of characters written as <e2
     80>.
 
@@ -52,17 +50,17 @@ def summary(text: str, n_tokens: int) -> str:
     return f"{len(text):,} characters, {n_bytes:,} bytes, {n_tokens:,} tokens{per_token}"
 
 
-def coloured(tokeniser: "Tokeniser", text: str) -> str:
+def coloured(tokeniser: Tokeniser, text: str) -> str:
     """Write a text for a terminal, each token on a background of its own."""
     parts = []
     for k, (_, token) in enumerate(visible_tokens(tokeniser, text)):
         colour = f"\x1b[30;48;5;{TERMINAL_COLOURS[k % len(TERMINAL_COLOURS)]}m"
-        # A background that goes on to the next line would colour the rest of this one.
+        # A background that continues on the next line would colour the rest of this one.
         parts.append("\n".join(f"{colour}{line}\x1b[0m" for line in token.split("\n")))
     return "".join(parts)
 
 
-def page(tokeniser: "Tokeniser", text: str) -> str:
+def page(tokeniser: Tokeniser, text: str) -> str:
     """Write a text as a page of HTML: each token in a colour, its id shown under the pointer."""
     tokens = visible_tokens(tokeniser, text)
     spans = (
@@ -90,7 +88,7 @@ def script_of(character: str) -> str:
     return "digits" if character.isdigit() else "other"
 
 
-def bytes_per_token_by_script(tokeniser: "Tokeniser", text: str) -> list[tuple[str, int, float]]:
+def bytes_per_token_by_script(tokeniser: Tokeniser, text: str) -> list[tuple[str, int, float]]:
     """Say for each script of a text how many bytes it has, and how many of them a token holds.
 
     A token counts for the script of its first character that is not blank; the pieces of a

@@ -1,6 +1,6 @@
 """Splitting: a text is cut into pieces before any merging, and no merge reaches across a cut.
 
-A *pattern* is a regular expression; the pieces are its matches, one behind the other. The patterns
+A *pattern* is a regular expression; the pieces are its matches, one after the other. The patterns
 below are those of well-known tokenisers, written without possessive quantifiers so that every
 regular-expression engine reads them alike. All of them say, with small differences: a word with
 the blank before it, a number, a run of punctuation, a run of blanks but for the last one, which
@@ -10,10 +10,7 @@ The patterns named here have a kernel each in `scanning.py`. Any other regular e
 the `regex` package, with its own idea of Unicode.
 """
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import regex
@@ -128,57 +125,3 @@ def _split_by_expression(
     ends = np.append(np.flatnonzero(begins_character), n)[characters]
     for k in range(0, len(ends), len(room)):
         yield ends[k : k + len(room)]
-
-
-# ---- long texts in parts ----
-
-PART_BYTES = 1 << 20  # of text that a worker takes at once
-
-# Every named pattern splits between an ASCII letter or digit and a newline: no piece has both, one
-# behind the other. And it splits both parts then as it would have split the whole, for what a
-# pattern looks ahead to is only whether blanks go on. (Between a full stop and a newline is no such
-# place: cl100k keeps them together.)
-BEFORE_CUT = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-
-
-def text_files(path: Path) -> list[Path]:
-    """The file itself, or every .txt file of a folder, sorted.
-
-    raises  FileNotFoundError
-    """
-    if path.is_file():
-        return [path]
-    files = sorted(path.rglob("*.txt"))
-    if not files:
-        raise FileNotFoundError(f"{path} is neither a file nor a folder with .txt files in it")
-    return files
-
-
-def read_in_parts(file: BinaryIO, pattern: str, part_bytes: int) -> Iterator[bytes]:
-    """Read a file of UTF-8 text in parts that can be split, and encoded, one by one.
-
-    A part has about `part_bytes` bytes, more where there is no safe place to cut. A pattern that
-    has no name here may look at anything, so its text is one part.
-    """
-    if pattern not in PATTERNS:
-        yield file.read()
-        return
-    begun: list[bytes] = []  # blocks of a part, of which none had a safe place
-    while block := file.read(part_bytes):
-        cut = _last_safe_cut(block)
-        begun.append(block[:cut] if cut else block)
-        if cut:
-            file.seek(cut - len(block), os.SEEK_CUR)  # the rest is read once more
-            yield b"".join(begun)
-            begun = []
-    if begun:
-        yield b"".join(begun)
-
-
-def _last_safe_cut(text: bytes) -> int:
-    """Find the last place where a text may be cut; 0 if there is none."""
-    newline = len(text)
-    while (newline := text.rfind(b"\n", 0, newline)) > 0:
-        if text[newline - 1] in BEFORE_CUT:
-            return newline
-    return 0

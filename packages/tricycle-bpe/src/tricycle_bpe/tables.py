@@ -16,8 +16,8 @@ token in two.
 
 import numpy as np
 
+from .bytes_at import eight_bytes_at, int32_at, int64_at
 from .kernels import helper, kernel
-from .memory import eight_bytes_at, int32_at, int64_at
 
 NEVER = np.int64(2**63 - 1)  # what the table of pairs says of two ids that do not merge
 NO_PAIR = np.int64(-1)

@@ -2,28 +2,30 @@
 
 What a tokeniser *is* fits in five values: the id of every token, the merges, the special tokens,
 the pattern that splits a text into pieces, and whether a piece that is a token is taken as it
-stands. The rest of this file is what can be done with them. The ideas are in `merges.py`.
+stands. What can be done with them is in rooms of its own, of which this one is the door. The ideas
+are in `merges.py`.
 
-Order of the file: making one, encoding, decoding, files.
+Imports inside methods are of rooms that import numba, or urllib: `import tricycle_bpe` is quick.
+
+Order of the file: the value, making or reading one, encoding, decoding, writing files.
 """
 
 import hashlib
-import re
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cached_property, lru_cache
-from os.path import commonprefix
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from . import formats
-from .progress import Progress
-from .splitting import PART_BYTES, compile_pattern, read_in_parts, splitter, text_files
+from . import documents, formats, shards
+from .corpus import LARGEST_ID, train_on_texts
+from .special_tokens import allowed_tokens, cut_at
+from .splitting import compile_pattern, splitter
+from .texts import to_utf8
 
-LARGEST_ID = 1 << 22
 LONG_LIST = 1000  # ids; from here on it pays to make an array of a list and decode that
 
 
@@ -66,20 +68,28 @@ class Tokeniser:
     def _check(self) -> None:
         compile_pattern(self.pattern)  # a broken one is an error now, not at the first text
         if not self._token_of:
-            raise ValueError("a vocabulary of no tokens at all can encode nothing")
+            raise ValueError(
+                "a vocabulary of no tokens at all can encode nothing; give it one for each byte "
+                "that texts may have"
+            )
         for i, token in self._token_of.items():
-            if type(i) is not int or not 0 <= i < LARGEST_ID:
+            if type(i) is not int or not 0 <= i <= LARGEST_ID:
                 raise ValueError(
-                    f"token {token!r:.60} has the id {i!r:.60}; ids go from 0 to {LARGEST_ID - 1}"
+                    f"token {token!r:.60} has the id {i!r:.60}; ids go from 0 to {LARGEST_ID}"
                 )
             if not token:
-                raise ValueError(f"the token with id {i} is empty")
+                raise ValueError(
+                    f"the token with id {i} is empty; a token has a byte at least: leave it out"
+                )
         for what, ids in ("tokens", self.vocab), ("special tokens", self.special_tokens):
-            if len(set(ids.values())) != len(ids):
-                raise ValueError(f"two {what} have the same id")
+            _check_ids_differ(what, ids)
         for left, right in self._merges or []:
             if not (left in self.vocab and right in self.vocab and left + right in self.vocab):
-                raise ValueError(f"a merge joins {left!r:.60} and {right!r:.60}, not all tokens")
+                lacking = next(t for t in (left, right, left + right) if t not in self.vocab)
+                raise ValueError(
+                    f"a merge joins {left!r:.60} and {right!r:.60}, but {lacking!r:.60} is not in "
+                    "the vocabulary: give it an id, or leave the merge out"
+                )
 
     @cached_property
     def _encoder(self):
@@ -121,7 +131,23 @@ class Tokeniser:
         fields = (self.vocab, self._merges, self.special_tokens)
         return (Tokeniser, (*fields, self.pattern, self.whole_pieces, self.name))
 
-    # ---- making one ----
+    def fingerprint(self) -> str:
+        """Hash what decides which ids a text gets: the tokens, the special ones and the pattern.
+
+        The merges are not in it: they follow from the tokens, and a rank file does not list them.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(self.pattern.encode())
+        for tokens in (self.vocab, {t.encode(): i for t, i in self.special_tokens.items()}):
+            in_order = sorted(tokens, key=tokens.__getitem__)
+            ids_and_lengths = [(tokens[token], len(token)) for token in in_order]
+            digest.update(np.array(ids_and_lengths, "<i8").tobytes() + b"".join(in_order))
+        return digest.hexdigest()
+
+    # ---- making or reading one ----
 
     @classmethod
     def train(
@@ -145,31 +171,14 @@ class Tokeniser:
                         bytes have, and so which pair is the smaller
         raises          ValueError
         """
-        if isinstance(texts, str):
-            raise ValueError(
-                "texts is one string, whose items are characters; pass a list of strings or paths"
-            )
-        if ties not in ("huggingface", "bytes"):
-            raise ValueError(f"ties must be 'huggingface' or 'bytes', got {ties!r}")
-        if isinstance(special_tokens, str):
-            raise ValueError(f"special_tokens must be a list, got the string {special_tokens!r}")
-        if vocab_size > LARGEST_ID:
-            raise ValueError(f"vocab_size {vocab_size} is too large: ids go up to {LARGEST_ID}")
-        least = 256 + len(set(special_tokens))
-        if vocab_size < least:
-            raise ValueError(
-                f"vocab_size {vocab_size} is too small: 256 bytes and {least - 256} special tokens "
-                f"need {least}"
-            )
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}")
-        from . import counting, training
-
-        split = splitter(pattern)
-        with Progress("reading", None, "B") as progress:
-            counter = counting.count_all(_texts(texts, pattern, progress), split, workers)
-        vocab, merges, special_ids = training.train_on_words(
-            *counter.pieces(), vocab_size, special_tokens, min_frequency, ties
+        vocab, merges, special_ids = train_on_texts(
+            texts,
+            vocab_size,
+            pattern=pattern,
+            special_tokens=special_tokens,
+            min_frequency=min_frequency,
+            ties=ties,
+            workers=workers,
         )
         return cls(vocab, merges, special_ids, pattern)
 
@@ -194,268 +203,9 @@ class Tokeniser:
         >>> Tokeniser.characters("hello").encode("hole")
         [1, 3, 2, 0]
         """
-        characters = sorted(set(_to_bytes(text).decode()))
+        characters = sorted(set(to_utf8(text).decode()))
         vocab = {character.encode(): i for i, character in enumerate(characters)}
         return cls(vocab, [], pattern="characters", whole_pieces=True)
-
-    # ---- encoding ----
-
-    def encode(
-        self,
-        text: str,
-        allowed_special: Collection[str] | str = frozenset(),
-        disallowed_special: Collection[str] | str = "all",
-    ) -> list[int]:
-        """Turn text into ids.
-
-        allowed_special     special tokens that become their ids where the text spells them, or
-                            "all"
-        disallowed_special  special tokens that must not occur; "all" means all that are not
-                            allowed; with () what looks like one is ordinary text
-        raises              ValueError if the text contains a disallowed special token
-        """
-        allowed = self._allowed(text, allowed_special, disallowed_special)
-        if not allowed:
-            return self.encode_ordinary(text)
-        return self._encode_with_special(text, allowed).tolist()
-
-    def encode_ordinary(self, text: str) -> list[int]:
-        """Turn text into ids, special tokens being text like any other."""
-        return self._encode_utf8(_to_bytes(text)).tolist()
-
-    def encode_to_numpy(
-        self,
-        text: str,
-        allowed_special: Collection[str] | str = frozenset(),
-        disallowed_special: Collection[str] | str = "all",
-    ) -> np.ndarray:
-        """Turn text into an array of ids (N,) uint32; the arguments are those of `encode`."""
-        allowed = self._allowed(text, allowed_special, disallowed_special)
-        if not allowed:
-            return self._encode_utf8(_to_bytes(text))
-        return self._encode_with_special(text, allowed)
-
-    def _allowed(
-        self, text: str, allowed_special: Collection[str] | str, disallowed_special
-    ) -> frozenset[str]:
-        """Refuse a text with disallowed special tokens; return the tokens that are allowed."""
-        for rule in (allowed_special, disallowed_special):
-            if isinstance(rule, str) and rule != "all":
-                raise ValueError(f"expected 'all' or a set of special tokens, got {rule!r}")
-        known = self.special_tokens.keys()
-        allowed = frozenset(known if allowed_special == "all" else known & set(allowed_special))
-        disallowed = known - allowed if disallowed_special == "all" else disallowed_special
-        if disallowed and (match := _find_any(text, frozenset(disallowed))):
-            token = match.group()
-            raise ValueError(
-                f"the text contains the special token {token!r}, which could trick a model. To "
-                f"encode it as a special token pass allowed_special={{{token!r}}}; to encode it as "
-                "ordinary text pass disallowed_special=()"
-            )
-        return allowed
-
-    def _encode_with_special(self, text: str, allowed: frozenset[str]) -> np.ndarray:
-        parts = []
-        end = 0
-        for match in _any_of(allowed)[1].finditer(text):
-            parts.append(self._encode_utf8(_to_bytes(text[end : match.start()])))
-            parts.append(np.array([self.special_tokens[match.group()]], np.uint32))
-            end = match.end()
-        parts.append(self._encode_utf8(_to_bytes(text[end:])))
-        return np.concatenate(parts)
-
-    def _encode_utf8(self, data: bytes) -> np.ndarray:
-        """Turn UTF-8, which the caller knows to be valid, into an array of ids (N,) uint32."""
-        return self._encoder.encode(data, self._split)
-
-    def encode_bytes(self, data: bytes) -> list[int]:
-        """Turn any bytes into ids.
-
-        Where they stop being UTF-8, say because a text was cut off within a character, the rest is
-        one piece together with the last piece before it. If that piece begins with blanks, all the
-        ids of blanks before it are given up too: the text as a whole might have split them
-        otherwise. This is what tiktoken does.
-        """
-        try:
-            data.decode()
-            return self._encode_utf8(data).tolist()
-        except UnicodeDecodeError as error:
-            valid = data[: error.start]
-        *pieces, last = self._pieces(valid) or [b""]
-        ids = self._encode_pieces(pieces)
-        in_last = self._encode_pieces([last] if last else [])
-        if in_last and _is_blank(self._token_of[in_last[0]]):
-            while ids and _is_blank(self._token_of[ids[-1]]):
-                ids.pop()
-        return ids + self._encode_pieces([data[len(self.decode_bytes(ids)) :]])
-
-    def _pieces(self, data: bytes) -> list[bytes]:
-        """Split valid UTF-8 into the pieces that are encoded one by one."""
-        from .encoding import padded
-        from .remembering import PIECES_AT_ONCE
-
-        room = np.empty(PIECES_AT_ONCE, np.int64)
-        ends = [end for some in self._split(padded(data), len(data), room) for end in some.tolist()]
-        return [data[i:j] for i, j in zip([0, *ends], ends)]
-
-    def _encode_pieces(self, pieces: list[bytes]) -> list[int]:
-        """Encode pieces of any bytes, as they are."""
-        ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
-        blocks = [ends] if pieces else []
-        return self._encoder.encode(b"".join(pieces), lambda _text, _n, _room: blocks).tolist()
-
-    def encode_batch(
-        self,
-        texts: Sequence[str],
-        workers: int = 1,
-        allowed_special: Collection[str] | str = frozenset(),
-        disallowed_special: Collection[str] | str = "all",
-    ) -> list[list[int]]:
-        """Turn several texts into ids, on `workers` threads; the rest as for `encode`."""
-        if isinstance(texts, str):
-            raise ValueError("texts is one string; pass a list of strings, or use encode")
-
-        def encode(text: str) -> list[int]:
-            return self.encode(text, allowed_special, disallowed_special)
-
-        if workers == 1:
-            return [encode(text) for text in texts]
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(encode, texts))
-
-    def encode_file(
-        self,
-        path: str | Path,
-        out: str | Path,
-        dtype: str = "auto",
-        workers: int = 1,
-        shard_tokens: int = 8_000_000,
-        document_separator: str | None = None,
-    ) -> Path:
-        """Encode a text file, or all .txt files of a folder, to a folder of shards (see shards.py).
-
-        dtype               "uint16", "uint32", or "auto" for the smaller one that holds every id
-        workers             threads
-        shard_tokens        ids in each file of the folder
-        document_separator  a special token: where the text has it a document ends, and each
-                            document gets its id at the end. Without one, each file is a document
-        returns             the folder, which is complete as soon as it exists
-        raises              FileNotFoundError, FileExistsError, ValueError
-        """
-        from .shards import encode_files
-
-        return encode_files(
-            self, Path(path), Path(out), dtype, workers, shard_tokens, document_separator
-        )
-
-    def encode_documents(
-        self,
-        documents: Iterable[str],
-        out: str | Path,
-        *,
-        document_separator: str | None = "<|endoftext|>",
-        dtype: str = "auto",
-        workers: int = 1,
-        shard_tokens: int = 8_000_000,
-        max_tokens: int | None = None,
-        total_bytes: int | None = None,
-        resume: bool = True,
-    ) -> Path:
-        """Encode documents, from wherever they come, to a folder of shards (see documents.py).
-
-        The same call after a stop of any kind, with the same documents in the same order, goes on
-        from the last finished shard, and ends with the same bytes.
-
-        documents           texts; what looks like a special token in them is ordinary text
-        document_separator  a special token whose id ends each document; None for none
-        dtype               "uint16", "uint32", or "auto" for the smaller one that holds every id
-        workers             threads
-        shard_tokens        ids in each file of the folder
-        max_tokens          stop behind the document that reaches it; None for all documents
-        total_bytes         of text, where known: for the time left
-        resume              False begins anew where an earlier call was stopped
-        returns             the folder, which is complete as soon as it exists
-        raises              FileExistsError; ValueError for no text at all, half a surrogate pair,
-                            and documents or settings other than before the stop
-        """
-        from .documents import encode_documents
-
-        return encode_documents(
-            self,
-            documents,
-            Path(out),
-            document_separator,
-            dtype,
-            workers,
-            shard_tokens,
-            max_tokens,
-            total_bytes,
-            resume,
-        )
-
-    def count(self, text: str) -> int:
-        """Count the ids of a text, special tokens being text like any other."""
-        return len(self._encode_utf8(_to_bytes(text)))
-
-    # ---- decoding ----
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Turn ids, or an array of them, back into bytes.
-
-        raises  ValueError if an id is not in the vocabulary
-        """
-        if isinstance(ids, np.ndarray):
-            if ids.ndim != 1 or ids.dtype.kind not in "iu":
-                raise ValueError(
-                    f"expected a row of integers, got an array of {ids.dtype} of shape {ids.shape}"
-                )
-            return self._encoder.decode(ids.astype(np.int64))
-        ids = ids if isinstance(ids, list) else list(ids)
-        if len(ids) > LONG_LIST:
-            # array("I") takes integers from a list three times as fast as numpy; what it refuses
-            # is no id, and is named below.
-            with suppress(OverflowError, TypeError):
-                return self.decode_bytes(np.frombuffer(array("I", ids), np.uintc))
-        try:
-            return b"".join(map(self._token_of.__getitem__, ids))
-        except KeyError as error:
-            raise ValueError(
-                f"id {error.args[0]} is not in this vocabulary of {self.n_vocab} tokens"
-            ) from None
-
-    def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
-        """Turn ids back into text; bytes that are not UTF-8 become U+FFFD, or as `errors` says."""
-        return self.decode_bytes(ids).decode("utf-8", errors)
-
-    def decode_batch(self, batch: Iterable[Iterable[int]], errors: str = "replace") -> list[str]:
-        """Turn several lists of ids back into texts."""
-        return [self.decode(ids, errors) for ids in batch]
-
-    def decode_with_offsets(self, ids: Sequence[int]) -> tuple[str, list[int]]:
-        """Turn ids back into text, and say at which character each of them begins.
-
-        An id that begins within a character is said to begin where that character does.
-
-        raises  ValueError if the bytes are not UTF-8
-        """
-        offsets = []
-        n_characters = 0
-        for i in ids:
-            token = self.decode_bytes([i])
-            continues = 0x80 <= token[0] < 0xC0
-            offsets.append(max(0, n_characters - continues))
-            n_characters += sum(not 0x80 <= byte < 0xC0 for byte in token)
-        return self.decode(ids, errors="strict"), offsets
-
-    # ---- files ----
-
-    def save(self, folder: str | Path) -> None:
-        """Write the tokeniser to `folder`/tokenizer.json, which Hugging Face's libraries open
-        too.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.to_huggingface(folder / "tokenizer.json")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokeniser":
@@ -470,17 +220,6 @@ class Tokeniser:
                 f"Tokeniser.save({str(folder)!r})"
             )
         return cls.from_huggingface(path)
-
-    def to_huggingface(self, path: str | Path) -> None:
-        """Write Hugging Face's tokenizer.json."""
-        formats.write_huggingface(
-            Path(path),
-            self.vocab,
-            self.merges,
-            self.special_tokens,
-            self.pattern,
-            self.whole_pieces,
-        )
 
     @classmethod
     def open(cls, name: str | Path) -> "Tokeniser":
@@ -508,14 +247,6 @@ class Tokeniser:
         ranks = formats.read_tiktoken(Path(path))
         return cls(ranks, None, special_tokens, pattern, whole_pieces=True)
 
-    def to_tiktoken(self, path: str | Path) -> None:
-        """Write a .tiktoken file; the pattern and special tokens are not in it.
-
-        tiktoken joins any two tokens that spell a token. A tokeniser that joins listed pairs only
-        may for rare texts give other ids than tiktoken does with this file.
-        """
-        formats.write_tiktoken(Path(path), self.vocab)
-
     @classmethod
     def from_gpt2(cls, vocab_bpe: str | Path, encoder_json: str | Path) -> "Tokeniser":
         """Read GPT-2's two files: the merges, and the id of each token.
@@ -525,12 +256,6 @@ class Tokeniser:
         vocab, merges, special = formats.read_gpt2(Path(vocab_bpe), Path(encoder_json))
         return cls(vocab, merges, special, "gpt2")
 
-    def to_gpt2(self, vocab_bpe: str | Path, encoder_json: str | Path) -> None:
-        """Write GPT-2's two files; the pattern is not in them."""
-        formats.write_gpt2(
-            Path(vocab_bpe), Path(encoder_json), self.vocab, self.merges, self.special_tokens
-        )
-
     @classmethod
     def from_huggingface(cls, path: str | Path) -> "Tokeniser":
         """Read Hugging Face's tokenizer.json, if it is byte-level BPE.
@@ -539,69 +264,160 @@ class Tokeniser:
         """
         return cls(**formats.read_huggingface(Path(path)))
 
-    def fingerprint(self) -> str:
-        """Hash what decides which ids a text gets: the tokens, the special ones and the pattern.
+    # ---- encoding ----
 
-        The merges are not in it: they follow from the tokens, and a rank file does not list them.
+    def encode(
+        self,
+        text: str,
+        allowed_special: Collection[str] | str = frozenset(),
+        disallowed_special: Collection[str] | str = "all",
+    ) -> list[int]:
+        """Turn text into ids.
+
+        allowed_special     special tokens that become their ids where the text spells them, or
+                            "all"
+        disallowed_special  special tokens that must not occur; "all" means all that are not
+                            allowed; with () what looks like one is ordinary text
+        raises              ValueError if the text contains a disallowed special token
         """
-        return self._fingerprint
+        return self.encode_to_numpy(text, allowed_special, disallowed_special).tolist()
 
-    @cached_property
-    def _fingerprint(self) -> str:
-        digest = hashlib.sha256(self.pattern.encode())
-        for tokens in (self.vocab, {t.encode(): i for t, i in self.special_tokens.items()}):
-            in_order = sorted(tokens, key=tokens.__getitem__)
-            ids_and_lengths = [(tokens[token], len(token)) for token in in_order]
-            digest.update(np.array(ids_and_lengths, "<i8").tobytes() + b"".join(in_order))
-        return digest.hexdigest()
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Turn text into ids, special tokens being text like any other."""
+        return self.encode_utf8(to_utf8(text)).tolist()
+
+    def encode_to_numpy(
+        self,
+        text: str,
+        allowed_special: Collection[str] | str = frozenset(),
+        disallowed_special: Collection[str] | str = "all",
+    ) -> np.ndarray:
+        """Turn text into an array of ids (N,) uint32; the arguments are those of `encode`."""
+        allowed = allowed_tokens(text, self.special_tokens, allowed_special, disallowed_special)
+        if not allowed:
+            return self.encode_utf8(to_utf8(text))
+        parts = []
+        for ordinary, token in cut_at(allowed, text):
+            parts.append(self.encode_utf8(to_utf8(ordinary)))
+            if token is not None:
+                parts.append(np.array([self.special_tokens[token]], np.uint32))
+        return np.concatenate(parts)
+
+    def encode_utf8(self, data: bytes) -> np.ndarray:
+        """Turn UTF-8 into an array of ids (N,) uint32, special tokens being text like any other.
+
+        data  must be valid: it is not looked at again. For any bytes there is `encode_bytes`
+        """
+        return self._encoder.encode(data, self._split)
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Turn any bytes into ids.
+
+        Where they stop being UTF-8, say because a text was cut off within a character, the ids are
+        those that tiktoken gives (see cut_off.py).
+        """
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            from .cut_off import encode_cut_off
+
+            return encode_cut_off(self._encoder, data, error.start, self._split)
+        return self.encode_utf8(data).tolist()
+
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        workers: int = 1,
+        allowed_special: Collection[str] | str = frozenset(),
+        disallowed_special: Collection[str] | str = "all",
+    ) -> list[list[int]]:
+        """Turn several texts into ids, on `workers` threads; the rest as for `encode`."""
+        if isinstance(texts, str):
+            raise ValueError("texts is one string; pass a list of strings, or use encode")
+
+        def encode(text: str) -> list[int]:
+            return self.encode(text, allowed_special, disallowed_special)
+
+        if workers == 1:
+            return [encode(text) for text in texts]
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(encode, texts))
+
+    def count(self, text: str) -> int:
+        """Count the ids of a text, special tokens being text like any other."""
+        return len(self.encode_utf8(to_utf8(text)))
+
+    # ---- decoding ----
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Turn ids, or an array of them, back into bytes.
+
+        raises  ValueError if an id is not in the vocabulary
+        """
+        if isinstance(ids, np.ndarray):
+            if ids.ndim != 1 or ids.dtype.kind not in "iu":
+                raise ValueError(
+                    f"expected a row of integers, got an array of {ids.dtype} of shape {ids.shape}"
+                )
+            return self._encoder.decode(ids.astype(np.int64))
+        ids = ids if isinstance(ids, list) else list(ids)
+        if len(ids) > LONG_LIST:
+            # array("I") takes integers from a list three times as fast as numpy; whatever it
+            # refuses is not an id and is reported below.
+            with suppress(OverflowError, TypeError):
+                return self.decode_bytes(np.frombuffer(array("I", ids), np.uintc))
+        try:
+            return b"".join(map(self._token_of.__getitem__, ids))
+        except KeyError as error:
+            raise ValueError(
+                f"id {error.args[0]} is not in this vocabulary of {self.n_vocab} tokens; was it "
+                "made by another tokeniser?"
+            ) from None
+
+    def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
+        """Turn ids back into text; bytes that are not UTF-8 become U+FFFD, or as `errors` says."""
+        return self.decode_bytes(ids).decode("utf-8", errors)
+
+    def decode_batch(self, batch: Iterable[Iterable[int]], errors: str = "replace") -> list[str]:
+        """Turn several lists of ids back into texts."""
+        return [self.decode(ids, errors) for ids in batch]
+
+    def decode_with_offsets(self, ids: Sequence[int]) -> tuple[str, list[int]]:
+        """Turn ids back into text, and say at which character each of them begins.
+
+        An id that begins within a character is said to begin where that character does.
+
+        raises  ValueError if the bytes are not UTF-8
+        """
+        offsets = []
+        n_characters = 0
+        for i in ids:
+            token = self.decode_bytes([i])
+            continues = 0x80 <= token[0] < 0xC0
+            offsets.append(max(0, n_characters - continues))
+            n_characters += sum(not 0x80 <= byte < 0xC0 for byte in token)
+        return self.decode(ids, errors="strict"), offsets
+
+    # ---- writing files ----
+    # Functions whose first argument is the tokeniser, and so methods of it.
+
+    save = formats.save
+    to_huggingface = formats.to_huggingface
+    to_tiktoken = formats.to_tiktoken
+    to_gpt2 = formats.to_gpt2
+
+    encode_file = shards.encode_file
+    encode_documents = documents.encode_documents
 
 
-def _to_bytes(text: str) -> bytes:
-    """Write a text as UTF-8, which has no surrogates: pairs are joined, and a lone one becomes
-    U+FFFD, as with tiktoken.
-    """
-    if not isinstance(text, str):
-        raise TypeError(f"expected a text (str), got {type(text).__name__}; bytes: encode_bytes")
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-
-
-def _is_blank(token: bytes) -> bool:
-    return not token.strip(b" \n\t")
-
-
-@lru_cache(maxsize=64)
-def _any_of(tokens: frozenset[str]) -> tuple[str, re.Pattern]:
-    """Make what finds any of these texts: how they all begin, and an expression that matches them,
-    the longest where several begin at one place.
-    """
-    longest_first = sorted(tokens, key=len, reverse=True)
-    return commonprefix(longest_first), re.compile("|".join(map(re.escape, longest_first)))
-
-
-def _find_any(text: str, tokens: frozenset[str]) -> re.Match | None:
-    """Find the first of these in a text. If all begin alike, say with <|, that is much quicker."""
-    beginning, expression = _any_of(tokens)
-    return expression.search(text) if beginning in text else None
-
-
-def _texts(texts: Iterable[str | Path], pattern: str, progress: Progress) -> Iterator[bytes]:
-    """Go through strings, files and folders of .txt files, as UTF-8, long files in parts."""
-    from .utf8 import check_utf8
-
-    for item in [texts] if isinstance(texts, Path) else texts:
-        if isinstance(item, str):
-            text = _to_bytes(item)
-            yield text
-            progress.update(len(text))
-        elif isinstance(item, Path):
-            for path in text_files(item):
-                with open(path, "rb") as file:
-                    for part in read_in_parts(file, pattern, PART_BYTES):
-                        check_utf8(part, path)
-                        yield part
-                        progress.update(len(part))
-        else:
-            raise ValueError(f"texts must hold strings or paths, found a {type(item).__name__}")
+def _check_ids_differ(what: str, ids: Mapping) -> None:
+    if len(set(ids.values())) == len(ids):
+        return
+    first: dict[int, object] = {}
+    for token, i in ids.items():
+        other = first.setdefault(i, token)
+        if other != token:
+            raise ValueError(
+                f"two {what} have the same id {i}, {other!r:.60} and {token!r:.60}; give each an "
+                "id of its own"
+            )

@@ -9,7 +9,7 @@ the few counts around the places where a b stood:
 So we keep the counts, keep for each pair the list of places where it stands, and visit only those.
 Three choices make that quick:
 
-*One long array.* All distinct words lie behind each other in `symbols`, a separator between them. A
+*One long array.* All distinct words lie in a row in `symbols`, a separator between them. A
 token of several bytes is written at its first byte and, as ENDS - id, at its last; so its
 neighbours on both sides are found by looking one step left and right. Everything a merge touches
 lies together.
@@ -26,8 +26,8 @@ after `aaa`+`a`), no new id is made: the pair leads to the old one. Then that pa
 merging again, with only its new places in the list. All of this is as Hugging Face's trainer does
 it, so that the merges are equal, one by one.
 
-The heap and the tables are in `training_tables.py`. Order of the file: first counts, one merge,
-learning, the vocabulary around it.
+The tables, and what the heap of `heap.py` holds, are in `training_tables.py`. Order of the file:
+first counts, one merge, learning, the vocabulary around it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,9 +40,10 @@ from .progress import Progress
 from .training_tables import (
     NO_PAIR,
     add_to_count,
-    heap_push,
-    heap_sink,
+    push_row,
     rehash,
+    row_at,
+    sink_row,
     slot_of,
     spell_pair,
     string_slot,
@@ -81,7 +82,7 @@ def grown_rows(array, needed):
 def lay_out_words(letters, ends, occurrences):
     """Write all words into one array, a separator before, between and after them.
 
-    letters      (N,) uint8, the words behind each other
+    letters      (N,) uint8, the words in a row
     ends         (W,) where each word ends
     occurrences  (W,) how often each word occurs
     returns      symbols (N + W + 1,) int32 and the weight of each symbol, its word's occurrences
@@ -217,7 +218,7 @@ def change_counts(pairs, counts, merged, tally, n_met, on_the_left):
 
 @kernel
 def list_places(places, n_places, spans, n_spans, tally, n_met, n_log):
-    """Write the places in a log behind `places`, sorted by neighbour; a row of `spans` for each."""
+    """Append the places of a log to `places`, sorted by neighbour; a row of `spans` for each."""
     _, cursor, met, log = tally
     for k in range(n_met):
         begin = n_places
@@ -239,13 +240,13 @@ def push_pairs(heap, n_heap, pairs, counts, c, spans, n_spans, tally, n_met, on_
         pair = pair_of(other, c) if on_the_left else pair_of(c, other)
         count = counts[slot_of(pairs, pair)]
         if count > 0 and spans[n_spans + k, 1] > spans[n_spans + k, 0]:
-            heap_push(heap, n_heap, count, pair, n_spans + k)
+            push_row(heap, n_heap, (count, pair, n_spans + k))
             n_heap += 1
         change[other] = cursor[other] = 0
     return n_heap
 
 
-# Learning goes on in steps, so that progress can be shown and Ctrl-C is heard. What it keeps from
+# Learning is done in steps, so that progress can be shown and Ctrl-C is heard. What it keeps from
 # step to step are these sizes, and arrays, some of which grow:
 #     words   symbols and weights, from `lay_out_words`
 #     tokens  spelling, starts: the bytes of token t are spelling[starts[t] : starts[t + 1]];
@@ -287,7 +288,7 @@ def begin_learning(words, byte_ids, spelling, starts, n_tokens, vocab_size):
             pair = pair_of(byte_ids[k >> 8], byte_ids[k & 255])
             n_pairs += add_to_count(pairs, counts, pair, byte_counts[k])
             spans[n, 0], spans[n, 1] = byte_starts[k], byte_starts[k + 1]
-            heap_push(heap, n, byte_counts[k], pair, n)
+            push_row(heap, n, (byte_counts[k], pair, n))
             n += 1
     sizes = np.array([n_tokens, 0, n_pairs, len(places), n, n])
     tokens = spelling, starts, lengths, strings
@@ -298,14 +299,13 @@ def begin_learning(words, byte_ids, spelling, starts, n_tokens, vocab_size):
 def pop_most_frequent(heap, sizes, pairs, counts):
     """Take the most frequent pair off the heap: its count, or 0 if none is left, and its row."""
     while sizes[N_HEAP] > 0:
-        count, pair, span = heap[0, 0], heap[0, 1], heap[0, 2]
+        count, pair, span = row_at(heap, 0)
         present = counts[slot_of(pairs, pair)]
         if 0 < present != count:  # its count has sunk since it was pushed
-            heap_sink(heap, sizes[N_HEAP], present, pair, span)
+            sink_row(heap, sizes[N_HEAP], (present, pair, span))
             continue
         sizes[N_HEAP] -= 1
-        last = sizes[N_HEAP]
-        heap_sink(heap, last, heap[last, 0], heap[last, 1], heap[last, 2])
+        sink_row(heap, sizes[N_HEAP], row_at(heap, sizes[N_HEAP]))
         if present > 0:
             return count, pair, span
     return np.int64(0), NO_PAIR, np.int64(0)
@@ -356,7 +356,7 @@ def update_pairs(sizes, table, lists, heap, lefts, rights, merged, met):
 def learn_merges(sizes, words, tokens, table, lists, heap, tallies, merges, until, min_count):
     """Merge the most frequent pair again and again: the loop of `merges.train`.
 
-    until      stop at so many tokens, or when no pair is left that occurs min_count times
+    until      stop at this many tokens, or when no pair is left that occurs min_count times
     tallies    for the left and for the right neighbours, from `new_tally`
     returns    tokens, table, lists, heap, tallies, merges, of which some may have grown; sizes and
                words are changed where they are

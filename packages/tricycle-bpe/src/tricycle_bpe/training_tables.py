@@ -1,11 +1,12 @@
 """The tables that training keeps: a heap of pairs, the counts of all pairs, the known strings.
 
-All are plain arrays, so that kernels can change them: a heap of four children a node, and two hash
-tables with open addressing (what finds its slot taken goes to the next one).
+All are plain arrays, so that kernels can change them: a heap, and two hash tables with open
+addressing (what finds its slot taken goes to the next one).
 """
 
 import numpy as np
 
+from .heap import heap_push, heap_sink
 from .kernels import helper, kernel
 
 NO_PAIR = np.int64(-1)
@@ -15,47 +16,31 @@ NO_PAIR = np.int64(-1)
 
 
 @helper
-def goes_before(count, pair, other_count, other_pair):
-    return count > other_count or (count == other_count and pair < other_pair)
+def goes_before(row, other):
+    return row[0] > other[0] or (row[0] == other[0] and row[1] < other[1])
 
 
 @helper
-def copy_row(heap, source, target):
-    heap[target, 0] = heap[source, 0]
-    heap[target, 1] = heap[source, 1]
-    heap[target, 2] = heap[source, 2]
+def row_at(heap, i):
+    """The count, the pair and the list of places at place i."""
+    return heap[i, 0], heap[i, 1], heap[i, 2]
 
 
 @helper
-def heap_push(heap, size, count, pair, places):
-    """Put a row in the heap of `size` rows; each parent i has its children at 4 i + 1 … 4 i + 4."""
-    i = size
-    while i > 0:
-        parent = (i - 1) >> 2
-        if not goes_before(count, pair, heap[parent, 0], heap[parent, 1]):
-            break
-        copy_row(heap, parent, i)
-        i = parent
-    heap[i, 0], heap[i, 1], heap[i, 2] = count, pair, places
+def put_row(heap, i, row):
+    heap[i, 0], heap[i, 1], heap[i, 2] = row
 
 
 @helper
-def heap_sink(heap, size, count, pair, places):
+def push_row(heap, size, row):
+    """Put a row in the heap of `size` rows."""
+    heap_push(heap, size, row, goes_before, row_at, put_row)
+
+
+@helper
+def sink_row(heap, size, row):
     """Replace the top row by another and let it sink to where it belongs."""
-    i = 0
-    while True:
-        first = 4 * i + 1
-        if first >= size:
-            break
-        best = first
-        for child in range(first + 1, min(first + 4, size)):
-            if goes_before(heap[child, 0], heap[child, 1], heap[best, 0], heap[best, 1]):
-                best = child
-        if not goes_before(heap[best, 0], heap[best, 1], count, pair):
-            break
-        copy_row(heap, best, i)
-        i = best
-    heap[i, 0], heap[i, 1], heap[i, 2] = count, pair, places
+    heap_sink(heap, size, row, goes_before, row_at, put_row)
 
 
 # ---- the table of pair counts: open addressing, a power of two of slots ----
@@ -100,7 +85,7 @@ def rehash(pairs, counts, n_slots):
 
 @helper
 def spell_pair(spelling, starts, n_tokens, left, right):
-    """Write the bytes of left + right behind those of the last token; return their number."""
+    """Write the bytes of left + right after those of the last token; return their number."""
     o = starts[n_tokens]
     for token in (left, right):
         for i in range(starts[token], starts[token + 1]):

@@ -1,6 +1,6 @@
 """Looking whether bytes are UTF-8, beside other threads.
 
-`bytes.decode` looks too, but holds Python's lock meanwhile, and writes a text that nobody wants.
+`bytes.decode` looks too, but holds Python's lock meanwhile, and makes a str that is not needed.
 
     0xxxxxxx                                 ASCII
     110xxxxx 10xxxxxx                        from U+0080
@@ -13,15 +13,15 @@ written shorter, is a surrogate, or lies beyond the last one (RFC 3629).
 
 import numpy as np
 
+from .bytes_at import eight_bytes_at
 from .kernels import helper, kernel
-from .memory import eight_bytes_at
 
 HIGH_BITS = np.uint64(0x8080808080808080)
 
 
 @helper
 def is_character(text, i, length):
-    """Look whether the bytes from a leading one at `i` on are one character of so many bytes."""
+    """Look whether the `length` bytes from a leading one at `i` on are one character."""
     if i + length > len(text):
         return False
     lead, second = text[i], text[i + 1]

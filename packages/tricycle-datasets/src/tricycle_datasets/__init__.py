@@ -13,6 +13,7 @@
     shard_files    a file of it: what was promised, and still the same
     permutation    the shuffle: constant memory, any position at once
     download       a file from the internet: right or not there at all
+    whole_files    writing a file so that it is whole or not there; its sha256
 
 Importing this package opens no file and no connection.
 """

@@ -19,7 +19,7 @@ visits each once, in an order of its own.
   next epoch; nothing is dropped and every batch has B windows.
 - *Ranks share.*  Where `world` processes train together, each takes its B windows of the next
   world·B, in the order of their ranks.  The position is that of all of them, so 12 windows for one
-  process, 6 for each of two and 3 for each of four are the same batch, and go on from one another.
+  process, 6 for each of two and 3 for each of four are the same batch, and continue each other.
 - *Documents.*  A window may hold the end of one document and the beginning of the next, as in
   GPT-2, or, with packing=False, never: see cuts.py.
 
@@ -94,7 +94,7 @@ class Batches:
     def position(self) -> tuple[int, int]:
         """(epoch, index) of the next window of all ranks: two plain integers, for a checkpoint.
 
-        May be set, to go on from there; raises ValueError for a place that these tokens lack.
+        May be set, to continue there; raises ValueError for a position outside these tokens.
         """
         return self._epoch, self._index
 
@@ -117,14 +117,14 @@ class Batches:
         return batch
 
     def _after(self, position: tuple[int, int], count: int) -> tuple[int, int]:
-        """The position so many windows later."""
+        """The position `count` windows later."""
         epoch, index = position[0], position[1] + count
         while index >= (n_windows := self.windows_in(epoch)):
             epoch, index = epoch + 1, index - n_windows
         return epoch, index
 
     def _places(self, position: tuple[int, int], count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where so many windows start, and how many targets each has: (count,) both."""
+        """Where the next `count` windows start, and how many targets each has: (count,) both."""
         parts = []
         while count:
             epoch, index = position
@@ -220,9 +220,9 @@ def _by_document(tokens: np.ndarray | TokenShards, T: int) -> DocumentCut:
 def _lessons(
     tokens: np.ndarray | TokenShards, starts: np.ndarray, counts: np.ndarray, T: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets, (n, T) each, of the windows that start there with so many targets.
+    """Inputs and targets, (n, T) each, of windows that start at `starts` with `counts` targets.
 
-    As int64: numpy indexes with it, so nobody converts again.
+    As int64: numpy indexes with it, so they need not be converted again.
     """
     inputs = np.zeros((len(starts), T), np.int64)
     targets = np.full((len(starts), T), IGNORED, np.int64)
@@ -262,7 +262,8 @@ def _as_tokens(tokens: ArrayLike | TokenShards, least: int) -> np.ndarray | Toke
     if isinstance(tokens, TokenShards):
         return tokens  # whose ids are looked at when they are read
     tokens = _as_integers("tokens", tokens)
-    # A large file of uint16 need not be read through: only these dtypes can hold what is no id.
+    # A large file of uint16 need not be read through: only these dtypes can hold a number that is
+    # not an id.
     doubtful = tokens.dtype.kind == "i" or tokens.dtype == np.uint64
     if doubtful and (tokens.min() < 0 or tokens.max() > LARGEST_ID):
         where = int(np.argmax((tokens < 0) | (tokens > LARGEST_ID)))

@@ -1,6 +1,6 @@
 """Where the windows lie: across documents, or each within one.
 
-A shard folder holds its documents behind each other, as GPT-2 and nanoGPT have it: each ends with
+A shard folder holds its documents one after the other, as GPT-2 and nanoGPT have it: each ends with
 the end-of-text token, and the next begins at once.  There are two ways to cut windows from that:
 
 - *Packed.*  The row is cut every T tokens, wherever that falls.  A window may hold the end of one
@@ -36,7 +36,7 @@ class PackedCut:
         self.n_tokens, self.context_window, self.seed = n_tokens, context_window, seed
 
     def windows_in(self, epoch: int) -> int:
-        """How many windows fit behind the epoch's offset."""
+        """How many windows fit after the epoch's offset."""
         return (self.n_tokens - 1 - self._phase(epoch)) // self.context_window
 
     def place(self, epoch: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +45,7 @@ class PackedCut:
         return starts, np.full(len(numbers), self.context_window)
 
     def _phase(self, epoch: int) -> int:
-        """Where the first window of an epoch starts; at least one window must fit behind it."""
+        """Where the first window of an epoch starts; at least one window must fit after it."""
         phases = min(self.context_window, self.n_tokens - self.context_window)
         return int(secrets(f"phase seed {self.seed} epoch {epoch}", 1)[0]) % phases
 

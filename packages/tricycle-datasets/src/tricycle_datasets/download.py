@@ -11,7 +11,7 @@ says beforehand which bytes it wants, by their number and their sha256, and this
   changed in between, all of it is fetched once more.
 - *Safe for two processes at once.*  A lock lets one fetch while the other waits, and then finds the
   file in place.  The system drops the lock when its holder dies.
-- *http and https only*, for redirects as well: no server may say "go on at file:///etc/passwd".
+- *http and https only*, for redirects as well: no server may say "continue at file:///etc/passwd".
 
 This file, top to bottom: the cache folder, the download, collecting the bytes, one connection.
 """
@@ -29,6 +29,8 @@ from typing import BinaryIO
 
 from filelock import FileLock
 from tqdm import tqdm
+
+from tricycle_datasets.whole_files import give_name
 
 TIMEOUT = 20.0  # seconds without a byte after which a connection counts as broken
 TRIES = 4  # connections in a row that bring nothing new before giving up
@@ -70,8 +72,7 @@ def download(url: str, path: Path, *, size: int, sha256: str) -> bytes:
                 f"(what has arrived is kept), or fetch {url} on another machine and put it at "
                 f"{path} ({size:,} bytes, sha256 {sha256}{wrong})"
             ) from error
-        os.replace(part, path)
-        _fsync_folder(path.parent)
+        give_name(part, path)
     return content
 
 
@@ -172,16 +173,6 @@ def _first_byte(response: http.client.HTTPResponse) -> int:
     if not found:
         raise ConnectionError(f"a partial answer does not say which part: {place!r}")
     return int(found[1])
-
-
-def _fsync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut; systems without folder handles do so anyway."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 class _Hopeless(Exception):

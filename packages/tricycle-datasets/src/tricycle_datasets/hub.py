@@ -6,7 +6,7 @@
 - *Pinned.*  A branch may move while one reads it, so its name is turned into a commit first, and
   only files of that commit are read.  `documents.record` has the commit and the sha256 and size of
   every file: enough to get the same texts again.
-- *Checked.*  huggingface-hub fetches a file, and goes on after a cut where it was; a file is read
+- *Checked.*  huggingface-hub fetches a file, and continues after a cut where it was; a file is read
   only when its sha256 is the one that the hub lists for it.  A file that is wrong on the disk is
   fetched once more, and one that the server gives wrongly twice is an error.
 - *One at a time.*  Files are fetched when they are reached, and read a few rows at a time.  They
@@ -21,7 +21,6 @@ This file, top to bottom: datasets with short names, the documents, finding file
 """
 
 import fnmatch
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from types import ModuleType
 from typing import Any
 
 from tricycle_datasets.parquet_files import import_pyarrow, parquet_texts
+from tricycle_datasets.whole_files import sha256_of
 
 # What the hub's own converter makes of datasets that are not parquet: all of a small one, the
 # first 5 GB of a large one (in a folder named partial-train).
@@ -87,7 +87,7 @@ def hub_documents(
     raises    at once: ValueError for a name, a split or a start that is not there; ConnectionError
               if the hub cannot be reached or refuses; ImportError without the extra.  On reaching
               it: ConnectionError for a file that cannot be had or is not the right one, ValueError
-              for one without such a column or with what is no text
+              for one without such a column, or with anything but text
     """
     from tricycle_datasets.download import cache_folder  # here, since it brings the internet
 
@@ -144,7 +144,7 @@ class HubDocuments:
         }
         if len(start) != 3 or not 0 <= start[0] < len(chosen) or min(start) < 0:
             raise ValueError(
-                f"start {start} is no (file, row group, row) of the {len(chosen)} files of "
+                f"start {start} is not a (file, row group, row) of the {len(chosen)} files of "
                 f"{dataset.repo} at commit {commit}; was it saved with another revision?"
             )
         self._position = start[0], start[1], start[2]  # a list, where it comes from a JSON file
@@ -159,7 +159,7 @@ class HubDocuments:
         return self
 
     def __next__(self) -> str:
-        # An error ends a generator; whoever asks again after one begins a new one, at the position.
+        # An error ends a generator; the next call then starts a new one, at the position.
         rows, self._rows = self._rows or self._read(self._position), None
         (file, group, row), text = next(rows)
         self._rows, self._position = rows, (file, group, row + 1)
@@ -275,11 +275,10 @@ class _Hub:
                 _let_the_system_speak(error)
                 raise ConnectionError(
                     f"could not fetch {file['path']} of {self.repo} from {self.api.endpoint}: "
-                    f"{_first_line(error)}. Try again when there is a connection: texts go on from "
+                    f"{_first_line(error)}. Try again when there is a connection: texts continue "
                     "where they were"
                 ) from error
-            with open(path, "rb") as content:
-                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+            sha256 = sha256_of(Path(path))
             if sha256 == file["sha256"]:
                 return Path(path)
         raise ConnectionError(

@@ -2,7 +2,7 @@
 
 Parquet keeps a table in *row groups*, and in each the columns apart.  So the column with the text
 is read without the others, and a few rows at a time: a file of gigabytes takes some megabytes.  A
-place in it is (row group, row), from which reading can go on without what comes before.
+place in it is (row group, row), from which reading can continue without what comes before.
 
 pyarrow reads it (the extra `hub`), imported when it is first needed.
 """
@@ -46,7 +46,7 @@ def parquet_texts(
             _check_column(pyarrow, table.schema_arrow, column, path)
             yield from _texts(table, column, start, path)
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is damaged or no parquet file: {error}") from error
+            raise ValueError(f"{path} is damaged or not a parquet file: {error}") from error
 
 
 def _check_column(pyarrow: ModuleType, schema, column: str, path: Path) -> None:

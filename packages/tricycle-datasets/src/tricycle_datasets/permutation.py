@@ -1,8 +1,8 @@
 """Shuffling without a list: where does card number i lie in a shuffled pack of n?
 
 Shuffling the usual way keeps an array of n indices: 8 GB for the windows of a large corpus, and to
-go on from the middle one must shuffle all over again.  A keyed permutation is a function instead.
-It needs no memory, can be asked for any index at once, and is fixed by its key.
+continue from the middle one must shuffle all over again.  A keyed permutation is a function
+instead.  It needs no memory, can be asked for any index at once, and is fixed by its key.
 
 The idea is Feistel's (1973), in the form that Black and Rogaway gave it for any n (2002, "Ciphers
 with arbitrary finite domains").  Write an index as two digits, (left, right), with left < a and
@@ -16,7 +16,7 @@ is still there.  A step that can be undone loses no index: it is a permutation o
 
 With a = ceil(√n) and b = ceil(n / a) there are a little more than n pairs.  An index that lands on
 n or above is sent through again until it lands below ("cycle walking").  It must get there, since
-whoever follows a permutation comes back to the start in the end, and two indices never meet.
+following a permutation leads back to the start in the end, and two indices never meet.
 
 This file, top to bottom: the permutation, the scrambling, the secrets.
 """

@@ -5,8 +5,8 @@
     data.json             the source, the split, the tokeniser and the counts; its "train" and
                           "validation" are there when all is done
 
-`prepare` makes one, and goes on with one that was stopped: data.json is written first, so the
-same commit of a dataset, and the tokeniser that was learned, are used again.
+`prepare` makes one, and continues one that was stopped: data.json is written first, so the same
+commit of a dataset, and the tokeniser that was learned, are used again.
 """
 
 import json
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from tricycle_datasets.source import Source
 from tricycle_datasets.token_shards import TokenShards
+from tricycle_datasets.whole_files import write_whole
 
 SIDES = ("train", "validation")
 
@@ -42,7 +43,7 @@ class Encodes(Protocol):
         shard_tokens: int,
         max_tokens: int | None,
     ) -> Path:
-        """Write a shard folder, or go on writing it."""
+        """Write a shard folder, or continue one that was stopped."""
         ...
 
 
@@ -61,7 +62,7 @@ class Prepared:
     record: dict[str, Any]
 
     def facts(self) -> dict[str, str]:
-        """What must be the same when a run goes on: hashes of both sides and of the tokeniser."""
+        """What must be the same when a run is resumed: hashes of both sides and the tokeniser."""
         return {
             "train": self.train.digest,
             "validation": self.validation.digest,
@@ -70,7 +71,7 @@ class Prepared:
 
 
 def read_record(place: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What data.json says; None where there is none.  ValueError for what is not JSON."""
+    """What data.json says; None where there is none.  ValueError if it is not JSON."""
     path = Path(place) / "data.json"
     if not path.is_file():
         return None
@@ -97,12 +98,12 @@ def prepare(
     max_tokens: int | None = None,
     shard_tokens: int = 8_000_000,
 ) -> None:
-    """Encode both sides of a source to a folder, or go on doing so; nothing, if all is done.
+    """Encode both sides of a source to a folder, or continue; does nothing if it is finished.
 
-    max_tokens  stop behind the training document that reaches it, and take as validation text what
+    max_tokens  stop after the training document that reaches it, and take as validation text what
                 comes before it; None for everything
-    raises      ValueError if the folder was made, or begun, from other texts, with another split,
-                limit or tokeniser
+    raises      ValueError if the folder was made, or started, from other texts, with another
+                split, limit or tokeniser
     """
     place = Path(place)
     place.mkdir(parents=True, exist_ok=True)
@@ -113,12 +114,12 @@ def prepare(
         "tokeniser": tokeniser.fingerprint(),
         "max_tokens": max_tokens,
     }
-    begun = read_record(place)
-    if begun is None:
+    earlier = read_record(place)
+    if earlier is None:
         tokeniser.save(place)
-        _write(place, asked)
+        _write_record(place, asked)
     else:
-        _check_same(place, begun, asked)
+        _check_same(place, earlier, asked)
         if is_prepared(place):
             return
 
@@ -139,7 +140,7 @@ def prepare(
     counts = ("n_tokens", "n_documents", "n_bytes")
     indices = {side: _index(place / side) for side in SIDES}
     done = {side: {name: indices[side][name] for name in counts} for side in SIDES}
-    _write(place, asked | done)
+    _write_record(place, asked | done)
 
 
 def open_prepared(
@@ -155,7 +156,10 @@ def open_prepared(
     place = Path(place)
     found = read_record(place)
     if found is None:
-        raise ValueError(f"{place} holds no prepared data: there is no data.json")
+        raise ValueError(
+            f"{place} holds no prepared data: there is no data.json; make it with prepare(...), or "
+            "give the folder that prepare was given"
+        )
     if record is not None:
         _check_same(place, found, {"source": record})
     train, validation = (
@@ -169,12 +173,12 @@ def _essence(source: dict[str, Any]) -> Any:
     return [source.get(key) for key in ("name", "repo", "commit", "sha256", "field")]
 
 
-def _check_same(place: Path, begun: dict[str, Any], asked: dict[str, Any]) -> None:
+def _check_same(place: Path, earlier: dict[str, Any], asked: dict[str, Any]) -> None:
     differ = [
-        f"{name} was {begun.get(name)!r:.200}, is {now!r:.200}"
+        f"{name} was {earlier.get(name)!r:.200}, is {now!r:.200}"
         for name, now in asked.items()
-        if (name == "source" and _essence(begun.get(name, {})) != _essence(now))
-        or (name != "source" and begun.get(name) != now)
+        if (name == "source" and _essence(earlier.get(name, {})) != _essence(now))
+        or (name != "source" and earlier.get(name) != now)
     ]
     if differ:
         raise ValueError(
@@ -187,10 +191,5 @@ def _index(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "index.json").read_text(encoding="utf-8"))
 
 
-def _write(place: Path, record: dict[str, Any]) -> None:
-    """Write data.json, whole or not at all."""
-    temporary = place / "data.json.tmp"
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, place / "data.json")
+def _write_record(place: Path, record: dict[str, Any]) -> None:
+    write_whole(place / "data.json", (json.dumps(record, indent=1) + "\n").encode())

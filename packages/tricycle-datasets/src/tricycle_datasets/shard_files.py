@@ -1,15 +1,15 @@
 """One row of numbers in a `.npy` file that must be what was promised, and must stay so.
 
-The promise stands in a shard folder's index: so many numbers, of this dtype, with this sha256.  A
+The promise stands in a shard folder's index: this many numbers, of this dtype, with this sha256.  A
 file is held to it three times:
 
 - *When it is opened*: it is there, its header says the same, and it is exactly as long as that.
 - *When it is verified*: its sha256 is right.  That takes a pass over the file, a piece at a time.
 - *Whenever it is read*, perhaps days later: after the read it is still the file that was opened, by
   its inode, its size and the time of its last change.  So what was read was what was opened, unless
-  somebody writes over a file and sets its clock back.
+  a file is written over and its clock set back.
 
-The file is not mapped into memory, though it could be: behind a map, a file that is cut short or a
+The file is not mapped into memory, though it could be: under a map, a file that is cut short or a
 disk that fails ends the whole process (SIGBUS), and the run with it.  A read says what went wrong,
 leaves no file open, and takes little longer (scripts/bench/token_shards.py).
 
@@ -40,7 +40,7 @@ class ShardError(ValueError):
 
 
 class Identity(NamedTuple):
-    """By what a file is known again."""
+    """What identifies a file: it is the same as long as these are."""
 
     size: int
     changed: int

@@ -27,6 +27,7 @@ from tricycle_datasets.hub import HUB_DATASETS, hub_documents
 from tricycle_datasets.shakespeare import load_shakespeare
 from tricycle_datasets.splitting import PLACES, check_fraction, place_of, split_text
 from tricycle_datasets.text_files import files_of, read_documents
+from tricycle_datasets.whole_files import sha256_of
 
 FEW = 20
 MANY = 400
@@ -62,7 +63,7 @@ class Source:
         return (text for text in self.read() if place_of(text, self.seed) >= cut)
 
     def beginning(self, n_bytes: int) -> Iterator[str]:
-        """The first documents to learn from, until there are so many bytes; at least one."""
+        """The first documents to learn from, `n_bytes` of them or a little more; at least one."""
         for text in self.training():
             yield text
             n_bytes -= len(text.encode())
@@ -72,8 +73,8 @@ class Source:
     def validation(self, beside: int | None = None) -> Iterator[str]:
         """The documents to check with.
 
-        beside  only those that come before training document number `beside` (from 0), but one at
-                least: for a training text that ends there
+        beside  only those before training document `beside` (counted from 0), at least one; for a
+                training text cut at that document
         """
         cut = self._find_cut()
         if isinstance(cut, tuple):
@@ -88,7 +89,7 @@ class Source:
                     return
                 yield text
                 given += bool(text)
-            elif text:  # as those that encode pass over documents without text
+            elif text:  # encoders pass over documents without text
                 passed += 1
                 if beside is not None and passed > beside and given:
                     return
@@ -171,12 +172,11 @@ def _open_hub(
 
 def _record_of(path: Path, field: str | None) -> dict[str, Any]:
     """Path and sha256; of a folder, the sha256 of a list of each file's sha256 and path."""
-    read_documents(path)  # what cannot be read is an error before anything is
+    read_documents(path)  # raises for what cannot be read, before anything is
     files = files_of(path)
     lines = []
     for file in files:
-        with open(file, "rb") as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        sha256 = sha256_of(file)
         lines.append(f"{sha256}  {file.relative_to(path).as_posix()}\n")
     of_all = hashlib.sha256("".join(lines).encode()).hexdigest() if path.is_dir() else sha256
     found = {

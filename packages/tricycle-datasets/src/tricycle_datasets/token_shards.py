@@ -1,7 +1,7 @@
 """A folder of token ids on disk, opened as one long row.
 
     index.json     what is in the other files: the tokeniser, counts, and the sha256 of each
-    00000.npy, …   the ids of all documents behind each other, cut after so many; uint16 or uint32
+    00000.npy, …   the ids of all documents in a row, in files of some millions; uint16 or uint32
     documents.npy  (D,) int64, where each document begins, counted from the first id of all
 
 `Tokeniser.encode_file` of tricycle-bpe writes such folders; anything that writes the same files
@@ -9,7 +9,7 @@ will do.  They may be far larger than memory: only the ids that are asked for ar
 are asked for.  In memory are 8 bytes for each document, and nothing for a token.
 
 *Every fault has a name before the first step.*  Opening a folder checks the index, each file's
-header and length, that no file is missing and none too many, and that documents begin in order.
+header and length, that no file is missing and no other there, and that documents begin in order.
 Unless it is told `verify=False` it then reads everything once, in constant memory, and compares
 each sha256 and every id with the vocabulary.  On a folder that was verified before, as when a run
 is resumed, that pass may be left out: each id is compared with the vocabulary again when it is
@@ -202,7 +202,7 @@ def _read_index(path: Path) -> tuple[dict[str, Any], str]:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise ShardError(
-            f"{path} is missing, so {path.parent} is no shard folder, or one that was not "
+            f"{path} is missing, so {path.parent} is not a shard folder, or one that was not "
             "finished: prepare it again"
         ) from error
     try:

@@ -1,4 +1,4 @@
-"""Reading memory inside kernels, several bytes at a time and without checks.
+"""Bytes at an address: reading and writing inside kernels, several at a time, without checks.
 
 Within a kernel, text and tables are *addresses*: plain integers. Handing numpy arrays from
 function to function makes numba count references at every step, which was measured to make
@@ -24,9 +24,7 @@ PADDING = 64
 
 
 def _loader(bits, result, extend):
-    """Make a function (address, index) -> element `index` of an array of integers of so many
-    bits.
-    """
+    """Make a function (address, index) -> element `index` of an array of `bits`-bit integers."""
 
     @intrinsic
     def load(typing_context, address, index):

@@ -1,0 +1,33 @@
+"""Files that are whole or not there, and a hash of them."""
+
+import hashlib
+
+import pytest
+
+from tricycle_bpe import whole_files
+from tricycle_bpe.whole_files import sha256_of, write_whole
+
+
+def test_a_file_is_written_and_an_old_one_replaced(tmp_path):
+    for data in b"one", b"", b"three\n":
+        write_whole(tmp_path / "file", data)
+        assert (tmp_path / "file").read_bytes() == data
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_fails_on_the_way_to_the_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    def full(_path):
+        raise OSError(28, "No space left on device")
+
+    write_whole(tmp_path / "file", b"old")
+    monkeypatch.setattr(whole_files, "bring_to_disk", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
+    data = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(data)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(data).hexdigest()
