@@ -172,9 +172,12 @@ def test_a_profile_shows_a_definition_as_one(capsys):
     assert ("double", "forward") in measured.rows
 
 
-def test_float32_beside_float64_is_an_error_that_names_both():
-    with pytest.raises(TypeError, match=r"scaled_square .* x is float64, weight is float32; conv"):
-        operation()(Tensor(X), weight=Tensor(WEIGHT.astype(np.float32)))
+def test_float64_beside_float32_runs_the_definition_by_numpys_rules():
+    x, weight = Tensor(X, requires_grad=True), Tensor(WEIGHT.astype(np.float32), requires_grad=True)
+    y = operation()(x, weight=weight)
+    assert y.dtype == np.float64
+    y.backward(np.ones(y.shape))
+    assert (x.grad.dtype, weight.grad.dtype) == (np.float64, np.float32)
     ids = Tensor(np.arange(4))  # integers are beside the point
     assert operation()(Tensor(X), ids).dtype == np.float64
 

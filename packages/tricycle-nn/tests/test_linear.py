@@ -119,11 +119,15 @@ def test_shapes_that_do_not_fit_are_explained():
     )
 
 
-def test_float64_runs_the_definition_and_two_dtypes_are_refused():
-    x, weight = Tensor(draw(2, 3)), Tensor(draw(3, 2))
-    assert linear(x, weight).dtype == np.float64
-    with pytest.raises(TypeError, match="linear works in one dtype, and x is float64, weight is f"):
-        linear(x, Tensor(draw(3, 2).astype(np.float32)))
+def test_numpys_default_dtype_simply_works_beside_a_layers_float32():
+    layer = Linear(3, 2, rng=np.random.default_rng(0))
+    x = Tensor(draw(5, 3), requires_grad=True)
+    y = layer(x)
+    assert y.dtype == np.float64
+    np.testing.assert_allclose(y.array, x.array @ layer.weight.array + layer.bias.array)
+    y.backward(np.ones((5, 2)))
+    assert (x.grad.dtype, layer.weight.grad.dtype) == (np.float64, np.float32)
+    np.testing.assert_allclose(layer.bias.grad, [5, 5])
 
 
 def test_vectors_of_no_numbers_give_the_bias():

@@ -19,9 +19,10 @@ A kernel function allocates what it returns, and returns finished gradients: how
 where partial sums are kept, is its own business.  A module of functions will do for a class.
 
 The definition is what `help(rms_norm)` shows, what `definitions_only()` runs, what the tests hold
-the kernels to, and how float64 runs: kernels are for float32 (on the GPU also for bfloat16).  Any
-other dtype, and a device without kernels, is an error.  So where the inputs are float32 the
-definition never runs unasked, and a profile shows where it does.
+the kernels to, and how float64 runs, also where only one of the inputs is (numpy's default dtype
+beside a layer's float32): kernels are for float32 (on the GPU also for bfloat16).  Any other dtype,
+and a device without kernels, is an error.  So where all inputs are float32 the definition never
+runs unasked, and a profile shows where it does.
 
 An optimiser's update has the same three parts.  It works on arrays, in place:
 
@@ -154,7 +155,7 @@ class Fused:
                 argument = self._name(array, args, kwargs)
                 raise TypeError(no_kernels_for(self.__name__, array, argument))
         if precise:
-            self._check_all_float64(arrays, args, kwargs)
+            self._check_float64(arrays, args, kwargs)
             return None
         run = self.by_device.get(device or "cpu")
         if run is None or self._operation is None:
@@ -169,15 +170,8 @@ class Fused:
             )
         return second
 
-    def _check_all_float64(self, arrays, args, kwargs):
-        floating = [array for array in arrays if is_floating(array.dtype)]
-        if any(array.dtype != FLOAT64 for array in floating):
-            given = [f"{self._name(array, args, kwargs)} is {array.dtype}" for array in floating]
-            raise TypeError(
-                f"{self.__name__} works in one dtype, and {', '.join(given)}; convert the others, "
-                "with .astype('float32') to run kernels, with .astype('float64') to run the "
-                "definition"
-            )
+    def _check_float64(self, arrays, args, kwargs):
+        """float64 beside float32 is right for a definition, as it is for numpy."""
 
     def _name(self, array, args, kwargs):
         """What the definition calls the argument that an array came from, for messages."""
@@ -205,6 +199,17 @@ class FusedUpdate(Fused):
 
     def _arrays(self, args, kwargs):
         return [x for x in (*args, *kwargs.values()) if type(x) in homes]
+
+    def _check_float64(self, arrays, args, kwargs):
+        """What is changed in place keeps its dtype, so all that goes into it has the same."""
+        floating = [array for array in arrays if is_floating(array.dtype)]
+        if any(array.dtype != FLOAT64 for array in floating):
+            given = [f"{self._name(array, args, kwargs)} is {array.dtype}" for array in floating]
+            raise TypeError(
+                f"{self.__name__} works in one dtype, and {', '.join(given)}; convert the others, "
+                "with .astype('float32') to run kernels, with .astype('float64') to run the "
+                "definition"
+            )
 
 
 def fused(definition: Callable) -> Fused:
