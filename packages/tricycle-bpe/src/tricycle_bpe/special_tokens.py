@@ -5,27 +5,26 @@ So a text that spells one is refused, unless the caller says what is meant.
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from functools import lru_cache
 from os.path import commonprefix
 
 
 def allowed_tokens(
     text: str,
-    special_tokens: Collection[str],
+    known: Set[str],
     allowed_special: Collection[str] | str,
     disallowed_special: Collection[str] | str,
 ) -> frozenset[str]:
     """Refuse a text with disallowed special tokens; return the tokens that are allowed.
 
-    special_tokens                       those of the tokeniser
+    known                                the special tokens of the tokeniser
     allowed_special, disallowed_special  as for `Tokeniser.encode`
     raises                               ValueError
     """
     for rule in (allowed_special, disallowed_special):
         if isinstance(rule, str) and rule != "all":
             raise ValueError(f"expected 'all' or a set of special tokens, got {rule!r}")
-    known = set(special_tokens)
     allowed = frozenset(known if allowed_special == "all" else known & set(allowed_special))
     disallowed = known - allowed if disallowed_special == "all" else disallowed_special
     token = first_of(frozenset(disallowed), text) if disallowed else None

@@ -293,7 +293,8 @@ class Tokeniser:
         disallowed_special: Collection[str] | str = "all",
     ) -> np.ndarray:
         """Turn text into an array of ids (N,) uint32; the arguments are those of `encode`."""
-        allowed = allowed_tokens(text, self.special_tokens, allowed_special, disallowed_special)
+        known = self.special_tokens.keys()
+        allowed = allowed_tokens(text, known, allowed_special, disallowed_special)
         if not allowed:
             return self.encode_utf8(to_utf8(text))
         parts = []
