@@ -129,15 +129,25 @@ def test_one_input_gives_the_numbers_and_shapes_of_numpy(function, shape, seed):
     np.testing.assert_allclose(result, expected, rtol=1e-15, atol=1e-15, strict=True)
 
 
+def as_python_numbers(operands):
+    """numpy's scalars as Python's numbers, unless they would change an array in kind."""
+    order = "biuf"
+    highest = max(order.index(x.dtype.kind) for x in operands if isinstance(x, np.ndarray))
+    return [
+        x.item() if isinstance(x, np.generic) and order.index(x.dtype.kind) <= highest else x
+        for x in operands
+    ]
+
+
 def same_kind(function, *operands):
-    """Ours and numpy's result have one dtype, or both refuse."""
+    """Ours and numpy's result have one dtype, or both refuse; numpy's scalars are weak for us."""
     ours = getattr(tri, function)
     tensors = [Tensor(x) if isinstance(x, np.ndarray) else x for x in operands]
     with np.errstate(all="ignore"):
         try:
             # numpy's own ** and np.power differ for booleans; ours is the operator
             oracle = operator.pow if function == "power" else getattr(np, function)
-            expected = oracle(*operands).dtype
+            expected = oracle(*as_python_numbers(operands)).dtype
         except TypeError:
             with pytest.raises(TypeError):
                 ours(*tensors)
@@ -168,6 +178,43 @@ def test_python_numbers_do_not_change_the_dtype_of_a_tensor():
     x = Tensor([1.0, 2.0])
     for result in (x * 2.0, 2.0 / x, x**2, x + 1, 1 - x, tri.where(x > 1, x, 0.0), x > 0.5):
         assert result.dtype in (np.float32, bool)
+
+
+def test_scalars_of_numpy_do_not_change_it_either():
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    two = np.float64(2)
+    for y in (x / np.sqrt(64), two * x, x**two, tri.where(x > 1, x, two), tri.maximum(two, x),
+              tri.clip(x, np.float64(0), two), x + np.int64(2)):  # fmt: skip
+        assert y.dtype == np.float32
+    y = x / np.sqrt(64)
+    y.sum().backward()
+    assert (y.tolist(), x.grad.tolist()) == ([0.125, 0.25], [0.125, 0.125])
+    assert (Tensor(np.ones(2, np.int8)) + np.int64(2)).dtype == np.int8
+    assert (Tensor(np.ones(2)) * np.float32(2)).dtype == np.float64
+
+
+def test_a_scalar_of_numpy_makes_floating_point_numbers_of_integers_as_in_numpy():
+    x = Tensor(np.array([1, 2], np.int8))
+    assert (x * np.float32(0.5)).dtype == np.float32
+    assert (x * np.float64(0.5)).dtype == np.float64
+
+
+def test_an_array_without_axes_is_an_array():
+    assert (Tensor([1.0]) * np.array(2.0)).dtype == np.float64
+
+
+def test_scalars_that_are_not_real_numbers_are_refused():
+    with pytest.raises(TypeError, match="a tensor holds numbers, got .* of dtype complex128"):
+        Tensor([1.0]) * np.complex128(1j)
+
+
+def test_a_condition_that_is_refilled_later_was_copied():
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    chosen = np.array([True, False])
+    y = tri.where(chosen, x, 0.0)
+    chosen[:] = [False, True]
+    y.sum().backward()
+    assert x.grad.tolist() == [1, 0]
 
 
 def test_a_gradient_has_the_dtype_of_its_own_input():

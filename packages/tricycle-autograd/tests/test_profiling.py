@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tricycle_autograd import Tensor, exp, profile, profiling, recompute, tanh, tape
+from tricycle_autograd import Tensor, exp, profile, profiling, recompute, tanh
 from tricycle_autograd.gemm import product
+from tricycle_autograd.modes import current
 from tricycle_autograd.profiling import BETWEEN, profiled, roof
 
 
@@ -67,14 +68,14 @@ def test_code_that_is_no_operation_can_have_a_line_too(capsys):
 def test_nothing_listens_afterwards_even_after_an_error(capsys):
     with pytest.raises(ZeroDivisionError), profile():
         1 / 0  # noqa: B018
-    assert tape.watcher is None
+    assert current().observer is None
     assert capsys.readouterr().out == ""
 
 
 def test_one_profile_at_a_time(capsys):
     with pytest.raises(RuntimeError, match="a profile is running already"), profile(), profile():
         pass
-    assert tape.watcher is None
+    assert current().observer is None
 
 
 def test_the_table_names_the_roof(capsys):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tricycle_autograd import tape
+from tricycle_autograd.modes import current
 from tricycle_gpt import TrainingConfig, read_metrics, train
 from tricycle_gpt.diagnosis import first_bad_operation, load_batches
 from tricycle_gpt.health import PATIENCE, Health
@@ -96,7 +96,7 @@ def test_a_step_that_is_no_number_is_left_out_and_explained(tmp_path, make_tiny,
     assert "the result of multiply" in said
     assert "in blocks.1.mlp" in said
     assert "shape (4, 16, 16)" in said
-    assert tape.watcher is None
+    assert current().observer is None
     assert all(np.isfinite(array).all() for array in model.state_dict().values())
 
 

@@ -4,6 +4,9 @@ Everything public is listed here.  The names are numpy's where numpy has one, `s
 `abs` included, so import the package or single names, not `*`.
 """
 
+import sys
+
+from tricycle_autograd import methods
 from tricycle_autograd.config import show_config
 from tricycle_autograd.einsum import einsum
 from tricycle_autograd.elementwise import (
@@ -50,6 +53,7 @@ from tricycle_autograd.indexing import (
     triu,
 )
 from tricycle_autograd.matmul import matmul, outer, trace
+from tricycle_autograd.modes import no_grad
 from tricycle_autograd.profiling import profile
 from tricycle_autograd.recompute import recompute
 from tricycle_autograd.reductions import (
@@ -85,9 +89,10 @@ from tricycle_autograd.shapes import (
     tile,
     transpose,
 )
-from tricycle_autograd.tape import no_grad
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_autograd.testing import check_fused, check_gradients, check_update
+
+methods.functions = sys.modules[__name__]
 
 __all__ = [
     "Tensor",

@@ -4,6 +4,7 @@ Everything here works on any device's arrays, and on nothing but arrays; only `k
 given tensors, whose arrays it hands out.
 
     is_floating(dtype)                 whether its numbers can have gradients
+    is_half(dtype), in_float32         whether sums need more digits than it has; those digits
     contiguous, rows_contiguous        a copy where the memory has another order
     as_rows                            (..., C) seen as (N, C)
     empty, empty_like                  room for a result, beside its inputs
@@ -30,6 +31,16 @@ def is_floating(dtype: np.dtype) -> bool:
     is known by its name, so that ml_dtypes is imported only by a program that uses it.
     """
     return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
+
+
+def is_half(dtype: np.dtype) -> bool:
+    """Whether numbers of this dtype are float16 or bfloat16: too short to add up or count in."""
+    return dtype.itemsize == 2 and is_floating(dtype)
+
+
+def in_float32(array):
+    """An array of float16 or bfloat16 numbers as float32; another as it is."""
+    return array.astype(FLOAT32) if is_half(array.dtype) else array
 
 
 def contiguous(array):

@@ -7,8 +7,10 @@ Broadcasting.  When shapes differ, numpy repeats the smaller array: (3, 1) + (4,
 each number of the (4,) is used three times.  A number used three times receives three gradients,
 and they add up.  So the gradient of "repeat" is "sum over the repeats": `unbroadcast`.
 
-dtypes are numpy's.  Python numbers are weak, they take the tensor's dtype (float32 tensor * 2.0
-is float32); arrays and numpy scalars are not.  A gradient has its own input's dtype.
+dtypes are numpy's, with one exception.  Python's numbers are weak, they take the tensor's dtype:
+float32 tensor * 2.0 is float32.  So are numpy's scalars here, for np.sqrt(64) is meant as a number
+and should not turn a model into float64.  Arrays are not weak, not even those without axes.  A
+gradient has its own input's dtype.
 
 What is kept for the backward pass is what the derivative mentions: x for log, the result for
 exp, nothing for addition; and of two inputs only what the gradients that are wanted need.
@@ -22,12 +24,18 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_autograd.arrays import in_float32, is_floating, is_half
 from tricycle_autograd.devices import array_module, check_same_device
 from tricycle_autograd.shapes import unbroadcast
+from tricycle_autograd.tape import array_of
 from tricycle_autograd.tensor import Tensor, as_tensor, record, wrap
 
-# What numpy treats as a number without a home.
+# What numpy treats as a number that fits any device.
 NUMBER: tuple[Any, ...] = (int, float, np.generic)
+# By numpy's letter for a kind of dtype ("V" is bfloat16): the type of Python's numbers of that
+# kind, and the order of the kinds; what is of two kinds together is of the higher one.
+WEAK: dict[str, Callable] = {"b": bool, "i": int, "u": int, "f": float, "V": float}
+RANKS = {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2}
 
 # ---- arithmetic ----
 
@@ -195,7 +203,10 @@ def erf(a: Any) -> Tensor:
     """
     a, xp = _tensor_and_module(a)
     x = a.array
-    return record(_erf(xp, x), (a,), lambda dy: (dy * TWO_OVER_ROOT_PI * xp.exp(-x * x),))
+    slope = TWO_OVER_ROOT_PI
+    return record(
+        _erf(xp, x), (a,), lambda dy: (_fit(dy * slope * xp.exp(-x * x), x.shape, x.dtype),)
+    )
 
 
 def abs(a: Any) -> Tensor:
@@ -215,14 +226,14 @@ def sign(a: Any) -> Tensor:
 
 
 def clip(a: Any, a_min: Any = None, a_max: Any = None) -> Tensor:
-    """a, moved to the nearest bound where it is outside [a_min, a_max]; None is no bound.
+    """a, moved to the nearest bound where it is outside [a_min, a_max]; None sets no bound.
 
     The gradient passes where a is inside, bounds included, and is 0 outside.  The bounds are
     numbers or arrays.  Raises TypeError for bounds that want gradients.
     """
     a, xp = _tensor_and_module(a)
-    low, high = _bound(a_min), _bound(a_max)
     x = a.array
+    low, high = _bound(a_min, x), _bound(a_max, x)
     out = xp.clip(x, low, high)
 
     def backward(dy):
@@ -248,11 +259,12 @@ def minimum(a: Any, b: Any) -> Tensor:
 
 def where(condition: Any, a: Any, b: Any) -> Tensor:
     """a where the condition holds, b elsewhere; the condition has no gradient."""
-    condition = as_tensor(condition)
-    chosen = condition.array
-    xp = array_module(chosen)
     a, b = _operands("where", a, b)
-    _check_devices("where", condition, a, b)
+    chosen = as_tensor(condition).array
+    xp = array_module(chosen)
+    if chosen is condition:  # the caller's own array, which may change before the backward pass
+        chosen = chosen.copy()
+    _check_devices("where", wrap(chosen), a, b)
     try:
         out = select(xp, chosen, a.array, b.array)
     except ValueError:
@@ -274,7 +286,9 @@ def select(xp, chosen, x, y):
     a tenth of that: y ^ ((x ^ y) & mask), where the mask has all bits set or none.
     """
     dtype = np.result_type(x, y)
-    if dtype.kind != "f" or dtype.itemsize > 8:  # there are no integers as long as a longdouble
+    if (
+        not is_floating(dtype) or dtype.itemsize > 8
+    ):  # there are no integers as long as a longdouble
         return xp.where(chosen, x, y)
     bits = np.dtype(f"i{dtype.itemsize}")
     x, y = (xp.asanyarray(one, dtype).view(bits) for one in (x, y))
@@ -292,7 +306,8 @@ def _apply(name, operation, a, b):
     a, b = _operands(name, a, b)
     x, y = a.array, b.array
     try:
-        return a, b, x, y, operation(x, y)
+        out = operation(x, y)
+        return a, b, x, y, out if type(out) is np.ndarray else array_of(out)
     except ValueError:
         _check_shapes(name, x, y)
         raise
@@ -301,25 +316,44 @@ def _apply(name, operation, a, b):
 def _operands(name, a, b):
     """Both operands as tensors, at least one of them with an array, and both on one device."""
     if not isinstance(a, Tensor):
-        a = _constant(a) if isinstance(b, Tensor) else Tensor(a)
+        a = _constant(a, b) if isinstance(b, Tensor) else Tensor(a)
     if not isinstance(b, Tensor):
-        b = _constant(b)
+        b = _constant(b, a)
     if type(a.array) is not type(b.array):
         _check_devices(name, a, b)
     return a, b
 
 
-def _constant(value):
-    """An operand that is not a tensor as one without a past.
+def _constant(value, other):
+    """An operand that is not a tensor as one without a past; `other` is the other operand.
 
-    Numbers stay what they are in it, so that numpy's own rules decide about the dtype, and so
-    that they fit any device.
+    Numbers stay numbers in it, so that numpy's own rules decide about the dtype, and so that they
+    fit any device.
     """
     if not isinstance(value, NUMBER):
         return Tensor(value)
-    constant = wrap(None)
-    constant.array = value
+    constant = Tensor.__new__(Tensor)
+    constant.array = _weak(value, other.array)
+    constant.node = None
     return constant
+
+
+def _weak(number, x):
+    """A number as one of Python's, which takes the dtype of the array x where it meets it.
+
+    One of numpy's that would change x in kind anyway (a float beside integers) stays numpy's.
+    """
+    if isinstance(number, np.generic):
+        kind = number.dtype.kind
+        if kind not in WEAK:
+            raise TypeError(f"a tensor holds numbers, got {number!r} of dtype {number.dtype}")
+        if RANKS[kind] > RANKS[x.dtype.kind]:
+            return number
+        number = WEAK[kind](number)
+    # numpy would make float32 of bfloat16 and a Python float.
+    if type(number) is float and x.dtype.kind == "V":
+        return x.dtype.type(number)
+    return number
 
 
 def _check_devices(name, *operands):
@@ -343,7 +377,7 @@ def _check_shapes(name, *arrays):
 def _record_two(out, a, b, gradient_of_a: Callable, gradient_of_b: Callable):
     """Record an operation on two inputs, undoing what broadcasting did to each.
 
-    A gradient that is not wanted is let go here, and with it the arrays it would have needed.
+    Where a gradient is not wanted, its function is dropped, and the arrays it holds with it.
     """
     if a.node is None:
         if b.node is None:
@@ -365,7 +399,7 @@ def _record_two(out, a, b, gradient_of_a: Callable, gradient_of_b: Callable):
 
 
 def _fit(grad, shape, dtype):
-    """A gradient in its input's shape and dtype."""
+    """A gradient in its input's shape and dtype: what numpy made wider is made narrow again."""
     if grad.shape != shape:
         grad = unbroadcast(grad, shape)
     return grad if grad.dtype == dtype else grad.astype(dtype)
@@ -377,7 +411,7 @@ def _same(dy):
 
 def _floating(x):
     """x, or integers as float64: unsigned ones have no negative, and small ones overflow."""
-    return x if x.dtype.kind == "f" else x.astype(np.float64)
+    return x if is_floating(x.dtype) else x.astype(np.float64)
 
 
 def _slope_of_base(x, y):
@@ -407,8 +441,10 @@ def _choose(name, choice, wins, a, b):
     )
 
 
-def _bound(value):
+def _bound(value, x):
     """A bound of clip as an array, a number or None."""
+    if isinstance(value, NUMBER):
+        return _weak(value, x)
     if not isinstance(value, Tensor):
         return value
     if value.requires_grad:
@@ -444,12 +480,14 @@ OUTER_BOTTOM = (
 
 
 def _erf(xp, x):
-    x = _floating(x)
+    dtype = x.dtype
+    x = in_float32(_floating(x))
     near = xp.clip(x, -0.46875, 0.46875)
     inner = near * _polynomial(INNER_TOP, near * near) / _polynomial(INNER_BOTTOM, near * near)
     far = xp.minimum(xp.abs(x), 6)
     tail = xp.exp(-far * far) * _polynomial(OUTER_TOP, far) / _polynomial(OUTER_BOTTOM, far)
-    return xp.where(xp.abs(x) <= 0.46875, inner, xp.sign(x) * (1 - tail))
+    out = xp.where(xp.abs(x) <= 0.46875, inner, xp.sign(x) * (1 - tail))
+    return out.astype(dtype) if is_half(dtype) else out
 
 
 def _polynomial(coefficients, x):

@@ -43,9 +43,9 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd import tape
 from tricycle_autograd.arrays import FLOAT32, is_floating, is_for_kernels, no_kernels_for
 from tricycle_autograd.devices import DEVICES, device_of, homes
+from tricycle_autograd.modes import current
 from tricycle_autograd.tensor import Tensor
 
 FLOAT64 = np.dtype(np.float64)
@@ -227,9 +227,10 @@ def fused_update(definition: Callable) -> FusedUpdate:
 
 
 def _observed(name, function, args, kwargs):
-    """Call a function; where a profile is running, under this name."""
-    if tape.watcher is not None:
-        return tape.watcher.call(name, function, args, kwargs)
+    """Call a function; where an observer is told of operations, under this name."""
+    observer = current().observer
+    if observer is not None:
+        return observer.call(name, function, args, kwargs)
     return function(*args, **kwargs)
 
 

@@ -42,7 +42,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from tricycle_autograd import tape
 from tricycle_autograd.cpu import (
     WITHOUT_NUMBA,
     cpu_function,
@@ -61,6 +60,7 @@ from tricycle_autograd.gemm_packing import (
     parts,
     round_up,
 )
+from tricycle_autograd.modes import count_flops
 
 # Plain numbers, known once the processor is: see gemm_tile.
 TILE_ROWS = needs_numba("tricycle_autograd.gemm_tile", "TILE_ROWS")
@@ -114,8 +114,7 @@ def product(out: np.ndarray, a: np.ndarray, b: np.ndarray, add: bool = False) ->
             f"product writes into rows or columns that are contiguous, and out has strides of "
             f"{out.strides} bytes; give it an array of its own and copy from that"
         )
-    if tape.watcher is not None:
-        tape.watcher.flops += 2 * M * N * K
+    count_flops(2 * M * N * K)
     if WITHOUT_NUMBA:
         multiply(out, a, b, add)
         return

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_autograd.arrays import in_float32
 from tricycle_autograd.axes import normalise_axis
 from tricycle_autograd.devices import array_module, device_of
-from tricycle_autograd.shapes import ravel
+from tricycle_autograd.shapes import add_up, ravel
 from tricycle_autograd.tensor import Tensor, as_tensor, record
 
 
@@ -34,15 +35,20 @@ def getitem(x: Any, index: Any) -> Tensor:
     if type(array) is not np.ndarray and device_of(array) == "cuda":
         _check_bounds(parts, array.shape)
 
-    shape, dtype = array.shape, array.dtype  # not the array: it may be the largest of a model
+    if x.node is not None:
+        parts = tuple([_own(part) for part in parts])
+    shape = array.shape  # not the array: it may be the largest of a model
 
     def backward(dy):
-        dx = array_module(dy).zeros(shape, dtype)
-        if repeats:
-            _add_at(dx, parts, dy)
-        else:
+        xp = array_module(dy)
+        if not repeats:
+            dx = xp.zeros(shape, dy.dtype)
             dx[parts] = dy
-        return (dx,)
+            return (dx,)
+        sums = in_float32(dy)
+        dx = xp.zeros(shape, sums.dtype)
+        _add_at(dx, parts, sums)
+        return (dx.astype(dy.dtype, copy=False),)
 
     return record(array[parts], (x,), backward)
 
@@ -76,6 +82,11 @@ def _plain(part):
             "convert it with .astype(int)"
         )
     return part
+
+
+def _own(part):
+    """A copy of an array in an index: the caller may fill it anew before the backward pass."""
+    return part.copy() if hasattr(part, "dtype") and part.ndim else part
 
 
 def _is_basic(part):
@@ -215,7 +226,7 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Tensor:
     count = int(counts.reshape(()))
 
     def backward(dy):
-        return (dy.reshape(*before[: axis + 1], count, *before[axis + 1 :]).sum(axis + 1),)
+        return (add_up(dy.reshape(*before[: axis + 1], count, *before[axis + 1 :]), axis + 1),)
 
     return record(xp.repeat(x.array, count, axis), (x,), backward)
 
@@ -256,14 +267,14 @@ def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
         raise ValueError(
             f"diagonal: needs two different axes of shape {x.shape}, got {axis1} twice"
         )
-    array = x.array
+    shape = x.shape
 
     def backward(dy):
-        dx = array_module(array).zeros_like(array)
+        dx = array_module(dy).zeros_like(dy, shape=shape)
         _put_diagonal(dx, dy, offset, axis1, axis2)
         return (dx,)
 
-    return record(array.diagonal(offset, axis1, axis2), (x,), backward)
+    return record(x.array.diagonal(offset, axis1, axis2), (x,), backward)
 
 
 def _put_diagonal(array, values, offset, axis1, axis2):

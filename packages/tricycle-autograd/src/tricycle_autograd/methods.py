@@ -1,8 +1,9 @@
 """Which function each operator and method of a tensor calls.
 
 `x + y` is add(x, y), and `x.sum(axis=0)` is sum(x, axis=0): the methods are numpy's, and each is
-one line.  The functions live in elementwise, reductions, shapes, indexing, matmul and einsum;
-they are reached through the package, because they need Tensor, and Tensor needs this class.
+one line.  The functions live in elementwise, reductions, shapes, indexing, matmul and einsum.
+Those need Tensor, and Tensor needs this class: so this module imports none of them, and the
+package puts them into `functions` once it has imported them all.
 
 There is no `+=` in place: Python turns `x += y` into `x = x + y`, a new tensor.  Comparisons
 compare numbers, so `x == y` is a tensor; as keys of dictionaries tensors go by identity.
@@ -11,12 +12,13 @@ compare numbers, so `x == y` is a tensor; as keys of dictionaries tensors go by 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import tricycle_autograd as functions
-
 if TYPE_CHECKING:
     from tricycle_autograd.tensor import Tensor
 
 Axis = int | tuple[int, ...] | None
+
+# The package: its names are those of the functions.
+functions: Any = None
 
 
 class NumpyMethods:

@@ -7,15 +7,15 @@
 prints a table when the block ends: how often each operation ran, forward and backward, how long
 it took, how much it calculated and moved, and what share that is of what this machine can do.
 
-The roof.  A processor can do so many additions and multiplications a second (GFLOP/s) and read
-so many bytes a second from memory (GB/s).  An operation that needs F of the one and M bytes of
-the other cannot take less than
+The roof.  A processor can do a limited number of additions and multiplications a second (GFLOP/s)
+and read a limited number of bytes a second from memory (GB/s).  An operation that needs F of the
+one and M of the other cannot take less than
 
     the larger of  F / GFLOP/s  and  M / GB/s
 
 and "of roof" is that time divided by the time it took.  Both limits are measured here, once in a
-process: with the library's own matrix product, and by reading more than fits into a cache.  What
-lies in a cache already may come out above 100 %.
+process: with the library's own matrix product, and by reading more than fits into a cache.  An
+operation whose arrays are in a cache already may come out above 100 %.
 
 Williams, Waterman & Patterson, Roofline: an insightful visual performance model (2009).
 """
@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd import tape
+from tricycle_autograd.modes import current, observed_by
 
 BETWEEN = "(between operations)"
 LONG_ENOUGH = 0.3  # seconds, for measuring a limit of the machine
@@ -40,7 +40,7 @@ SIDES = (1024, 512, 384)  # of the matrices whose product shows how fast it calc
 
 @dataclass
 class Row:
-    """What one operation did, in one direction.
+    """How often one operation ran, in one direction, and what it took.
 
     calls    how often it ran
     seconds  in all
@@ -70,7 +70,7 @@ class Profile:
         self._running = [(BETWEEN, "")]  # the innermost last: the one whose time passes now
         self._started = self._mark = time.perf_counter()
 
-    # ---- what the library tells ----
+    # ---- what the library tells: see modes.Observer ----
 
     def call(self, name: str, run: Callable, args: tuple, kwargs: dict) -> Any:
         """Run a fused operation's kernels, and note what they took."""
@@ -82,7 +82,7 @@ class Profile:
         moved = _bytes(array) + sum(_bytes(tensor.array) for tensor in inputs)
         name, direction = self._running[-1]
         if direction != "forward":
-            # A primitive says nothing when it begins: it began when the last one ended.
+            # A primitive reports its end only: it is taken to start where the last one ended.
             name = name_of_primitive()
             self._running.append((name, "forward"))
             self._change()
@@ -91,10 +91,10 @@ class Profile:
         self._row(name, "forward").bytes += moved
         gradients = sum(_bytes(tensor.array) for tensor in inputs if tensor.requires_grad)
 
-        def noted(dy):
+        def noted(*dy):
             with self.part(name, "backward"):
                 self._row(name, "backward").bytes += moved + gradients
-                return backward(dy)
+                return backward(*dy)
 
         return noted
 
@@ -159,31 +159,31 @@ class Profile:
 
 @contextmanager
 def profile() -> Iterator[Profile]:
-    """Measure every operation in a block, and print the table when it ends.
+    """Measure every operation of this thread in a block, and print the table when it ends.
 
     Kernels that have to be compiled or loaded first count too: run a step before the one that
     is measured.  While it measures, an operation takes some microseconds longer; while no
     profile is running, nothing.  Raises RuntimeError inside another profile.
     """
-    if tape.watcher is not None:
+    if current().observer is not None:
         raise RuntimeError("a profile is running already, and would be measured by this one")
     measured = Profile()
-    tape.watcher = measured
     try:
-        yield measured
+        with observed_by(measured):
+            yield measured
     finally:
-        tape.watcher = None
         measured.end()
     print(measured)
 
 
 @contextmanager
 def profiled(name: str) -> Iterator[None]:
-    """Give a stretch of code that is no operation a line in the table of a profile."""
-    if tape.watcher is None:
+    """Give a stretch of code that is not an operation a line in the table of a profile."""
+    observer = current().observer
+    if observer is None:
         yield
     else:
-        with tape.watcher.part(name):
+        with observer.part(name):
             yield
 
 
@@ -207,8 +207,8 @@ def measured_peak_flops(seconds: float = LONG_ENOUGH) -> float:
 
     seconds  to go on trying, for each size of product
 
-    Where other programs want the cores too, a product of 1024 x 1024 never has them to itself for
-    as long as it takes, and one of 384 x 384 now and then has.
+    On a busy machine a product of 1024 x 1024 never has the cores to itself for as long as it
+    takes, but one of 384 x 384 does now and then.
     """
     from tricycle_autograd.gemm import product
 
@@ -236,9 +236,10 @@ def _bytes(array):
 
 
 def name_of_primitive() -> str:
-    """For whoever `record` tells of an operation: its name.
+    """The name of the operation that called `record`, for an observer's method `recorded`.
 
-    The public function that was called: the outermost of this package's on the stack."""
+    It is the public function that was called: the outermost of this package's on the stack.
+    """
     frame: FrameType | None = sys._getframe(2)
     name = "record"
     while frame is not None and frame.f_globals.get("__name__", "").startswith(__package__ + "."):

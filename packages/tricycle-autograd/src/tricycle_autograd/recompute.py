@@ -16,16 +16,19 @@ Chen et al., Training Deep Nets with Sublinear Memory Cost (2016).
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
-from tricycle_autograd.tape import backpropagate, is_recording, no_grad, recording
+from tricycle_autograd.modes import is_recording, no_grad, recording
+from tricycle_autograd.tape import backpropagate
 from tricycle_autograd.tensor import Tensor, record
 
 Value = TypeVar("Value")
 
-# What a function that may be run again has drawn, and what one that is run again is to draw.
-_keeping: list | None = None
-_repeating: Iterator | None = None
+# The draws of the function that runs now, each thread's and task's own: kept the first time it
+# runs, repeated when it runs again.
+_keeping: ContextVar[list | None] = ContextVar("keeping", default=None)
+_repeating: ContextVar[Iterator | None] = ContextVar("repeating", default=None)
 
 
 def recompute(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -35,7 +38,7 @@ def recompute(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
               when it is called a second time
     inputs    tensors, of which at least one needs a gradient
 
-    Raises TypeError for inputs that are no tensors, ValueError if none needs a gradient while
+    Raises TypeError for inputs that are not tensors, ValueError if none needs a gradient while
     the tape is recording (parameters inside the function would then get none, silently).
     """
     for value in inputs:
@@ -73,30 +76,30 @@ def same_again(draw: Callable[[], Value]) -> Value:
 
     For what must not differ between the two runs: the number of a random draw, say.
     """
-    value = draw() if _repeating is None else next(_repeating)
-    if _keeping is not None:
-        _keeping.append(value)
+    repeating, keeping = _repeating.get(), _keeping.get()
+    value = draw() if repeating is None else next(repeating)
+    if keeping is not None:
+        keeping.append(value)
     return value
 
 
 @contextmanager
 def _keep_draws(drawn):
-    """Write down what is drawn; a function around this one that does so too learns it as well."""
-    global _keeping
-    outer, _keeping = _keeping, drawn
+    """Keep what is drawn, also for a function around this one that keeps its draws too."""
+    outer = _keeping.get()
+    token = _keeping.set(drawn)
     try:
         yield
     finally:
-        _keeping = outer
+        _keeping.reset(token)
         if outer is not None:
             outer += drawn
 
 
 @contextmanager
 def _repeat_draws(drawn):
-    global _repeating
-    outer, _repeating = _repeating, iter(drawn)
+    token = _repeating.set(iter(drawn))
     try:
         yield
     finally:
-        _repeating = outer
+        _repeating.reset(token)

@@ -9,6 +9,9 @@ owes to each number: 1 for a sum, 1/n for a mean, the share of the winner for a 
 
 What is kept: nothing for sum and mean, the input (and at most the result) for the others.
 
+float16 and bfloat16 are too short to add up in, or to count in: float16 ends at 65,504.  Such
+numbers go through float32, and the result and the gradient come back in the input's dtype.
+
 In order: sums, extremes, products and running sums, logsumexp, results without a gradient.
 """
 
@@ -16,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_autograd.arrays import is_floating, is_half
 from tricycle_autograd.devices import array_module
+from tricycle_autograd.shapes import astype
 from tricycle_autograd.tensor import Tensor, as_tensor, record, wrap
 
 Axis = int | tuple[int, ...] | None
@@ -25,6 +30,8 @@ Axis = int | tuple[int, ...] | None
 def sum(a: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Add up; the sum of no numbers is 0."""
     a = as_tensor(a)
+    if a.array.itemsize == 2 and is_half(a.dtype):
+        return _through_float32(sum, a, axis=axis, keepdims=keepdims)
     x = a.array
     shape = x.shape
     out = x.sum(axis=axis, keepdims=keepdims)
@@ -32,8 +39,10 @@ def sum(a: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def mean(a: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The average: the sum divided by how many there are."""
+    """The average: the sum divided by the number of numbers."""
     a = as_tensor(a)
+    if a.array.itemsize == 2 and is_half(a.dtype):
+        return _through_float32(mean, a, axis=axis, keepdims=keepdims)
     x = a.array
     shape = x.shape
     out = x.mean(axis=axis, keepdims=keepdims)
@@ -48,6 +57,8 @@ def var(a: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Ten
     part of the gradient vanishes:  dx = dy · 2 (x - mean) / (n - ddof).
     """
     a = as_tensor(a)
+    if a.array.itemsize == 2 and is_half(a.dtype):
+        return _through_float32(var, a, axis=axis, ddof=ddof, keepdims=keepdims)
     x = a.array
     out = x.var(axis=axis, ddof=ddof, keepdims=keepdims)
     n = _how_many(x, out)
@@ -65,6 +76,8 @@ def std(a: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Ten
     Where all numbers are equal it is 0, at the tip of a cone, and the gradient is taken as 0.
     """
     a = as_tensor(a)
+    if a.array.itemsize == 2 and is_half(a.dtype):
+        return _through_float32(std, a, axis=axis, ddof=ddof, keepdims=keepdims)
     x = a.array
     out = x.std(axis=axis, ddof=ddof, keepdims=keepdims)
     n = _how_many(x, out)
@@ -84,6 +97,8 @@ def std(a: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Ten
 def max(a: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The largest number; equal ones share the gradient equally.  ValueError for no numbers."""
     a = as_tensor(a)
+    if a.array.itemsize == 2 and is_half(a.dtype):
+        return _through_float32(max, a, axis=axis, keepdims=keepdims)
     x = a.array
     out = x.max(axis=axis, keepdims=keepdims)
     return record(out, (a,), lambda dy: (_share_among_winners(dy, x, out, axis, keepdims),))
@@ -92,6 +107,8 @@ def max(a: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def min(a: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The smallest number; equal ones share the gradient equally.  ValueError for no numbers."""
     a = as_tensor(a)
+    if a.array.itemsize == 2 and is_half(a.dtype):
+        return _through_float32(min, a, axis=axis, keepdims=keepdims)
     x = a.array
     out = x.min(axis=axis, keepdims=keepdims)
     return record(out, (a,), lambda dy: (_share_among_winners(dy, x, out, axis, keepdims),))
@@ -108,6 +125,8 @@ def prod(a: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     zeros leave no number with any influence.
     """
     a = as_tensor(a)
+    if a.array.itemsize == 2 and is_half(a.dtype):
+        return _through_float32(prod, a, axis=axis, keepdims=keepdims)
     x = a.array
     out = x.prod(axis=axis, keepdims=keepdims)
 
@@ -127,10 +146,12 @@ def prod(a: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def cumsum(a: Any, axis: int | None = None) -> Tensor:
     """Running totals along an axis, or of all numbers in order for axis None (then flat).
 
-    A number is part of every total from its own place on, so its gradient is the sum of `dy`
-    from its place on: a running total from the other end.
+    A number is part of its own total and of every later one, so its gradient is the sum of `dy`
+    from its place to the end: a running total from the other end.
     """
     a = as_tensor(a)
+    if a.array.itemsize == 2 and is_half(a.dtype):
+        return _through_float32(cumsum, a, axis=axis)
     shape = a.shape
     out = a.array.cumsum(axis=axis)
 
@@ -151,8 +172,10 @@ def logsumexp(a: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     gradient 0.
     """
     a = as_tensor(a)
+    if a.array.itemsize == 2 and is_half(a.dtype):
+        return _through_float32(logsumexp, a, axis=axis, keepdims=keepdims)
     # Unsigned integers have no negative, and small ones overflow.
-    x = a.array if a.dtype.kind == "f" else a.array.astype(np.float64)
+    x = a.array if is_floating(a.dtype) else a.array.astype(np.float64)
     xp = array_module(x)
     largest = x.max(axis=axis, keepdims=True) if x.size else xp.zeros((), x.dtype)
     largest = xp.where(xp.isfinite(largest), largest, 0)
@@ -193,6 +216,11 @@ def any(a: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
 # ---- helpers ----
 
 
+def _through_float32(reduction, a, **options):
+    """A reduction of half-precision numbers, calculated in float32 like its gradient."""
+    return astype(reduction(astype(a, np.float32), **options), a.dtype)
+
+
 def _stretch(dy, shape, axis, keepdims):
     """A reduction's gradient, repeated along the reduced axes (a view: nothing is copied)."""
     xp = array_module(dy)
@@ -202,7 +230,7 @@ def _stretch(dy, shape, axis, keepdims):
 
 
 def _how_many(x, out):
-    """How many numbers of x went into each number of out (as 1 where there are none at all)."""
+    """How many numbers of x went into each number of out (1 where there are none at all)."""
     return x.size // out.size if x.size else 1
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_autograd.arrays import in_float32, is_floating
 from tricycle_autograd.axes import Axes, normalise_axes, normalise_axis
 from tricycle_autograd.devices import array_module, check_same_device
 from tricycle_autograd.tensor import Tensor, as_tensor, record
@@ -35,14 +36,19 @@ def unbroadcast(grad, shape: tuple[int, ...]):
     stretched = [
         n_added + i for i, n in enumerate(shape) if n == 1 and grad.shape[n_added + i] != 1
     ]
-    return grad.sum((*range(n_added), *stretched), keepdims=True).reshape(shape)
+    return add_up(grad, (*range(n_added), *stretched), keepdims=True).reshape(shape)
+
+
+def add_up(array, axis, keepdims=False):
+    """array.sum(axis), added up in float32 where the dtype is too short for sums."""
+    return in_float32(array).sum(axis, keepdims=keepdims).astype(array.dtype, copy=False)
 
 
 # ---- Reshaping ----
 
 
 def reshape(x: Any, shape: int | Sequence[int]) -> Tensor:
-    """The same numbers in the same order, in another shape; -1 stands for "what is left".
+    """The same numbers in the same order, in another shape; -1 stands for the length left over.
 
     >>> reshape(Tensor([[1, 2], [3, 4]]), (1, -1))
     Tensor([[1, 2, 3, 4]], dtype=int64)
@@ -190,7 +196,7 @@ def tile(x: Any, reps: int | Sequence[int]) -> Tensor:
     copies = tuple(range(0, 2 * ndim, 2))
 
     def backward(dy):
-        return (dy.reshape(grid).sum(copies).reshape(before),)
+        return (add_up(dy.reshape(grid), copies).reshape(before),)
 
     return record(array_module(x.array).tile(x.array, counts), (x,), backward)
 
@@ -271,7 +277,7 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
 
 
 def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
-    """Cut x along an axis: into so many equal pieces, or before each of the given indices.
+    """Cut x along an axis: into that many equal pieces, or before each of the given indices.
 
     Raises ValueError if the axis does not divide into equal pieces.
     """
@@ -302,7 +308,7 @@ def _cut(x, places):
     the first of them hands to the node they share; that node is older than all of them, so
     the tape does not read it before the last has written.
     """
-    array = x.array
+    array, shape = x.array, x.shape
     whole = record(array, (x,), lambda dx: (dx,))
     shared: list[Any] = []
 
@@ -311,7 +317,7 @@ def _cut(x, places):
             if shared:
                 shared[0][place] += dy  # added: indices out of order cut parts that overlap
                 return (None,)
-            shared.append(array_module(array).zeros_like(array))
+            shared.append(array_module(dy).zeros_like(dy, shape=shape))
             shared[0][place] = dy
             return (shared[0],)
 
@@ -341,6 +347,6 @@ def astype(x: Any, dtype: Any) -> Tensor:
     x = as_tensor(x)
     before = x.dtype
     array = x.array.astype(dtype, copy=False)
-    if array.dtype.kind != "f":
+    if not is_floating(array.dtype):
         return Tensor(array)
     return record(array, (x,), lambda dy: (dy.astype(before, copy=False),))

@@ -1,6 +1,6 @@
 """The tape: how gradients flow backwards.
 
-Every differentiable operation leaves one `Node` behind.  A node knows the nodes its
+Every differentiable operation leaves one `Node`.  A node knows the nodes its
 inputs came from, and holds one function, `backward`, that turns the gradient of its
 output into the gradients of its inputs: the chain rule, one step of it.
 `backpropagate` visits the nodes from newest to oldest and takes that step at each.
@@ -19,22 +19,15 @@ Three habits keep it right and small:
   place, and only into sums that it allocated itself.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import count
-from typing import Any
 
 import numpy as np
 
+from tricycle_autograd.devices import array_module
+from tricycle_autograd.modes import Block, current
+
 _next_number = count().__next__
-_recording = True
-
-# Whoever wants to hear of every operation while it runs: see profiling.py.
-watcher: Any = None
-
-# Whoever wants to hear of every leaf whose gradient is complete: see hearing_of_finished_leaves.
-_hear_of_finished: Any = None
 
 # What a backward returns for an input whose gradient it has already written, or added,
 # to the leaf's own buffer.
@@ -44,30 +37,42 @@ ADDED = object()
 class Node:
     """One step of the computation, as the backward pass sees it.
 
-    number    position in time; later nodes have higher numbers
-    parents   the nodes of this step's inputs (None where no gradient is wanted)
-    backward  maps the output's gradient to a tuple of input gradients, one for each
-              parent; None marks a leaf
-    grad      leaves only: the gradient so far, or None
-    buffer    leaves only: an array to keep the gradient in (a parameter's place in an
-              arena), or None
+    number         position in time; later nodes have higher numbers
+    parents        the nodes of this step's inputs (None where no gradient is wanted)
+    backward       maps the output's gradient to a tuple of input gradients, one for each
+                   parent; None marks a leaf
+    takes_waiting  whether backward is given the gradient that waits at its first input, too,
+                   and returns the sum: see `record`
+    grad           leaves only: the gradient so far, or None
+    buffer         leaves only: an array to keep the gradient in (a parameter's place in an
+                   arena), or None
+
+    A leaf may travel, by pickle or copy.deepcopy: it arrives with its gradient, without a buffer,
+    and with a new number.  Any other node raises TypeError: its backward stays here.
     """
 
-    __slots__ = ("number", "parents", "backward", "grad", "buffer")
+    __slots__ = ("number", "parents", "backward", "takes_waiting", "grad", "buffer")
 
-    def __init__(self, parents=(), backward=None):
+    def __init__(self, parents=(), backward=None, takes_waiting=False):
         self.number = _next_number()
         self.parents = parents
         self.backward = backward
+        self.takes_waiting = takes_waiting
         self.grad = None
         self.buffer = None
+
+    def __reduce__(self):
+        if self.backward is not None:
+            raise TypeError(
+                "the result of an operation cannot be pickled or copied with its past; use "
+                "tensor.detach(), which has none"
+            )
+        return _arrived_leaf, (self.grad,)
 
     def add(self, grad):
         """Add one more contribution to a leaf's gradient."""
         if self.buffer is None:
-            total = grad if self.grad is None else self.grad + grad
-            # numpy turns results with no axes into scalars; a leaf's gradient is an array.
-            self.grad = np.asarray(total) if isinstance(total, np.generic) else total
+            self.grad = array_of(grad if self.grad is None else self.grad + grad)
         elif self.grad is None:
             self.buffer[...] = grad
             self.grad = self.buffer
@@ -84,6 +89,19 @@ class Node:
         return self.buffer, add
 
 
+def _arrived_leaf(grad):
+    # Its old number comes from another process, or from before it was copied.  The walk needs a
+    # number lower than those of the steps that will use it, and all of them are still to come.
+    leaf = Node()
+    leaf.grad = grad
+    return leaf
+
+
+def array_of(result):
+    """The result of a calculation as an array: numpy turns results with no axes into scalars."""
+    return np.asarray(result) if isinstance(result, np.generic) else result
+
+
 def gradient_destination(node, array):
     """Where a backward should write the gradient of an input.
 
@@ -97,60 +115,27 @@ def gradient_destination(node, array):
     if node.backward is None and node.buffer is not None:
         destination, add = node.claim()
         return destination, add, ADDED
-    from tricycle_autograd.devices import array_module
-
     destination = array_module(array).empty(array.shape, array.dtype)
     return destination, False, destination
 
 
-def is_recording() -> bool:
-    """Whether operations are being put on the tape."""
-    return _recording
-
-
-@contextmanager
-def no_grad() -> Iterator[None]:
-    """Run a block without recording: nothing computed in it can be differentiated.
-
-    Also works as a decorator.  The switch belongs to the process, not to the thread.
-    """
-    global _recording
-    before, _recording = _recording, False
-    try:
-        yield
-    finally:
-        _recording = before
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """Run a block with the tape on, also inside `no_grad()`."""
-    global _recording
-    before, _recording = _recording, True
-    try:
-        yield
-    finally:
-        _recording = before
-
-
-@contextmanager
-def hearing_of_finished_leaves(listener: Callable[[Node], None]) -> Iterator[None]:
+def on_finished_leaf(listener: Callable[[Node], None]) -> Block:
     """Run a block whose backward walks call `listener(leaf)` as soon as a leaf is complete.
 
+    listener  takes the leaf's node, whose `grad` is what this walk leaves there
+
     A leaf is complete when the last node that uses it has been walked: its gradient can be sent
-    away while the walk goes on.  A walk inside a walk (`recompute`) speaks for the leaves that are
-    used inside of it.
+    away while the walk continues.  A nested walk (`recompute`) reports the leaves used inside it.
     """
-    global _hear_of_finished
-    before, _hear_of_finished = _hear_of_finished, listener
-    try:
-        yield
-    finally:
-        _hear_of_finished = before
+    return Block(finished_leaf=listener)
+
+
+# The name of on_finished_leaf until the data parallel optimiser uses the new one.
+hearing_of_finished_leaves = on_finished_leaf
 
 
 def backpropagate(end: Node, grad) -> None:
-    """Send `grad`, the gradient at `end`, back to every leaf behind it.
+    """Send `grad`, the gradient at `end`, back to every leaf that it depends on.
 
     Raises RuntimeError if part of the graph has been walked before: what the forward pass
     saved is freed as the walk passes.
@@ -158,12 +143,15 @@ def backpropagate(end: Node, grad) -> None:
     grads = {end: grad}
     borrowed = {end}  # nodes whose gradient array we did not allocate
     order = _newest_first(end)
-    uses = _uses_of_leaves(order) if _hear_of_finished else {}
+    listener = current().finished_leaf
+    finished_by = {} if listener is None else _leaves_finished_by(order)
 
     for node in order:
         # A leaf whose gradients all went straight to its buffer has none waiting here, and
         # neither has a node that was reached only through inputs without a gradient.
         grad = grads.pop(node, None)
+        if type(grad) is not np.ndarray and grad is not None:
+            grad = array_of(grad)
         borrowed.discard(node)
         backward, parents = node.backward, node.parents
         if backward is None:
@@ -172,7 +160,12 @@ def backpropagate(end: Node, grad) -> None:
             continue
         # Free what the forward pass saved: each step is walked back only once.
         node.backward, node.parents = _already_freed, ()
-        contributions = backward(grad) if grad is not None else [None] * len(parents)
+        if grad is None:
+            contributions: tuple = (None,) * len(parents)
+        elif node.takes_waiting:
+            contributions = _with_waiting(backward, grad, parents[0], grads, borrowed)
+        else:
+            contributions = backward(grad)
         for parent, contribution in zip(parents, contributions, strict=True):
             if parent is None or contribution is None or contribution is ADDED:
                 continue
@@ -186,12 +179,15 @@ def backpropagate(end: Node, grad) -> None:
                 borrowed.discard(parent)
             else:
                 grads[parent] += contribution
-        if uses:
-            _count_down(uses, parents, grads)
+        if listener is not None:
+            for leaf in finished_by.get(node, ()):
+                if leaf in grads:
+                    leaf.add(grads.pop(leaf))
+                listener(leaf)
 
 
 def _newest_first(end):
-    """Every node behind `end`, itself included, in the order of the backward walk."""
+    """`end` and every node that it depends on, in the order of the backward walk."""
     seen, stack = {end}, [end]
     while stack:
         node = stack.pop()
@@ -204,21 +200,29 @@ def _newest_first(end):
     return sorted(seen, key=lambda node: node.number, reverse=True)
 
 
-def _uses_of_leaves(nodes):
-    """How many times each leaf is an input among these nodes."""
-    return Counter(p for node in nodes for p in node.parents if p and p.backward is None)
+def _with_waiting(backward, grad, first, grads, borrowed):
+    """A node's contributions, where the first is to include what waits at its input.
+
+    The sum takes the place of what waited.
+    """
+    waiting = grads.get(first)
+    contributions = backward(grad, None if waiting is None else array_of(waiting))
+    if contributions[0] is not None and contributions[0] is not ADDED:
+        grads.pop(first, None)
+        borrowed.discard(first)
+    return contributions
 
 
-def _count_down(uses, parents, grads):
-    """A node was walked: give the leaves whose last use it was what waits for them, and tell."""
-    for parent in parents:
-        if parent not in uses:
-            continue
-        uses[parent] -= 1
-        if not uses[parent]:
-            if parent in grads:
-                parent.add(grads.pop(parent))
-            _hear_of_finished(parent)
+def _leaves_finished_by(order):
+    """The leaves of a walk, by the node that is the last of it to use them."""
+    finished_by: dict[Node, list[Node]] = {}
+    seen = set()
+    for node in reversed(order):  # a leaf's oldest use is the last that is walked
+        for parent in node.parents:
+            if parent is not None and parent.backward is None and parent not in seen:
+                seen.add(parent)
+                finished_by.setdefault(node, []).append(parent)
+    return finished_by
 
 
 def _already_freed(_):

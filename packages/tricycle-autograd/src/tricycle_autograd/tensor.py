@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import tape
+from tricycle_autograd.arrays import is_floating
 from tricycle_autograd.devices import array_module, device_of, homes, move
 from tricycle_autograd.methods import NumpyMethods
+from tricycle_autograd.modes import current
 
 
 class Tensor(NumpyMethods):
@@ -24,10 +26,11 @@ class Tensor(NumpyMethods):
 
     array          a numpy or cupy array (its memory is shared, not copied), a number, or
                    nested lists of numbers.  Python floats become float32; integers and
-                   booleans stay what they are
+                   booleans stay what they are, and so do arrays of any floating point dtype
     requires_grad  whether gradients with respect to this tensor are wanted
 
-    Raises TypeError for what is not numbers, and for integers that should have a gradient.
+    Raises TypeError for anything but numbers, for integers that should have a gradient, and for a
+    list of tensors that have one: stack() and concatenate() join tensors.
     """
 
     __slots__ = ("array", "node", "__weakref__")
@@ -38,7 +41,7 @@ class Tensor(NumpyMethods):
         self.array = as_array(array)
         self.node = None
         if requires_grad:
-            if self.array.dtype.kind != "f":
+            if not is_floating(self.array.dtype):
                 raise TypeError(
                     f"only floating point tensors have gradients, and this one is "
                     f"{self.array.dtype}; convert it first: Tensor(array.astype('float32'), ...)"
@@ -89,7 +92,7 @@ class Tensor(NumpyMethods):
             self.node.add(_gradient_like(self, grad))
 
     def backward(self, grad=None) -> None:
-        """Find the gradients of this tensor with respect to every leaf behind it.
+        """Find the gradients of this tensor with respect to every leaf that it depends on.
 
         grad   the gradient at this tensor, of its shape; only a single number can do without,
                for which it is 1.  It is not copied, and may become a leaf's `.grad`: do not
@@ -118,8 +121,12 @@ class Tensor(NumpyMethods):
         return wrap(self.array)
 
     def numpy(self) -> np.ndarray:
-        """The numbers as a numpy array: the same memory on the CPU, a copy from the GPU."""
-        return np.asarray(move(self.array, "cpu"))
+        """The numbers as a numpy array: the same memory on the CPU, a copy from the GPU.
+
+        numpy by itself does not know bfloat16: those come as float32, a copy.
+        """
+        array = np.asarray(move(self.array, "cpu"))
+        return array.astype(np.float32) if array.dtype.kind == "V" else array
 
     def to(self, device: str) -> "Tensor":
         """The same numbers on another device, "cpu" or "cuda"; gradients flow back across."""
@@ -185,15 +192,27 @@ def as_array(value: Any):
         raise TypeError(
             "this is a Tensor already; use it, or tensor.detach() for one without a past"
         )
+    elif _holds_gradients(value):
+        raise TypeError(
+            "this is a list of tensors with gradients, which a new tensor would lose; join them "
+            "with stack() or concatenate(), or give it tensor.detach() of each"
+        )
     elif type(value).__module__.split(".")[0] == "cupy":
         return value
     else:
         array = np.asarray(value)
         if array.dtype == np.float64 and not isinstance(value, np.generic):
             array = array.astype(np.float32)
-    if array.dtype.kind not in "fiub":
+    if array.dtype.kind not in "fiub" and not is_floating(array.dtype):
         raise TypeError(f"a tensor holds numbers, got an array of dtype {array.dtype}")
     return array
+
+
+def _holds_gradients(value):
+    """Whether a list, or one of the lists in it, holds a tensor through which gradients flow."""
+    if isinstance(value, Tensor):
+        return value.node is not None
+    return isinstance(value, (list, tuple)) and any(map(_holds_gradients, value))
 
 
 def as_tensor(value: Any) -> Tensor:
@@ -210,32 +229,41 @@ def wrap(array: Any) -> Tensor:
     return tensor
 
 
-def record(array: Any, inputs: Sequence[Tensor], backward: Callable) -> Tensor:
+def record(
+    array: Any, inputs: Sequence[Tensor], backward: Callable, takes_waiting: bool = False
+) -> Tensor:
     """Wrap an operation's result, putting it on the tape if any input is there.
 
-    array     the operation's result
-    inputs    the tensors it was computed from
-    backward  given the gradient at the result, returns a tuple with one gradient for each
-              input, each of that input's shape: None for an input that has no gradient
-              (integer ids, say), ADDED for one already written to its leaf's buffer
+    array          the operation's result
+    inputs         the tensors it was computed from
+    backward       given the gradient at the result, returns a tuple with one gradient for each
+                   input, each of that input's shape: None for an input that has no gradient
+                   (integer ids, say), ADDED for one already written to its leaf's buffer
+    takes_waiting  whether backward adds for itself what waits at its first input.  It is then
+                   called with two arguments: the gradient at the result, and the gradient that
+                   other uses of the first input have left there in this walk, or None.  What it
+                   returns for that input is the sum of both.  It does not write into either
 
     `backward` has no default: an operation without a gradient cannot be written by accident.
     """
     out = wrap(array)
-    if tape.watcher is not None:
-        backward = tape.watcher.recorded(out.array, inputs, backward)
-    if tape._recording:
+    modes = current()
+    if modes.observer is not None:
+        backward = modes.observer.recorded(out.array, inputs, backward)
+    if modes.recording:
         parents = tuple([tensor.node for tensor in inputs])
         for parent in parents:
             if parent is not None:
-                out.node = tape.Node(parents, backward)
+                out.node = tape.Node(parents, backward, takes_waiting)
                 break
     return out
 
 
 def _gradient_like(tensor, grad):
     """`grad` as an array of the tensor's shape, dtype and device, or a clear error."""
-    array = as_array(grad.array if isinstance(grad, Tensor) else grad)
+    given = grad.array if isinstance(grad, Tensor) else grad
+    # np.asarray: as_array would round Python's floats to float32, whatever the tensor's dtype.
+    array = as_array(given if hasattr(given, "dtype") else np.asarray(given))
     if array.shape != tensor.shape:
         raise ValueError(
             f"the gradient at a tensor has the tensor's shape {tensor.shape}, got {array.shape}"

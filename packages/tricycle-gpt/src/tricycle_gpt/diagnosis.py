@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from tricycle_autograd import tape
+from tricycle_autograd.modes import observed_by
 from tricycle_autograd.profiling import name_of_primitive
 from tricycle_gpt.data_parallel import DataParallel
 from tricycle_gpt.distributed import texts_of_all
@@ -30,13 +31,13 @@ class BadNumber(ArithmeticError):
 class FiniteCheck:
     """Looks at every operation's result, and at every gradient it hands back.
 
-    It listens where `profile()` does; `paths` names the modules that are running.
+    It is an observer, as `profile()` is; `paths` names the modules that are running.
     """
 
     def __init__(self):
         self.paths: list[str] = [""]
         self.operation = ""
-        self.flops = 0  # products count theirs for whoever listens
+        self.flops = 0  # products count theirs for every observer
 
     def call(self, name: str, run: Callable, args: tuple, kwargs: dict) -> Any:
         """Run a fused operation."""
@@ -53,8 +54,8 @@ class FiniteCheck:
         shapes = ", ".join(str(np.shape(tensor.array)) for tensor in inputs)
         self._check(array, f"the result of {where}", shapes)
 
-        def checked(dy):
-            gradients = backward(dy)
+        def checked(*dy):
+            gradients = backward(*dy)
             for tensor, gradient in zip(inputs, gradients, strict=True):
                 # What was written to a leaf's buffer was not handed over: it lies there.
                 if gradient is tape.ADDED:
@@ -110,15 +111,14 @@ def first_bad_operation(model: GPT, batches: Batches, dropout_step: int) -> str:
     check = FiniteCheck()
     set_dropout_step(model, dropout_step)
     model.zero_grad()
-    before, tape.watcher = tape.watcher, check
+    running = named_while_running(model, check.paths)
     try:
-        with named_while_running(model, check.paths), np.errstate(all="ignore"):
+        with running, observed_by(check), np.errstate(all="ignore"):
             for inputs, targets in batches:
                 (model.loss(inputs, targets) / len(batches)).backward()
     except BadNumber as error:
         return str(error)
     finally:
-        tape.watcher = before
         model.zero_grad()
     return "run again, every operation was finite: the fault did not repeat itself"
 

@@ -21,7 +21,7 @@ from tricycle_autograd.arrays import as_rows, contiguous
 from tricycle_autograd.cpu import cpu_kernel, prange
 from tricycle_autograd.cpu_math import dot_int8
 from tricycle_autograd.gemm import product
-from tricycle_autograd.tape import is_recording
+from tricycle_autograd.modes import is_recording
 from tricycle_autograd.tensor import Tensor, wrap
 from tricycle_nn.linear import Linear
 from tricycle_nn.module import Module

@@ -28,7 +28,8 @@ from tricycle_autograd.arrays import as_rows, kernel_inputs
 from tricycle_autograd.cpu import cpu_kernel, prange
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
-from tricycle_autograd.tape import gradient_destination, is_recording
+from tricycle_autograd.modes import is_recording
+from tricycle_autograd.tape import gradient_destination
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.cross_entropy import (
     belief_minus_target,
