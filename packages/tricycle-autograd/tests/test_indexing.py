@@ -1,5 +1,7 @@
 """Indexing: choosing numbers, once or several times."""
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -283,8 +285,51 @@ def test_what_is_no_index_is_named(index):
         Tensor(np.zeros((3, 3)))[index]
 
 
+# ---- What is kept ----
+
+
 def test_what_was_indexed_is_not_kept():
     x = Tensor(np.ones((4, 3), np.float32), requires_grad=True)
     assert kept_by(x[1:])[0] == []
     arrays, tensors = kept_by(x[[0, 2]])
     assert ([array.shape for array in arrays], tensors) == ([(2,)], [])
+
+
+def test_an_index_that_is_refilled_later_was_copied():
+    table = Tensor(np.zeros((3, 2), np.float32), requires_grad=True)
+    ids = np.zeros(1, int)
+    total = 0
+    for i in range(3):
+        ids[:] = i
+        total = total + (table[ids] + ours.take(table, ids, axis=0) + table[(ids,)]).sum()
+    total.backward()
+    assert table.grad.tolist() == [[3, 3]] * 3
+
+
+def test_a_mask_that_is_refilled_later_was_copied():
+    x, mask = Tensor([1.0, 2.0], requires_grad=True), np.array([True, False])
+    y = x[mask]
+    mask[:] = [False, True]
+    y.backward(np.ones(1))
+    assert x.grad.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda x: x[1:],
+        lambda x: x[[0, 0]],
+        ours.diagonal,
+        lambda x: ours.split(x, 2)[0],
+        lambda x: ours.take_along_axis(x, [[1], [0]], axis=1),
+    ],
+)
+def test_the_array_that_was_chosen_from_is_not_kept(choose):
+    x = Tensor(np.ones((2, 2), np.float32), requires_grad=True)
+    h = x * 1
+    array = weakref.ref(h.array)
+    y = choose(h).sum() * 2  # views hold the array too, and are gone after the sum
+    del h
+    assert array() is None
+    y.backward()
+    assert x.grad.sum() == y.item()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -234,3 +235,16 @@ def test_any_number_of_threads_gives_the_same_bits_be_it_ours_or_the_blas():
         assert run.returncode == 0, run.stderr
         results.add(run.stdout)
     assert len(results) == 1
+
+
+@pytest.mark.parametrize("stack", [(), (3,)])
+def test_an_operand_is_kept_only_for_the_gradient_of_the_other(stack):
+    x = Tensor(np.ones((*stack, 2, 2), np.float32), requires_grad=True)
+    frozen = Tensor(np.ones((2, 2), np.float32))
+    h = x * 1
+    array = weakref.ref(h.array)
+    y = (h @ frozen).sum()
+    del h
+    assert array() is None
+    y.backward()
+    assert x.grad.sum() == 2 * x.size

@@ -1,7 +1,9 @@
 """What holds for the package as a whole."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import tricycle_autograd
 from tricycle_autograd import Tensor
@@ -28,3 +30,13 @@ def test_importing_prints_nothing_and_imports_no_compiler():
     code = "import sys, tricycle_autograd; print(sorted({'numba', 'cupy'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (run.stdout, run.stderr) == ("[]\n", "")
+
+
+def test_tensor_and_its_methods_import_no_operations():
+    rooms = Path(tricycle_autograd.__file__).parent
+    for room in ("tape", "tensor", "methods", "modes", "devices"):
+        imported = set(
+            re.findall(r"(?m)^from tricycle_autograd\.(\w+)", (rooms / f"{room}.py").read_text())
+        )
+        assert imported <= {"tape", "methods", "modes", "devices", "arrays"}, room
+        assert "import tricycle_autograd" not in (rooms / f"{room}.py").read_text(), room

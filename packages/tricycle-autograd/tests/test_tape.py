@@ -177,7 +177,7 @@ def test_what_the_forward_pass_saved_is_freed_as_the_walk_passes(no_garbage_coll
 def test_an_input_is_kept_only_if_a_gradient_needs_it(no_garbage_collector):
     x, scale = leaf(1.0, 2.0), Tensor([3.0])
     h = x + 1
-    y = h * scale  # d/dh is scale, and nobody asks for d/d(scale): h is not needed
+    y = h * scale  # d/dh is scale, and d/d(scale) is not asked for: h is not needed
     saved = weakref.ref(h.array)
     del h
     assert saved() is None

@@ -201,3 +201,11 @@ def test_gradients_can_be_set():
 def test_backward_of_a_constant_is_refused():
     with pytest.raises(RuntimeError, match="depends on nothing with requires_grad=True"):
         tri.exp(Tensor(1.0)).backward()
+
+
+def test_a_list_of_tensors_with_gradients_is_refused():
+    x = Tensor(2.0, requires_grad=True)
+    for value in ([x * x, x], [[1.0], [x]], (x,)):
+        with pytest.raises(TypeError, match=r"list of tensors with gradients.*stack\(\)"):
+            Tensor(value)
+    assert Tensor([x.detach(), 3.0]).tolist() == [2, 3]

@@ -27,7 +27,6 @@ import numpy as np
 from tricycle_autograd.arrays import in_float32, is_floating, is_half
 from tricycle_autograd.devices import array_module, check_same_device
 from tricycle_autograd.shapes import unbroadcast
-from tricycle_autograd.tape import array_of
 from tricycle_autograd.tensor import Tensor, as_tensor, record, wrap
 
 # What numpy treats as a number that fits any device.
@@ -235,6 +234,9 @@ def clip(a: Any, a_min: Any = None, a_max: Any = None) -> Tensor:
     x = a.array
     low, high = _bound(a_min, x), _bound(a_max, x)
     out = xp.clip(x, low, high)
+    if x.dtype.kind == "V":  # numpy clips bfloat16 in float32, and leaves it there
+        bounds = [bound for bound in (low, high) if bound is not None]
+        out = out.astype(np.result_type(x, *bounds))
 
     def backward(dy):
         inside = True
@@ -286,9 +288,7 @@ def select(xp, chosen, x, y):
     a tenth of that: y ^ ((x ^ y) & mask), where the mask has all bits set or none.
     """
     dtype = np.result_type(x, y)
-    if (
-        not is_floating(dtype) or dtype.itemsize > 8
-    ):  # there are no integers as long as a longdouble
+    if not is_floating(dtype) or dtype.itemsize > 8:  # no integer is as long as a longdouble
         return xp.where(chosen, x, y)
     bits = np.dtype(f"i{dtype.itemsize}")
     x, y = (xp.asanyarray(one, dtype).view(bits) for one in (x, y))
@@ -306,8 +306,7 @@ def _apply(name, operation, a, b):
     a, b = _operands(name, a, b)
     x, y = a.array, b.array
     try:
-        out = operation(x, y)
-        return a, b, x, y, out if type(out) is np.ndarray else array_of(out)
+        return a, b, x, y, operation(x, y)
     except ValueError:
         _check_shapes(name, x, y)
         raise

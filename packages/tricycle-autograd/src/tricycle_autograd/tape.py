@@ -72,7 +72,9 @@ class Node:
     def add(self, grad):
         """Add one more contribution to a leaf's gradient."""
         if self.buffer is None:
-            self.grad = array_of(grad if self.grad is None else self.grad + grad)
+            total = grad if self.grad is None else self.grad + grad
+            # numpy turns results with no axes into scalars; a leaf's gradient is an array.
+            self.grad = np.asarray(total) if isinstance(total, np.generic) else total
         elif self.grad is None:
             self.buffer[...] = grad
             self.grad = self.buffer
@@ -95,11 +97,6 @@ def _arrived_leaf(grad):
     leaf = Node()
     leaf.grad = grad
     return leaf
-
-
-def array_of(result):
-    """The result of a calculation as an array: numpy turns results with no axes into scalars."""
-    return np.asarray(result) if isinstance(result, np.generic) else result
 
 
 def gradient_destination(node, array):
@@ -150,8 +147,6 @@ def backpropagate(end: Node, grad) -> None:
         # A leaf whose gradients all went straight to its buffer has none waiting here, and
         # neither has a node that was reached only through inputs without a gradient.
         grad = grads.pop(node, None)
-        if type(grad) is not np.ndarray and grad is not None:
-            grad = array_of(grad)
         borrowed.discard(node)
         backward, parents = node.backward, node.parents
         if backward is None:
@@ -205,8 +200,7 @@ def _with_waiting(backward, grad, first, grads, borrowed):
 
     The sum takes the place of what waited.
     """
-    waiting = grads.get(first)
-    contributions = backward(grad, None if waiting is None else array_of(waiting))
+    contributions = backward(grad, grads.get(first))
     if contributions[0] is not None and contributions[0] is not ADDED:
         grads.pop(first, None)
         borrowed.discard(first)
