@@ -11,7 +11,9 @@ from tricycle_autograd.arrays import (
     contiguous,
     empty,
     empty_like,
+    in_float32,
     is_floating,
+    is_half,
     kernel_inputs,
     rows_contiguous,
 )
@@ -26,6 +28,20 @@ def test_floats_of_every_width_are_floating(dtype):
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, bool, "V2", "S2", complex])
 def test_nothing_else_is_floating(dtype):
     assert not is_floating(np.dtype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_halves_are_widened(dtype):
+    x = np.ones(2, dtype)
+    assert is_half(x.dtype)
+    assert (in_float32(x).dtype, in_float32(x).tolist()) == (np.float32, [1, 1])
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
+def test_other_numbers_are_not_widened(dtype):
+    x = np.ones(2, dtype)
+    assert not is_half(x.dtype)
+    assert in_float32(x) is x
 
 
 def test_bfloat16_is_known_without_importing_it():

@@ -1,13 +1,14 @@
 """Modules: how parameters are found, named, saved and loaded."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
 
 from tricycle_autograd import Tensor
 from tricycle_autograd.memory import Arena
-from tricycle_nn import Linear, Module, Parameter
+from tricycle_nn import MLP, Linear, Module, Parameter, gelu
 
 
 class Pair(Module):
@@ -215,3 +216,22 @@ def test_printing_shows_the_members_of_a_list_that_differ():
         "    0     Linear  11,000  weight (10, 1000), bias (1000,)\n"
         "    1     Linear   2,002  weight (1000, 2), bias (2,)"
     )
+
+
+# ---- Modules that travel ----
+
+
+@pytest.mark.parametrize("travel", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_of_a_module_learns_as_the_original_does(travel):
+    original = MLP(4, rng=np.random.default_rng(0))
+    x = Tensor(np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32))
+    copied = travel(original)
+    for module in (original, copied):
+        (module(x) * module(x)).sum().backward()
+    for ours, theirs in zip(original.parameters(), copied.parameters(), strict=True):
+        assert theirs.grad.tobytes() == ours.grad.tobytes()
+        assert theirs.grad is not ours.grad
+
+
+def test_a_fused_operation_is_pickled_by_its_name():
+    assert pickle.loads(pickle.dumps(gelu)) is copy.deepcopy(gelu) is gelu

@@ -73,6 +73,10 @@ class Fused:
         self._operation: Callable | None = None
         registry[f"{definition.__module__}.{definition.__name__}"] = self
 
+    def __reduce__(self) -> str:
+        # Pickled and copied by its name, as functions are.
+        return self.__name__
+
     def operation(self, function: Callable) -> Callable:
         """Attach the operation, which all devices share.
 
