@@ -82,7 +82,7 @@ def test_architecture_names_every_room_and_no_other_and_stays_short():
         named.setdefault(f"tricycle_{package}", set()).update(re.findall(r"\w+", rooms_of_row))
     rooms = {name: {m.split(".")[1] for m in MODULES if m.startswith(f"{name}.")} for name in NAMES}
     assert named == rooms
-    assert len(text.splitlines()) < 150
+    assert len(text.splitlines()) < 160
 
 
 # ---- Tests that can fail ----

@@ -37,7 +37,7 @@ def cache_folder() -> Path:
     """Choose where compiled kernels are kept: TRICYCLE_CACHE, else the user's cache folder.
 
     Where that cannot be written to it is a new temporary folder, for this process only: one that is
-    shared might hold what somebody else put there.
+    shared might hold what another user put there.
     """
     chosen = os.environ.get("TRICYCLE_CACHE") or os.environ.get("XDG_CACHE_HOME")
     base = Path(chosen) if chosen else Path.home() / ".cache"
