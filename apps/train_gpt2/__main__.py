@@ -91,15 +91,15 @@ from tricycle_gpt import (
     generate,
     hand_over,
     plan,
-    tracking,
     train,
     write_results,
     write_sample,
     write_settings,
 )
-from tricycle_gpt.command_line import as_flags, end_politely, read_command_line, read_config
-from tricycle_gpt.progress import duration
-from tricycle_gpt.resuming import begin
+from tricycle_gpt.runs import tracking
+from tricycle_gpt.runs.command_line import as_flags, end_politely, read_command_line, read_config
+from tricycle_gpt.runs.progress import duration
+from tricycle_gpt.runs.resuming import begin
 
 END_OF_TEXT = "<|endoftext|>"
 LEARNED_FROM = 64_000_000  # bytes of text that tokens are learned from

@@ -32,10 +32,10 @@ from tricycle_gpt import (
     write_sample,
     write_settings,
 )
-from tricycle_gpt.command_line import end_politely, read_command_line
-from tricycle_gpt.progress import duration
-from tricycle_gpt.resuming import begin
-from tricycle_gpt.tracking import ended_if_it_fails
+from tricycle_gpt.runs.command_line import end_politely, read_command_line
+from tricycle_gpt.runs.progress import duration
+from tricycle_gpt.runs.resuming import begin
+from tricycle_gpt.runs.tracking import ended_if_it_fails
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig, communicate
-from tricycle_gpt.data_parallel import DataParallel
-from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.step import accumulate_gradients
+from tricycle_gpt.runs.data_parallel import DataParallel
+from tricycle_gpt.runs.optimiser import make_optimiser
+from tricycle_gpt.runs.step import accumulate_gradients
 
 MODEL = GPTConfig(vocab_size=4096, context_window=256, embedding_dim=256, n_layers=6, n_heads=8)
 RECIPE = TrainingConfig(batch_size=8)

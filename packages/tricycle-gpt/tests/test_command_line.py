@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tricycle_gpt import GPTConfig, TrainingConfig
-from tricycle_gpt.command_line import (
+from tricycle_gpt.runs.command_line import (
     as_flags,
     end_politely,
     read_command_line,

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from ranks import TEXT, ends_badly, on_ranks, recipe, small, start_ranks, train_small
 
 from tricycle_gpt import Communicator, evaluate, load_newest_checkpoint, read_metrics
-from tricycle_gpt.data_parallel import DataParallel, make_buckets
-from tricycle_gpt.distributed import Alone
-from tricycle_gpt.optimiser import make_optimiser
+from tricycle_gpt.runs.data_parallel import DataParallel, make_buckets
+from tricycle_gpt.runs.distributed import Alone
+from tricycle_gpt.runs.optimiser import make_optimiser
 from tricycle_nn import AdamW, Muon, Parameter
 
 # ---- Sharing out ----
@@ -132,10 +132,10 @@ def test_an_error_while_sending_is_raised_by_the_step():
 
 GRADIENTS = """
 import itertools
-from tricycle_gpt.data_parallel import DataParallel
-from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.step import accumulate_gradients
-from tricycle_gpt.distributed import Alone
+from tricycle_gpt.runs.data_parallel import DataParallel
+from tricycle_gpt.runs.optimiser import make_optimiser
+from tricycle_gpt.runs.step import accumulate_gradients
+from tricycle_gpt.runs.distributed import Alone
 
 kinds = {
     "gpt2": ({}, {}),
@@ -193,8 +193,8 @@ def test_gradients_are_those_of_one_rank_with_the_whole_batch(n):
 WAITING = """
 import threading
 from tricycle_autograd import record
-from tricycle_gpt.data_parallel import DataParallel
-from tricycle_gpt.optimiser import make_optimiser
+from tricycle_gpt.runs.data_parallel import DataParallel
+from tricycle_gpt.runs.optimiser import make_optimiser
 
 with communicate() as ranks:
     model = small()
@@ -333,7 +333,7 @@ def test_a_bad_number_on_one_rank_is_judged_alike_by_all(tmp_path):
 
 
 BEGINNINGS = """
-from tricycle_gpt.command_line import end_politely
+from tricycle_gpt.runs.command_line import end_politely
 def main():
     with communicate() as ranks:
         model = small()

@@ -9,13 +9,13 @@ import pytest
 from ranks import ends_badly, on_ranks, start_ranks
 
 from tricycle_gpt import communicate, load_newest_checkpoint, read_metrics
-from tricycle_gpt.checkpoint import list_checkpoints
-from tricycle_gpt.distributed import LAUNCHED, Alone, check_launcher, cores_of_one
+from tricycle_gpt.runs.checkpoint import list_checkpoints
+from tricycle_gpt.runs.distributed import LAUNCHED, Alone, check_launcher, cores_of_one
 
 # ---- Talking ----
 
 THREE_METHODS = """
-from tricycle_gpt.distributed import texts_of_all
+from tricycle_gpt.runs.distributed import texts_of_all
 with communicate() as ranks:
     assert type(ranks) is Communicator and ranks.size == 3
     r = ranks.rank
@@ -103,7 +103,7 @@ class Neighbours:
 
 
 def test_ranks_on_the_same_cores_share_them(monkeypatch):
-    monkeypatch.setattr("tricycle_gpt.distributed.allowed_cores", lambda: (8, ""))
+    monkeypatch.setattr("tricycle_gpt.runs.distributed.allowed_cores", lambda: (8, ""))
     assert cores_of_one(Neighbours(["all"])) == 8
     assert cores_of_one(Neighbours(["all", "all"])) == 4
     assert cores_of_one(Neighbours(["0-7", "8-15"])) == 8  # the launcher has divided them
@@ -121,7 +121,7 @@ with communicate() as ranks:
     ranks.sum(0)
 """
 ALL_FAIL = """
-from tricycle_gpt.command_line import end_politely
+from tricycle_gpt.runs.command_line import end_politely
 def main():
     with communicate() as ranks:
         ranks.sum(0)

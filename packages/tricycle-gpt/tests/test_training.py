@@ -17,14 +17,14 @@ from tricycle_gpt import (
     GPTConfig,
     generate,
     load_newest_checkpoint,
-    picture,
     read_metrics,
     save_checkpoint,
     train,
 )
-from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.resuming import DECIDES_THE_BITS, NOT_THE_RECIPE
-from tricycle_gpt.step import accumulate_gradients
+from tricycle_gpt.runs import picture
+from tricycle_gpt.runs.optimiser import make_optimiser
+from tricycle_gpt.runs.resuming import DECIDES_THE_BITS, NOT_THE_RECIPE
+from tricycle_gpt.runs.step import accumulate_gradients
 from tricycle_nn import clip_scale, gradient_norm
 
 DEFINED_STEPS = 300 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 40

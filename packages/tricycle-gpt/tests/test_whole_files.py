@@ -7,9 +7,10 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from tricycle_gpt import to_huggingface, whole_files
-from tricycle_gpt.diagnosis import save_batches
-from tricycle_gpt.whole_files import replace_text, write_arrays
+from tricycle_gpt import to_huggingface
+from tricycle_gpt.runs import whole_files
+from tricycle_gpt.runs.diagnosis import save_batches
+from tricycle_gpt.runs.whole_files import replace_text, write_arrays
 
 
 @pytest.mark.parametrize("place", ["fsync", "replace"])

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.model import GPT
-from tricycle_gpt.whole_files import write_arrays
+from tricycle_gpt.runs.whole_files import write_arrays
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import Tensor, recompute
-from tricycle_gpt.compiling import expect_training_kernels
 from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.initialise import initialise_like_gpt2
+from tricycle_gpt.runs.compiling import expect_training_kernels
 from tricycle_nn import (
     Dropout,
     Embedding,

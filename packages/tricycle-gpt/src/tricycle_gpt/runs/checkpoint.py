@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from tricycle_gpt.whole_files import write_arrays, write_text
+from tricycle_gpt.runs.whole_files import write_arrays, write_text
 
 PARAMETERS = "parameters.safetensors"
 OPTIMISER = "optimiser.safetensors"

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tricycle_gpt.config import TrainingConfig
-from tricycle_gpt.data_parallel import DataParallel
-from tricycle_gpt.diagnosis import Batches, examine_bad_step
-from tricycle_gpt.health import Health
 from tricycle_gpt.model import GPT
-from tricycle_gpt.plan import out_of_memory
+from tricycle_gpt.runs.data_parallel import DataParallel
+from tricycle_gpt.runs.diagnosis import Batches, examine_bad_step
+from tricycle_gpt.runs.health import Health
+from tricycle_gpt.runs.plan import out_of_memory
 from tricycle_nn import scale_for_norm
 
 

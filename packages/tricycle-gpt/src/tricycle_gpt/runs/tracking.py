@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tricycle_gpt.whole_files import replace_text
+from tricycle_gpt.runs.whole_files import replace_text
 
 MEMORY = 200_000_000  # bytes that MLflow itself takes: 130 MB with a server, 197 with a local file
 MOST_ROWS = 50_000  # kept while a server is away: some 50 MB

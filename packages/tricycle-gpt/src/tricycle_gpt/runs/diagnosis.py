@@ -15,10 +15,10 @@ from safetensors.numpy import load_file
 from tricycle_autograd import tape
 from tricycle_autograd.modes import observed_by
 from tricycle_autograd.profiling import name_of_primitive
-from tricycle_gpt.data_parallel import DataParallel
-from tricycle_gpt.distributed import texts_of_all
 from tricycle_gpt.model import GPT
-from tricycle_gpt.whole_files import write_arrays
+from tricycle_gpt.runs.data_parallel import DataParallel
+from tricycle_gpt.runs.distributed import texts_of_all
+from tricycle_gpt.runs.whole_files import write_arrays
 from tricycle_nn import Module, set_dropout_step
 
 Batches = list[tuple[np.ndarray, np.ndarray]]

@@ -16,19 +16,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tricycle_gpt.checkpoint_writer import CheckpointWriter
 from tricycle_gpt.config import TrainingConfig
-from tricycle_gpt.data_parallel import DataParallel
-from tricycle_gpt.distributed import Alone, Communicator
 from tricycle_gpt.evaluation import Evaluation, evaluate
-from tricycle_gpt.health import Health
-from tricycle_gpt.interruption import interruptible
-from tricycle_gpt.metrics import MetricsLog
 from tricycle_gpt.model import GPT
-from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.picture import LossPicture
-from tricycle_gpt.progress import Progress
-from tricycle_gpt.resuming import (
+from tricycle_gpt.runs.checkpoint_writer import CheckpointWriter
+from tricycle_gpt.runs.data_parallel import DataParallel
+from tricycle_gpt.runs.distributed import Alone, Communicator
+from tricycle_gpt.runs.health import Health
+from tricycle_gpt.runs.interruption import interruptible
+from tricycle_gpt.runs.metrics import MetricsLog
+from tricycle_gpt.runs.optimiser import make_optimiser
+from tricycle_gpt.runs.picture import LossPicture
+from tricycle_gpt.runs.progress import Progress
+from tricycle_gpt.runs.resuming import (
     begin,
     dropouts,
     make_recipe,
@@ -36,9 +36,9 @@ from tricycle_gpt.resuming import (
     say_which_versions_differ,
     versions,
 )
-from tricycle_gpt.step import Run
-from tricycle_gpt.tracking import ended_if_it_fails
-from tricycle_gpt.watchdog import Watchdog
+from tricycle_gpt.runs.step import Run
+from tricycle_gpt.runs.tracking import ended_if_it_fails
+from tricycle_gpt.runs.watchdog import Watchdog
 from tricycle_nn import set_dropout_step
 
 

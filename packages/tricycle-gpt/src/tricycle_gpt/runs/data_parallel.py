@@ -38,7 +38,7 @@ import numpy as np
 from tricycle_autograd.memory import aligned_zeros
 from tricycle_autograd.tape import hearing_of_finished_leaves
 from tricycle_autograd.tensor import Tensor
-from tricycle_gpt.distributed import Communicator, Parts, texts_of_all
+from tricycle_gpt.runs.distributed import Communicator, Parts, texts_of_all
 from tricycle_nn import AdamW, Combined
 from tricycle_nn.clipping import sum_of_all_squares
 from tricycle_nn.optimiser import Group

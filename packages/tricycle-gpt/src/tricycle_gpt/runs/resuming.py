@@ -12,9 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tricycle_gpt.checkpoint import load_newest_checkpoint
 from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.model import GPT
+from tricycle_gpt.runs.checkpoint import load_newest_checkpoint
 from tricycle_nn import Dropout
 
 # Settings that may change when a run is resumed.  The last three say what is done about a bad step,

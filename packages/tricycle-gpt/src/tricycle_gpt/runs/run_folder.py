@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from tricycle_autograd.profiling import measured_peak_flops
-from tricycle_gpt.checkpoint import list_checkpoints
-from tricycle_gpt.command_line import to_toml
 from tricycle_gpt.generation import generate
 from tricycle_gpt.huggingface import to_huggingface
-from tricycle_gpt.metrics import plot_loss
 from tricycle_gpt.model import GPT
-from tricycle_gpt.plan import flops_per_token
-from tricycle_gpt.tracking import MLflowTracker
-from tricycle_gpt.whole_files import replace_text
+from tricycle_gpt.runs.checkpoint import list_checkpoints
+from tricycle_gpt.runs.command_line import to_toml
+from tricycle_gpt.runs.metrics import plot_loss
+from tricycle_gpt.runs.plan import flops_per_token
+from tricycle_gpt.runs.tracking import MLflowTracker
+from tricycle_gpt.runs.whole_files import replace_text
 
 
 def write_results(folder: str | Path, model: GPT, tokeniser: Any) -> Path:

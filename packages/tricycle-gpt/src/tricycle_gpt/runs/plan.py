@@ -34,12 +34,12 @@ import numpy as np
 from tricycle_autograd.memory import give_back_freed_memory
 from tricycle_autograd.threads import CGROUPS, OWN_CGROUP, control_groups
 from tricycle_gpt.config import GPTConfig, TrainingConfig
-from tricycle_gpt.distributed import Alone, Communicator
-from tricycle_gpt.metrics import read_metrics
 from tricycle_gpt.model import GPT
-from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.progress import duration
-from tricycle_gpt.whole_files import replace_text
+from tricycle_gpt.runs.distributed import Alone, Communicator
+from tricycle_gpt.runs.metrics import read_metrics
+from tricycle_gpt.runs.optimiser import make_optimiser
+from tricycle_gpt.runs.progress import duration
+from tricycle_gpt.runs.whole_files import replace_text
 from tricycle_nn import gradient_norm, scale_for_norm
 
 LEAST = {"adamw": 28, "muon": 20}  # bytes a parameter: held, and copied for a checkpoint
