@@ -99,7 +99,7 @@ from tricycle_gpt import (
 from tricycle_gpt.runs import tracking
 from tricycle_gpt.runs.command_line import as_flags, end_politely, read_command_line, read_config
 from tricycle_gpt.runs.progress import duration
-from tricycle_gpt.runs.resuming import begin
+from tricycle_gpt.runs.resuming import make_run_folder
 
 END_OF_TEXT = "<|endoftext|>"
 LEARNED_FROM = 64_000_000  # bytes of text that tokens are learned from
@@ -202,7 +202,7 @@ def run(ranks: Communicator) -> None:
     if args.preset != "auto":
         args.training.share(ranks.size)  # which may refuse, before anything is written
     if not args.resume:
-        begin(args.folder)
+        make_run_folder(args.folder)
     if ranks.rank:
         ranks.sum(0)  # rank 0 has chosen a size, encoded the text and written the settings down
         args = replace(read_settings(begun=True), resume=True)

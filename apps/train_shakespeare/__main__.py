@@ -34,7 +34,7 @@ from tricycle_gpt import (
 )
 from tricycle_gpt.runs.command_line import end_politely, read_command_line
 from tricycle_gpt.runs.progress import duration
-from tricycle_gpt.runs.resuming import begin
+from tricycle_gpt.runs.resuming import make_run_folder
 from tricycle_gpt.runs.tracking import ended_if_it_fails
 
 
@@ -96,7 +96,7 @@ def main() -> None:
     args = read_command_line(Arguments(), description=__doc__)
     began = time.perf_counter()
     if not args.resume:
-        begin(args.folder)
+        make_run_folder(args.folder)
     text = load_shakespeare() if args.data is None else "\n\n".join(read_documents(args.data))
     training_text, validation_text = split_text(text)
 

@@ -14,7 +14,9 @@ from tricycle_gpt.runs.distributed import LAUNCHED, Alone, check_launcher, cores
 
 # ---- Talking ----
 
-THREE_METHODS = """
+METHODS = """
+import time
+from pathlib import Path
 from tricycle_gpt.runs.distributed import texts_of_all
 with communicate() as ranks:
     assert type(ranks) is Communicator and ranks.size == 3
@@ -22,6 +24,14 @@ with communicate() as ranks:
     # 1e20 + 1 - 1e20 in the order of the ranks is 0; the other orders have 1 or 0.
     assert ranks.sum([r, [1e20, 1.0, -1e20][r]]).tolist() == [3, 0]
     assert ranks.sum(5).tolist() == 15
+
+    assert ranks.any(r == 2) and not ranks.any(False)
+    note = Path(sys.argv[1])
+    if r == 1:
+        time.sleep(0.2)
+        note.touch()
+    ranks.wait()
+    assert note.exists()
 
     array = np.arange(7, dtype=np.float32) * 10**r
     parts = [(4, 7), (0, 0), (0, 4)]
@@ -41,8 +51,8 @@ with communicate() as ranks:
 """
 
 
-def test_numbers_are_added_in_the_order_of_ranks_and_parts_come_together():
-    assert on_ranks(3, THREE_METHODS).split() == ["well"]
+def test_numbers_are_added_in_the_order_of_ranks_and_parts_come_together(tmp_path):
+    assert on_ranks(3, METHODS, tmp_path / "note").split() == ["well"]
 
 
 def test_a_program_that_mpiexec_did_not_start_is_alone():

@@ -11,8 +11,10 @@ import pytest
 
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig
 from tricycle_gpt.runs.distributed import Alone
+from tricycle_gpt.runs.flops import flops_per_token
+from tricycle_gpt.runs.memory_readers import free_bytes
 from tricycle_gpt.runs.optimiser import make_optimiser
-from tricycle_gpt.runs.plan import compare_with_plan, flops_per_token, free_bytes, plan
+from tricycle_gpt.runs.plan import compare_with_plan, plan
 
 SMALL = GPTConfig(vocab_size=50, context_window=16, embedding_dim=16, n_layers=2, n_heads=2)
 

@@ -17,8 +17,9 @@ from tricycle_gpt.runs.checkpoint import (
     save_checkpoint,
 )
 from tricycle_gpt.runs.distributed import Communicator, communicate
+from tricycle_gpt.runs.flops import flops_per_token
 from tricycle_gpt.runs.metrics import plot_loss, read_metrics
-from tricycle_gpt.runs.plan import Plan, compare_with_plan, flops_per_token, plan
+from tricycle_gpt.runs.plan import Plan, compare_with_plan, plan
 from tricycle_gpt.runs.run_folder import (
     follow,
     hand_over,

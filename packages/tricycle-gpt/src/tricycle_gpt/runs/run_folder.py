@@ -23,8 +23,8 @@ from tricycle_gpt.huggingface import to_huggingface
 from tricycle_gpt.model import GPT
 from tricycle_gpt.runs.checkpoint import list_checkpoints
 from tricycle_gpt.runs.command_line import to_toml
+from tricycle_gpt.runs.flops import flops_per_token
 from tricycle_gpt.runs.metrics import plot_loss
-from tricycle_gpt.runs.plan import flops_per_token
 from tricycle_gpt.runs.tracking import MLflowTracker
 from tricycle_gpt.runs.whole_files import replace_text
 

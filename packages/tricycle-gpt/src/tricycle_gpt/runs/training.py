@@ -1,15 +1,18 @@
 """The training loop: look at text, be surprised, move the weights; a few thousand times.
 
-It is written in the order in which it happens, without callbacks.  What it needs besides the
-model is a source of batches that knows its own position, so that a run can be interrupted and
-go on exactly: the same weights, bit for bit, as if nothing had happened.
+`train` is written in the order in which it happens.  What it needs besides the model is a source of
+batches that knows its own position, so that a run can be interrupted and go on exactly: the same
+weights, bit for bit, as if nothing had happened.
 
-Several processes can train one model (see data_parallel.py): each runs this loop, with a share of
-every batch, and all take the same decisions.  Rank 0 alone tells and writes.
+Several processes can train one model: each runs this loop with its part of every step's batches,
+and all take the same decisions.  Their optimiser is then a `DealtOptimiser` (data_parallel.py), and
+`communicator` is how they talk.  Rank 0 alone tells and writes.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,26 +23,29 @@ from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.evaluation import Evaluation, evaluate
 from tricycle_gpt.model import GPT
 from tricycle_gpt.runs.checkpoint_writer import CheckpointWriter
-from tricycle_gpt.runs.data_parallel import DataParallel
+from tricycle_gpt.runs.compiling import expect_training_kernels
+from tricycle_gpt.runs.data_parallel import DealtOptimiser, check_that_all_begin_alike, totals
+from tricycle_gpt.runs.diagnosis import examine_bad_step, why_it_stopped
 from tricycle_gpt.runs.distributed import Alone, Communicator
 from tricycle_gpt.runs.health import Health
 from tricycle_gpt.runs.interruption import interruptible
-from tricycle_gpt.runs.metrics import MetricsLog
 from tricycle_gpt.runs.optimiser import make_optimiser
-from tricycle_gpt.runs.picture import LossPicture
-from tricycle_gpt.runs.progress import Progress
+from tricycle_gpt.runs.out_of_memory import out_of_memory
 from tricycle_gpt.runs.resuming import (
-    begin,
+    RunState,
     dropouts,
     make_recipe,
+    make_run_folder,
     restore,
     say_which_versions_differ,
     versions,
 )
-from tricycle_gpt.runs.step import Run
-from tricycle_gpt.runs.tracking import ended_if_it_fails
+from tricycle_gpt.runs.run_log import RunLog, SilentRunLog
+from tricycle_gpt.runs.step import divisors
+from tricycle_gpt.runs.tracking import Tracker
 from tricycle_gpt.runs.watchdog import Watchdog
-from tricycle_nn import set_dropout_step
+from tricycle_nn import scale_for_norm, set_dropout_step
+from tricycle_nn.optimiser import AnyOptimiser
 
 
 class BatchSource(Protocol):
@@ -49,28 +55,6 @@ class BatchSource(Protocol):
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields (inputs, targets), (B, T) integers each."""
-        ...
-
-
-class Tracker(Protocol):
-    """Somebody who is told about a run and never holds it up, such as MLflowTracker."""
-
-    run_id: str | None
-
-    def begin(self, recipe: dict[str, Any], run_id: str | None = None) -> None:
-        """Start telling; a run_id is that of the run that goes on."""
-        ...
-
-    def log(self, row: dict[str, Any]) -> None:
-        """Tell a row of metrics."""
-        ...
-
-    def file(self, path: str | Path, folder: str = "") -> None:
-        """Keep a file with the run, under `folder` there."""
-        ...
-
-    def end(self, status: str, patience: float | None = None) -> None:
-        """Close the run as "finished", "interrupted" or "failed", in `patience` seconds."""
         ...
 
 
@@ -128,118 +112,129 @@ def train(
     """
     folder = Path(folder)
     communicator = communicator or Alone()
+    expect_training_kernels(model.config.block)
     recipe = make_recipe(model, config, facts)
-    optimiser = make_optimiser(model, config)
-    optimiser.zero_grad()  # whoever called may have looked at a gradient
+    optimiser: AnyOptimiser = make_optimiser(model, config)
+    optimiser.zero_grad()  # the caller may have looked at a gradient
     model.recompute = config.recompute
-    start: int = 0
-    state: dict[str, Any] = {}
+    before = None
     if resume:
-        start, state = restore(folder, model, optimiser, batches, recipe)
-        if communicator.rank == 0:
-            say_which_versions_differ(state.get("versions"))
+        before = restore(folder, model, optimiser, batches, recipe)
     else:
-        begin(folder)
-    ranks = DataParallel(optimiser, model.parameters(), communicator)
-    # Of the settings too that are not the recipe: all must look, save and judge at the same steps.
-    settings = {f"training.{name}": value for name, value in asdict(config).items()}
-    ranks.check_that_all_begin_alike({"step": start, **recipe, **settings})
-    health = Health(config, state.get("losses"), state.get("left_out", 0))
-    run = Run(model, config, folder, ranks, health)
-    set_dropout_step(model, start * run.micro_batches)
-    for layer in dropouts(model) if ranks.size > 1 else []:
-        layer.stream = ranks.rank
+        make_run_folder(folder)
+    start = before.step if before else 0
+    schedule = config.make_schedule()
+    health = Health(config, *((before.losses, before.left_out) if before else ()))
+    _, n_batches = config.share(communicator.size)  # of this rank, in each step
+    set_dropout_step(model, start * n_batches)
+
+    summing: Callable[[], AbstractContextManager] = nullcontext
+    if communicator.size > 1:
+        # Of the settings too that are not the recipe: all must look, save and judge at one step.
+        settings = {f"training.{name}": value for name, value in asdict(config).items()}
+        facts = {"step": start, **recipe, **settings}
+        check_that_all_begin_alike(communicator, optimiser, facts)
+        optimiser = DealtOptimiser(optimiser, model.parameters(), communicator)
+        summing = optimiser.summing
+        for layer in dropouts(model):
+            layer.stream = communicator.rank
+
+    is_first = communicator.rank == 0
+    if before and is_first:
+        say_which_versions_differ(before.versions)
     stream = iter(batches)
     model.train()
-
-    speaks = ranks.rank == 0
-    if not speaks:
-        tracker = sample = None
-
-    def save(steps_taken, row):
-        writer.wait()  # for the one before: two copies need not be held at once
-        moments = ranks.state_dict()  # which each rank has a part of
-        if not speaks:
-            return
-        metrics.sync()
-        state = {
-            "position": list(batches.position),
-            "dropout_seeds": [layer.seed for layer in dropouts(model)],
-            "losses": list(health.losses),
-            "left_out": health.left_out,
-            "validation_loss": row.get("validation_loss"),
-            "run_id": tracker.run_id if tracker else None,
-            "recipe": recipe,
-            "versions": versions(),
-        }
-        writer.save(steps_taken, model.state_dict(), moments, state)
-
-    def tell(row):
-        metrics.write(**row)
-        if tracker:
-            tracker.log(row)
-
     keep = {"keep": config.keep_checkpoints, "keep_best": config.keep_best}
     with (
-        closing(MetricsLog(folder / "metrics.jsonl", start)) if speaks else Silent() as metrics,
-        Progress(config.steps, start, config.log_every) if speaks else Silent() as progress,
-        CheckpointWriter(folder / "checkpoints", **keep) if speaks else Silent() as writer,
-        LossPicture(folder) if speaks else Silent() as picture,
-        ended_if_it_fails(tracker),
+        RunLog(folder, start, config.steps, config.log_every, tracker)
+        if is_first
+        else SilentRunLog() as log,
+        CheckpointWriter(folder / "checkpoints", **keep) as writer,
+        interruptible(silent=not is_first) as interruption,
+        Watchdog(config.hang_seconds) as watchdog,
     ):
-        if tracker:
-            tracker.begin(recipe, state.get("run_id"))
-        with interruptible(not speaks) as interruption, Watchdog(config.hang_seconds) as watchdog:
-            for step in range(start, config.steps):
-                row, tokens = run.take_step(step, stream, watchdog.alive, progress.say)
-                last = step + 1 == config.steps
-                if validation is not None and is_due(step, config.evaluate_every) and not last:
-                    windows = config.evaluation_windows or None
-                    row |= measure(model, validation, validation_bytes, communicator, windows)[1]
-                tell(row)
-                progress.show(row, tokens)
-                if sample and "validation_loss" in row:
-                    keep_sample(folder, step + 1, sample(), progress, tracker)
-                if picture.redraw() and tracker:
-                    tracker.file(picture.path)
-                writer.check()
-                stopping = ranks.any(interruption.requested)
-                if last or stopping or is_due(step, config.checkpoint_every):
-                    save(step + 1, row)
-                if stopping and not last:
-                    writer.wait()
-                    return TrainingResult(step + 1, False, None)
+        log.begin(recipe, before.run_id if before else None)
+        for step in range(start, config.steps):
+            began = time.perf_counter()
+            watchdog.alive()
+            rate = optimiser.learning_rate = schedule(step)
+            row: dict[str, Any] = {"step": step, "learning_rate": rate}
 
-            writer.wait()
+            # The gradient of the mean over all tokens of the step, one batch after the other.
+            step_batches = [next(stream) for _ in range(n_batches)]  # kept, should it go wrong
+            divide_by = divisors(step_batches, communicator)
+            loss, part = 0.0, None
+            for i, (inputs, targets) in enumerate(step_batches):
+                try:
+                    part = model.loss(inputs, targets) / divide_by[i]
+                    with summing() if i + 1 == n_batches else nullcontext():
+                        part.backward()
+                except MemoryError:
+                    part = None  # all that the step had made hangs on it
+                    break
+                loss += part.item()
+                watchdog.alive()
+            if part is None:
+                model.zero_grad()
+                raise MemoryError(out_of_memory(model, config, step))
+
+            # The weights move, unless that would harm them.
+            loss, norm = totals(loss, optimiser, communicator)
+            verdict, reason = health.judge(loss, norm)
+            if verdict != "go":
+                row["unusual"] = f"{verdict}: {reason}"
+                log.say(f"step {step + 1}: {reason} ({verdict})")
+            if verdict in ("go", "warn"):
+                optimiser.step(grad_scale=scale_for_norm(norm, config.max_gradient_norm))
+                row |= {"loss": loss, "gradient_norm": norm}
+            else:
+                finite = math.isfinite(loss) and math.isfinite(norm)
+                found = examine_bad_step(model, step_batches, step, folder, communicator, finite)
+                if verdict == "stop":
+                    raise FloatingPointError(why_it_stopped(config, step, reason, found, finite))
+                log.say(f"step {step + 1} is left out; {found}")
+            optimiser.zero_grad()
+            tokens = communicator.size * sum(inputs.size for inputs, _ in step_batches)
+            row["tokens_per_second"] = round(tokens / (time.perf_counter() - began))
+
+            # Now and then: a look at text that is not trained on, a sample, a checkpoint.
+            last = step + 1 == config.steps
+            if validation is not None and is_due(step, config.evaluate_every) and not last:
+                windows = config.evaluation_windows or None
+                row |= measure(model, validation, validation_bytes, communicator, windows)[1]
+            log.step(row, tokens)
+            if sample and is_first and "validation_loss" in row:
+                log.sample(step + 1, sample())
+            writer.check()
+            stopping = communicator.any(interruption.requested)
+            if last or stopping or is_due(step, config.checkpoint_every):
+                writer.wait()  # for the one before: two copies need not be held at once
+                moments = optimiser.state_dict()  # dealt out, they are gathered from all ranks
+                if is_first:
+                    log.sync()
+                    state = RunState(
+                        recipe=recipe,
+                        step=step + 1,
+                        position=batches.position,
+                        dropout_seeds=tuple(layer.seed for layer in dropouts(model)),
+                        losses=tuple(health.losses),
+                        left_out=health.left_out,
+                        validation_loss=row.get("validation_loss"),
+                        run_id=log.run_id,
+                        versions=versions(),
+                    )
+                    writer.save(step + 1, model.state_dict(), moments, state.to_json())
+            if stopping and not last:
+                writer.wait()
+                return TrainingResult(step + 1, False, None)
+
+        writer.wait()
         if validation is None:
             return TrainingResult(config.steps, True, None)
-        progress.say("measuring on the whole validation text")
+        log.say("measuring on the whole validation text")
         evaluation, row = measure(model, validation, validation_bytes, communicator)
-        tell({"step": config.steps, **row})
+        log.row({"step": config.steps, **row})
         return TrainingResult(config.steps, True, evaluation)
-
-
-class Silent:
-    """Stands in, on ranks that tell nobody, for all that tells: every call does nothing."""
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *exception) -> None:
-        pass
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *words, **options: None
-
-
-def keep_sample(folder, step, text, progress, tracker):
-    """Write what the model wrote to samples/, show its beginning, and tell the tracker."""
-    path = folder / "samples" / f"step-{step:08d}.txt"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
-    progress.say(f"step {step} writes: {text[:200]!r}")
-    if tracker:
-        tracker.file(path, "samples")
 
 
 def measure(model, validation, n_bytes, communicator, max_windows=None):
