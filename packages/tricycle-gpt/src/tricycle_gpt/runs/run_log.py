@@ -17,6 +17,7 @@ from tricycle_gpt.runs.metrics import MetricsLog
 from tricycle_gpt.runs.picture import LossPicture
 from tricycle_gpt.runs.progress import Progress
 from tricycle_gpt.runs.tracking import Tracker, ended_if_it_fails
+from tricycle_gpt.runs.whole_files import replace_text
 
 
 class RunLog:
@@ -78,7 +79,7 @@ class RunLog:
         """Keep what the model wrote in samples/, and show its beginning."""
         path = self.folder / "samples" / f"step-{steps_taken:08d}.txt"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        replace_text(path, text + "\n")
         self.say(f"step {steps_taken} writes: {text[:200]!r}")
         if self.tracker:
             self.tracker.file(path, "samples")

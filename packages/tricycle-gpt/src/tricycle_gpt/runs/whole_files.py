@@ -1,11 +1,13 @@
 """Files that are there whole, or not at all.
 
-Each is flushed to the disk before anybody counts on it.  What may be there already is written
-beside it and takes its name when it is whole: a rename happens wholly or not at all, so that a kill
-or a full disk leaves what was there before.
+Each is flushed to the disk before it counts.  In the place of a file that may be there already,
+`replacing` writes one beside it, which takes its name when it is whole: a rename happens wholly or
+not at all, so that a kill or a full disk leaves what was there before.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +25,38 @@ def write_arrays(
     except SafetensorError as error:  # what it makes of a full disk
         raise OSError(f"{path} could not be written: {error}") from error
     path.chmod(0o644)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    flush(path)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a new text file, and flush it."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_text(text, encoding="utf-8")
+    flush(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Run a block that writes a new file, which then takes the place of one that may be there.
+
+    Yields the new file's path.  It is flushed after the block, and renamed to `path`; where the
+    block or that fails, it is removed and `path` stays as it was.
+    """
+    new = path.with_name(f"{path.name}.tmp")
+    try:
+        yield new
+        flush(new)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a text file in the place of one that may be there."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    write_text(temporary, text)
-    temporary.replace(path)
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
+
+
+def flush(path: Path) -> None:
+    """Have the disk remember a file, through a pulled plug too."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
