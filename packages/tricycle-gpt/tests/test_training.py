@@ -198,6 +198,23 @@ def interrupt_after(folder, model, steps, number=signal.SIGINT):
     assert result.steps == steps
 
 
+def test_the_last_look_at_the_text_is_ended_by_ctrl_c_at_once(tmp_path, make_tiny):
+    class Impatient:
+        ndim = 1
+
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, places):
+            signal.raise_signal(signal.SIGINT)
+            return text(100)[places]
+
+    config = settings(steps=1, warmup=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_tiny(), Stream(text(), 4, 16), config, tmp_path, validation=Impatient())
+    assert load_newest_checkpoint(tmp_path / "checkpoints").step == 1
+
+
 def test_a_folder_with_a_run_is_not_written_over(tmp_path, make_tiny):
     run(tmp_path, make_tiny())
     with pytest.raises(ValueError, match="reached step 30: add --resume"):
@@ -337,7 +354,7 @@ def test_a_tracker_is_told_every_row_and_a_resumed_run_is_the_same_run(tmp_path,
     run(tmp_path, make_tiny(), tracker=first)
     assert first.begun == [(30, None)]
     assert first.rows == read_metrics(tmp_path / "metrics.jsonl")
-    assert first.ended == []  # whoever called may have more to tell
+    assert first.ended == []  # the caller may have more to tell
     again = Notebook(None)
     run(tmp_path, make_tiny(), tracker=again, resume=True)
     assert again.begun == [(30, "abc")]

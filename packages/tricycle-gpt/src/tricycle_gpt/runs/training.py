@@ -150,83 +150,89 @@ def train(
         if is_first
         else SilentRunLog() as log,
         CheckpointWriter(folder / "checkpoints", **keep) as writer,
-        interruptible(silent=not is_first) as interruption,
-        Watchdog(config.hang_seconds) as watchdog,
     ):
         log.begin(recipe, before.run_id if before else None)
-        for step in range(start, config.steps):
-            began = time.perf_counter()
-            watchdog.alive()
-            rate = optimiser.learning_rate = schedule(step)
-            row: dict[str, Any] = {"step": step, "learning_rate": rate}
-
-            # The gradient of the mean over all tokens of the step, one batch after the other.
-            step_batches = [next(stream) for _ in range(n_batches)]  # kept, should it go wrong
-            divide_by = divisors(step_batches, communicator)
-            loss, part = 0.0, None
-            for i, (inputs, targets) in enumerate(step_batches):
-                try:
-                    part = model.loss(inputs, targets) / divide_by[i]
-                    with summing() if i + 1 == n_batches else nullcontext():
-                        part.backward()
-                except MemoryError:
-                    part = None  # all that the step had made hangs on it
-                    break
-                loss += part.item()
+        with (
+            interruptible(silent=not is_first) as interruption,
+            Watchdog(config.hang_seconds) as watchdog,
+        ):
+            for step in range(start, config.steps):
+                began = time.perf_counter()
                 watchdog.alive()
-            if part is None:
-                model.zero_grad()
-                raise MemoryError(out_of_memory(model, config, step))
+                rate = optimiser.learning_rate = schedule(step)
+                row: dict[str, Any] = {"step": step, "learning_rate": rate}
 
-            # The weights move, unless that would harm them.
-            loss, norm = totals(loss, optimiser, communicator)
-            verdict, reason = health.judge(loss, norm)
-            if verdict != "go":
-                row["unusual"] = f"{verdict}: {reason}"
-                log.say(f"step {step + 1}: {reason} ({verdict})")
-            if verdict in ("go", "warn"):
-                optimiser.step(grad_scale=scale_for_norm(norm, config.max_gradient_norm))
-                row |= {"loss": loss, "gradient_norm": norm}
-            else:
-                finite = math.isfinite(loss) and math.isfinite(norm)
-                found = examine_bad_step(model, step_batches, step, folder, communicator, finite)
-                if verdict == "stop":
-                    raise FloatingPointError(why_it_stopped(config, step, reason, found, finite))
-                log.say(f"step {step + 1} is left out; {found}")
-            optimiser.zero_grad()
-            tokens = communicator.size * sum(inputs.size for inputs, _ in step_batches)
-            row["tokens_per_second"] = round(tokens / (time.perf_counter() - began))
+                # The gradient of the mean over all tokens of the step, one batch after the other.
+                step_batches = [next(stream) for _ in range(n_batches)]  # kept, should it go wrong
+                divide_by = divisors(step_batches, communicator)
+                loss, part = 0.0, None
+                for i, (inputs, targets) in enumerate(step_batches):
+                    try:
+                        part = model.loss(inputs, targets) / divide_by[i]
+                        with summing() if i + 1 == n_batches else nullcontext():
+                            part.backward()
+                    except MemoryError:
+                        part = None  # all that the step had made hangs on it
+                        break
+                    loss += part.item()
+                    watchdog.alive()
+                if part is None:
+                    model.zero_grad()
+                    raise MemoryError(out_of_memory(model, config, step))
 
-            # Now and then: a look at text that is not trained on, a sample, a checkpoint.
-            last = step + 1 == config.steps
-            if validation is not None and is_due(step, config.evaluate_every) and not last:
-                windows = config.evaluation_windows or None
-                row |= measure(model, validation, validation_bytes, communicator, windows)[1]
-            log.step(row, tokens)
-            if sample and is_first and "validation_loss" in row:
-                log.sample(step + 1, sample())
-            writer.check()
-            stopping = communicator.any(interruption.requested)
-            if last or stopping or is_due(step, config.checkpoint_every):
-                writer.wait()  # for the one before: two copies need not be held at once
-                moments = optimiser.state_dict()  # dealt out, they are gathered from all ranks
-                if is_first:
-                    log.sync()
-                    state = RunState(
-                        recipe=recipe,
-                        step=step + 1,
-                        position=batches.position,
-                        dropout_seeds=tuple(layer.seed for layer in dropouts(model)),
-                        losses=tuple(health.losses),
-                        left_out=health.left_out,
-                        validation_loss=row.get("validation_loss"),
-                        run_id=log.run_id,
-                        versions=versions(),
+                # The weights move, unless that would harm them.
+                loss, norm = totals(loss, optimiser, communicator)
+                verdict, reason = health.judge(loss, norm)
+                if verdict != "go":
+                    row["unusual"] = f"{verdict}: {reason}"
+                    log.say(f"step {step + 1}: {reason} ({verdict})")
+                if verdict in ("go", "warn"):
+                    optimiser.step(grad_scale=scale_for_norm(norm, config.max_gradient_norm))
+                    row |= {"loss": loss, "gradient_norm": norm}
+                else:
+                    finite = math.isfinite(loss) and math.isfinite(norm)
+                    found = examine_bad_step(
+                        model, step_batches, step, folder, communicator, finite
                     )
-                    writer.save(step + 1, model.state_dict(), moments, state.to_json())
-            if stopping and not last:
-                writer.wait()
-                return TrainingResult(step + 1, False, None)
+                    if verdict == "stop":
+                        raise FloatingPointError(
+                            why_it_stopped(config, step, reason, found, finite)
+                        )
+                    log.say(f"step {step + 1} is left out; {found}")
+                optimiser.zero_grad()
+                tokens = communicator.size * sum(inputs.size for inputs, _ in step_batches)
+                row["tokens_per_second"] = round(tokens / (time.perf_counter() - began))
+
+                # Now and then: a look at text that is not trained on, a sample, a checkpoint.
+                last = step + 1 == config.steps
+                if validation is not None and is_due(step, config.evaluate_every) and not last:
+                    windows = config.evaluation_windows or None
+                    row |= measure(model, validation, validation_bytes, communicator, windows)[1]
+                log.step(row, tokens)
+                if sample and is_first and "validation_loss" in row:
+                    log.sample(step + 1, sample())
+                writer.check()
+                stopping = communicator.any(interruption.requested)
+                if last or stopping or is_due(step, config.checkpoint_every):
+                    writer.wait()  # for the one before: two copies need not be held at once
+                    moments = optimiser.state_dict()  # dealt out, they are gathered from all ranks
+                    if is_first:
+                        log.sync()
+                        state = RunState(
+                            recipe=recipe,
+                            step=step + 1,
+                            position=batches.position,
+                            dropout_seeds=tuple(layer.seed for layer in dropouts(model)),
+                            losses=tuple(health.losses),
+                            left_out=health.left_out,
+                            validation_loss=row.get("validation_loss"),
+                            run_id=log.run_id,
+                            versions=versions(),
+                        )
+                        writer.save(step + 1, model.state_dict(), moments, state.to_json())
+                if stopping and not last:
+                    writer.wait()
+                    return TrainingResult(step + 1, False, None)
 
         writer.wait()
         if validation is None:
@@ -251,5 +257,5 @@ def measure(model, validation, n_bytes, communicator, max_windows=None):
 
 
 def is_due(step: int, every: int) -> bool:
-    """Whether something that happens every so many steps happens after this one; 0 is never."""
+    """Whether what happens once in `every` steps happens after this one; 0 is never."""
     return every > 0 and (step + 1) % every == 0
