@@ -158,7 +158,7 @@ else:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_the_memory_of_a_run_is_foretold_to_15_percent():
+def test_the_memory_of_a_run_is_planned_to_15_percent():
     def answer(what):
         words = [sys.executable, "-c", PROGRAM, what]
         done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ)

@@ -67,7 +67,7 @@ class FiniteCheck:
 
     @contextmanager
     def part(self, name: str, direction: str = "") -> Iterator[None]:
-        """A stretch that is no operation: nothing to look at."""
+        """A stretch that is not an operation: nothing to look at."""
         yield
 
     def _check(self, array, what, shapes):
@@ -122,7 +122,7 @@ def why_it_stopped(config: TrainingConfig, step: int, reason: str, found: str, f
 
 
 def first_bad_operation(model: GPT, batches: Sequence[Batch], dropout_step: int) -> str:
-    """Run batches again and say which operation first gives what is no number.
+    """Run batches again and say which operation first gives a number that is not finite.
 
     The weights are not changed; the gradients are gone afterwards.
     """

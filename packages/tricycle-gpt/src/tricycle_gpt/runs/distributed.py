@@ -9,7 +9,7 @@
     gather   arrays: every rank's part of an array, brought together
 
 *Same bits.*  Sums are made in the order of the ranks, whichever message comes first, so that a
-run with n ranks can be repeated to the bit.  MPI's own sums promise that to nobody.
+run with n ranks can be repeated to the bit.  MPI's own sums do not promise that.
 
 *Balance.*  In `reduce` and `gather` each rank sends and receives 1/n of the array from each of the
 others: (n − 1)/n of the array in all, and that is the least there is.

@@ -5,7 +5,7 @@
     sample.txt     text that the model wrote
     config.toml    every setting the run began with; --config reads it back
     data.json      what the text was: source, split, tokeniser, counts
-    plan.json      what was foretold, beside what the run took
+    plan.json      what was expected, beside what the run took
     mlflow-run.txt the run's name in MLflow, where it is followed
 
 beside metrics.jsonl, samples/ and checkpoints/, which `train` writes as it goes.
@@ -97,8 +97,8 @@ def follow(
     digest  a sha256 of the tokens
     source  what exactly the text is, and where it lies, in plain values
     resume  go on with the MLflow run that this folder began
-    ranks   how many processes train, each with threads of its own: together they could do that
-            many times what this one can
+    ranks   how many processes train, each with threads of its own: together they have that many
+            times this one's peak
     """
     folder = Path(folder)
     note = folder / "mlflow-run.txt"
