@@ -6,8 +6,8 @@ from dataclasses import fields
 import pytest
 from small_runs import run, settings, weights_in
 
-from tricycle_gpt import load_newest_checkpoint, save_checkpoint
-from tricycle_gpt.runs.resuming import RunState, make_run_folder
+from tricycle_gpt import load_newest_checkpoint, make_run_folder, save_checkpoint
+from tricycle_gpt.runs.resuming import RunState
 
 STATE = RunState(
     recipe={"training.steps": 30},

@@ -1,6 +1,6 @@
 """A GPT to read, train and sample."""
 
-from tricycle_gpt.benchmarks import hellaswag, lambada, wikitext
+from tricycle_gpt.benchmarks import HellaSwag, Lambada, WikiText, hellaswag, lambada, wikitext
 from tricycle_gpt.config import PRESETS, GPTConfig, TrainingConfig
 from tricycle_gpt.evaluation import Evaluation, evaluate
 from tricycle_gpt.generation import generate
@@ -16,10 +16,23 @@ from tricycle_gpt.runs.checkpoint import (
     load_newest_checkpoint,
     save_checkpoint,
 )
-from tricycle_gpt.runs.distributed import Communicator, communicate
+from tricycle_gpt.runs.command_line import (
+    as_flags,
+    end_politely,
+    from_toml,
+    named_settings,
+    read_command_line,
+    read_config,
+    to_toml,
+    with_named,
+)
+from tricycle_gpt.runs.distributed import Communicator, communicate, texts_of_all
 from tricycle_gpt.runs.flops import flops_per_token
 from tricycle_gpt.runs.metrics import plot_loss, read_metrics
 from tricycle_gpt.runs.plan import Plan, compare_with_plan, plan
+from tricycle_gpt.runs.progress import duration
+from tricycle_gpt.runs.recipes import RECIPES
+from tricycle_gpt.runs.resuming import make_run_folder
 from tricycle_gpt.runs.run_folder import (
     follow,
     hand_over,
@@ -28,31 +41,40 @@ from tricycle_gpt.runs.run_folder import (
     write_settings,
 )
 from tricycle_gpt.runs.sizing import choose_size
-from tricycle_gpt.runs.tracking import MLflowTracker, can_track
+from tricycle_gpt.runs.tracking import MLflowTracker, can_track, ended_if_it_fails
 from tricycle_gpt.runs.training import TrainingResult, train
 
 __all__ = [
     "GPT",
     "PRESETS",
+    "RECIPES",
     "Checkpoint",
     "CheckpointError",
     "Communicator",
     "Evaluation",
     "GPTConfig",
+    "HellaSwag",
     "Int8GPT",
     "KVCache",
+    "Lambada",
     "Plan",
     "MLflowTracker",
     "TrainingConfig",
     "TrainingResult",
+    "WikiText",
+    "as_flags",
     "can_track",
     "choose_size",
     "communicate",
     "compare_with_plan",
+    "duration",
+    "end_politely",
+    "ended_if_it_fails",
     "evaluate",
     "flops_per_token",
     "follow",
     "from_huggingface",
+    "from_toml",
     "generate",
     "hand_over",
     "hellaswag",
@@ -60,14 +82,21 @@ __all__ = [
     "lambada",
     "load_checkpoint",
     "load_newest_checkpoint",
+    "make_run_folder",
+    "named_settings",
     "plan",
     "plot_loss",
     "quantise",
+    "read_command_line",
+    "read_config",
     "read_metrics",
     "save_checkpoint",
+    "texts_of_all",
     "to_huggingface",
+    "to_toml",
     "train",
     "wikitext",
+    "with_named",
     "write_results",
     "write_sample",
     "write_settings",

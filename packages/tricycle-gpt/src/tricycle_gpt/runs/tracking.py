@@ -25,7 +25,6 @@ from typing import Any, Protocol
 
 from tricycle_gpt.runs.mlflow_run import STATUS, MLflowRun, Row
 
-MEMORY = 200_000_000  # bytes that MLflow itself takes: 130 MB with a server, 197 with a local file
 MOST_ROWS = 50_000  # kept while a server is away: some 50 MB
 ROWS_AT_ONCE = 50  # MLflow takes 1000 numbers in one call
 MEAN_OF = 20  # steps: one alone may have been disturbed
@@ -82,8 +81,11 @@ class MLflowTracker:
                      been stopped before a checkpoint could know that name
     say              tells the user; standard error if not given
 
-    Raises ImportError, saying what to install, without MLflow.
+    `memory` is how many bytes MLflow itself takes.  Raises ImportError, saying what to install,
+    without MLflow.
     """
+
+    memory = 200_000_000  # 130 MB with a server, 197 with a local file
 
     def __init__(
         self,
