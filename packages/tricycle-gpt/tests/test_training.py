@@ -316,6 +316,18 @@ def test_metrics_are_json_lines(tmp_path, make_tiny):
         assert "step" in json.loads(line)
 
 
+def test_kernels_for_training_are_expected_by_a_run_and_not_by_a_model(
+    tmp_path, make_tiny, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr("tricycle_gpt.runs.compiling.expect", asked.append)
+    model = make_tiny()
+    assert asked == []
+    run(tmp_path, model, settings(steps=1, warmup=0))
+    assert len(asked) == 1
+    assert any("adamw" in line for line in asked[0])
+
+
 def test_training_needs_no_validation_text(tmp_path, make_tiny):
     result = train(make_tiny(), Stream(text(), 4, 16), settings(), tmp_path)
     assert result.evaluation is None

@@ -250,7 +250,7 @@ def cores_of_one(neighbours: Any) -> int:
 
 def _end_all_ranks(communicator):
     """Have the interpreter end every rank when it ends this one: after printing its error, but
-    before MPI_Finalize, which would wait for the others."""
+    before `MPI_Finalize`, which would wait for the others."""
     if communicator.size == 1:
         return
     if communicator.rank:
