@@ -20,7 +20,7 @@ import numpy as np
 from tricycle_autograd import compiling
 from tricycle_autograd.machine_code import Routine
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig
-from tricycle_gpt.optimiser import make_optimiser
+from tricycle_gpt.runs.optimiser import make_optimiser
 from tricycle_nn import clip_scale
 
 block = sys.argv[1]
@@ -42,7 +42,8 @@ def is_routine(request):
 
 print("\\n".join(sorted(dict.fromkeys(compiling.service.asked_for), key=is_routine)))
 """
-FOLDER = Path(__file__).parents[1] / "packages" / "tricycle-gpt" / "src" / "tricycle_gpt"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "packages" / "tricycle-gpt" / "src" / "tricycle_gpt" / "runs"
 
 
 def kernels_of(block: str) -> str:

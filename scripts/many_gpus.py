@@ -1,4 +1,4 @@
-"""On paper: GPT-2 (124M) on many GPUs, by the algorithm of tricycle_gpt/data_parallel.py.
+"""On paper: GPT-2 (124M) on many GPUs, by the algorithm of tricycle_gpt/runs/data_parallel.py.
 
     python scripts/many_gpus.py
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tricycle_gpt import PRESETS, TrainingConfig
-from tricycle_gpt.data_parallel import Bucket, make_buckets
+from tricycle_gpt.runs.data_parallel import Bucket, make_buckets
 from tricycle_nn import AdamW, Parameter, default_groups
 
 GPT2 = PRESETS["gpt2"]

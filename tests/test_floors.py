@@ -114,6 +114,25 @@ def test_imports_point_down_only(package):
             assert module not in ours or module in allowed, f"{path} imports {module}"
 
 
+def inner_modules(source: str) -> list[str]:
+    """Modules inside our packages that a source imports from, instead of from the package."""
+    nodes = ast.walk(ast.parse(source))
+    named = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return [name for name in named if name.split(".")[0] in PACKAGES and "." in name]
+
+
+def test_an_import_from_inside_a_package_is_noticed():
+    source = (
+        "from tricycle_gpt import GPT\nfrom tricycle_gpt.model import GPT\nfrom os.path import join"
+    )
+    assert inner_modules(source) == ["tricycle_gpt.model"]
+
+
+def test_apps_import_public_names_only():
+    for path in (ROOT / "apps").rglob("*.py"):
+        assert not (inner := inner_modules(path.read_text())), f"{path} imports from {inner}"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_imports_only_what_it_declares(package):
     needed, optional = declared(package)

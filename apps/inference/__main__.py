@@ -16,9 +16,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tricycle_bpe import StreamDecoder, Tokeniser
-from tricycle_gpt import GPT, from_huggingface, generate, hellaswag, lambada, quantise, wikitext
-from tricycle_gpt.benchmarks import HellaSwag, Lambada, WikiText
-from tricycle_gpt.command_line import end_politely, read_command_line
+from tricycle_gpt import (
+    GPT,
+    HellaSwag,
+    Lambada,
+    WikiText,
+    end_politely,
+    from_huggingface,
+    generate,
+    hellaswag,
+    lambada,
+    quantise,
+    read_command_line,
+    wikitext,
+)
 
 
 @dataclass(frozen=True)

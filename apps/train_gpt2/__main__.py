@@ -41,13 +41,13 @@ Settings in a file: every flag is a line in it too, and flags win:
 What happens:
     Documents are dealt to training and validation before anything is learned
     from them. Tokens are learned from the first 64 MB of training text. Both
-    sides are encoded to files, each document with an end-of-text token behind
+    sides are encoded to files, each document with an end-of-text token after
     it. A few steps are measured, and the run is refused, with a batch that
     fits, if memory would not do. Ctrl-C or SIGTERM stops after a step, with a
     checkpoint; --resume goes on to the same bits, with the settings the run
     began with, and flags for one session (how often it logs, looks and saves,
     what it does about bad steps); encoding, too, goes on where it was. Started
-    by mpiexec, so many processes share each batch: the same steps, in less
+    by mpiexec, that many processes share each batch: the same steps, in less
     time, on as many machines as see the folder.
 
 What the folder gets:
@@ -55,12 +55,12 @@ What the folder gets:
     metrics.jsonl  a line a step           loss.png     drawn as it runs
     samples/       what it writes by then  sample.txt   and at the end
     checkpoints/   to go on from           config.toml  what it began with
-    plan.json      time and memory, foretold and taken
+    plan.json      time and memory, expected and taken
     data/          the encoded text        data.json    what text it was
 """
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,27 +79,37 @@ from tricycle_datasets import (
 from tricycle_gpt import (
     GPT,
     PRESETS,
+    RECIPES,
     Communicator,
     GPTConfig,
+    MLflowTracker,
     Plan,
     TrainingConfig,
+    as_flags,
     can_track,
     choose_size,
     communicate,
     compare_with_plan,
+    duration,
+    end_politely,
+    ended_if_it_fails,
     follow,
+    from_toml,
     generate,
     hand_over,
+    make_run_folder,
+    named_settings,
     plan,
-    tracking,
+    read_command_line,
+    read_config,
+    texts_of_all,
+    to_toml,
     train,
+    with_named,
     write_results,
     write_sample,
     write_settings,
 )
-from tricycle_gpt.command_line import as_flags, end_politely, read_command_line, read_config
-from tricycle_gpt.progress import duration
-from tricycle_gpt.resuming import begin
 
 END_OF_TEXT = "<|endoftext|>"
 LEARNED_FROM = 64_000_000  # bytes of text that tokens are learned from
@@ -118,7 +128,7 @@ class Arguments:
     text_field: str | None = None
     """The name by which .jsonl and .parquet files have their text; text if not given."""
     max_tokens: int | None = None
-    """Take about so many tokens of training text, the first ones; all of it if not given."""
+    """Take about this many tokens of training text, the first ones; all of it if not given."""
     validation: float = 0.05
     """The share of the documents that is kept apart, to check with."""
     folder: Path = Path("runs/gpt2")
@@ -137,96 +147,62 @@ class Arguments:
     sample_tokens: int = 200
     """Length of the sample written at the end, in tokens."""
     track: bool = can_track()
-    """Show the run in MLflow: in ./mlflow.db (see it by mlflow ui) or at MLFLOW_TRACKING_URI."""
+    """Show the run in MLflow: in ./mlflow.db (for `mlflow ui`) or at MLFLOW_TRACKING_URI."""
     config: Path | None = None
     """A TOML file with values for any of these settings, in sections [model] and [training]."""
-    model: GPTConfig = field(
-        default_factory=lambda: GPTConfig(
-            vocab_size=4096, context_window=256, embedding_dim=256, n_layers=6, n_heads=8
-        )
-    )
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=2000, learning_rate=2e-3, batch_size=8)
-    )
+    model: GPTConfig = PRESETS["laptop"]
+    training: TrainingConfig = RECIPES["laptop"]
 
 
-# The original's recipe: half a million tokens a step, by accumulation; 20 tokens a parameter.
-GPT2_RECIPE = TrainingConfig(
-    steps=4_747,
-    batch_size=4,
-    micro_batches=128,
-    learning_rate=6e-4,
-    final_learning_rate=0.0,
-    warmup=150,
-    beta2=0.95,
-    checkpoint_every=100,
-    log_every=1,
-)
-
-# What has been learned since, in 0.55 of the tokens: see tricycle-gpt's README.
-SPEEDRUN_RECIPE = replace(
-    GPT2_RECIPE,
-    steps=2_611,
-    learning_rate=3.6e-3,
-    warmup=130,
-    schedule="warmup-stable-decay",
-    decay=1_305,
-    optimiser="muon",
-    weight_decay=0.0,
-)
-
-RUNS = {
-    "auto": Arguments(),
-    "laptop": Arguments(preset="laptop"),
-    **{
-        name: Arguments(preset=name, model=PRESETS[name], training=GPT2_RECIPE)
-        for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
-    },
-    "speedrun": Arguments(preset="speedrun", model=PRESETS["speedrun"], training=SPEEDRUN_RECIPE),
+RUNS = {"auto": Arguments()} | {
+    name: Arguments(preset=name, model=PRESETS[name], training=recipe)
+    for name, recipe in RECIPES.items()
 }
+# The preset from which a size that was chosen differs by the flags that are printed.
+CHOSEN = "laptop"
 
 
 def main() -> None:
     """Train: alone, or with the other ranks that mpiexec started."""
-    with communicate() as ranks:
-        run(ranks)
+    with communicate() as communicator:
+        run(read_settings(), communicator)
 
 
-def run(ranks: Communicator) -> None:
+def run(args: Arguments, communicator: Communicator) -> None:
     """Documents, tokens, training, a sample."""
-    args = read_settings()
+    is_first, ranks = communicator.rank == 0, communicator.size
     if args.plan:
-        if ranks.rank == 0:
-            say(str(planned_for(foreseen(args, ranks.size), ranks)))
+        if is_first:
+            say(str(planned_for(foreseen(args, ranks), communicator)))
         return
     if args.preset != "auto":
-        args.training.share(ranks.size)  # which may refuse, before anything is written
+        args.training.share(ranks)  # which may refuse, before anything is written
     if not args.resume:
-        begin(args.folder)
-    if ranks.rank:
-        ranks.sum(0)  # rank 0 has chosen a size, encoded the text and written the settings down
-        args = replace(read_settings(begun=True), resume=True)
-    args, tokeniser, data = prepare_data(args, ranks.size)
+        make_run_folder(args.folder)
+    if is_first:
+        args = prepare_data(args, ranks)
+    args = those_of_rank_0(args, communicator)
+    tokeniser, data = open_data(args)
+    if is_first:
+        planned = announce(args, data, communicator)
+        write_settings(args.folder, args, data.record)
+    communicator.wait()  # steps are measured while the others do nothing
     recipe = args.training
     config = args.model
-    windows, _ = recipe.share(ranks.size)
-    if ranks.rank == 0:
-        planned = announce(args, data, ranks)
-        write_settings(args.folder, args, data.record)
-        ranks.sum(0)
+    windows, _ = recipe.share(ranks)
     model = GPT(config, rng=np.random.default_rng(recipe.seed))
     batches = Batches(
         data.train,
         windows,
         config.context_window,
         seed=recipe.seed,
-        rank=ranks.rank,
-        world=ranks.size,
+        rank=communicator.rank,
+        world=ranks,
     )
     tracker = None
-    if args.track and ranks.rank == 0:
+    if args.track and is_first:
         source = args.data or "shakespeare", data.train.digest, data.record["source"]
-        tracker = follow(args.folder, model, *source, say, args.resume, ranks.size)
+        tracker = follow(args.folder, model, *source, say, args.resume, ranks)
     # A text of one document has no beginning that follows an end; a line is the next best.
     many = len(data.train.document_starts) > 1
     start = [tokeniser.special_tokens[END_OF_TEXT]] if many else tokeniser.encode("\n")
@@ -245,11 +221,11 @@ def run(ranks: Communicator) -> None:
         facts=data.facts(),
         tracker=tracker,
         sample=sample,
-        communicator=ranks,
+        communicator=communicator,
     )
-    if ranks.rank:
+    if not is_first:
         return
-    with tracking.ended_if_it_fails(tracker):
+    with ended_if_it_fails(tracker):
         compare_with_plan(args.folder, planned)
         model_folder = write_results(args.folder, model, tokeniser)
         if not result.finished:
@@ -263,37 +239,40 @@ def run(ranks: Communicator) -> None:
     say(f'Generate more:  hatch run generate --model {model_folder} --prompt "Once"')
 
 
-def planned_for(args: Arguments, ranks: Communicator) -> Plan:
+def tracker_memory(args: Arguments) -> int:
+    """Bytes that the tracker takes beside the training."""
+    return MLflowTracker.memory if args.track else 0
+
+
+def planned_for(args: Arguments, communicator: Communicator) -> Plan:
     """What a run with these settings takes, with the tracker beside it."""
-    memory = args.track * tracking.MEMORY
-    return plan(args.model, args.training, besides=memory, communicator=ranks)
+    besides = tracker_memory(args)
+    return plan(args.model, args.training, besides=besides, communicator=communicator)
 
 
-def announce(args: Arguments, data: Prepared, ranks: Communicator) -> Plan:
+def announce(args: Arguments, data: Prepared, communicator: Communicator) -> Plan:
     """Say what the run will be and take, or refuse it: ValueError with a batch that fits."""
-    planned = planned_for(args, ranks)
+    planned = planned_for(args, communicator)
     planned.refuse_what_does_not_fit(args.training)
     say(
         f"{len(data.train):,} tokens to train on, {len(data.validation):,} to check with; a "
         f"model of {planned.parameters:,} parameters; {duration(planned.seconds)} and "
-        f"{planned.memory / 1e9:.2f} GB foretold; everything goes to {args.folder}"
+        f"{planned.memory / 1e9:.2f} GB expected; everything goes to {args.folder}"
     )
     return planned
 
 
-def read_settings(begun: bool = False) -> Arguments:
-    """The command line's settings; those a run began with are known to one that goes on.
-
-    begun  the run has begun, even if it was not asked to go on
-    """
-    args = read_command_line(Arguments(), description=__doc__, presets=RUNS)
+def read_settings() -> Arguments:
+    """The command line's settings; to a run that is resumed those it began with are known."""
+    args = read_command_line(
+        Arguments(), description=__doc__, presets=RUNS, began_with="config.toml"
+    )
     file = args.folder / "config.toml"
-    if not (args.resume or begun) or not file.is_file():
+    if not args.resume or not file.is_file():
         return args
-    args = read_command_line(Arguments(), description=__doc__, presets=RUNS, begun=file)
-    then = read_config(file, RUNS["laptop"])
-    if args.preset == "auto":  # what it chose then is in that file, and stays
-        args = replace(args, preset="laptop")
+    then = read_config(file, RUNS[CHOSEN])
+    if args.preset == "auto":  # what was chosen when it began is in that file, and stays
+        args = replace(args, preset=CHOSEN)
     if are_one_place(args.data, then.data):
         args = replace(args, data=then.data)
     for name in ("data", "preset", "validation", "max_tokens"):
@@ -304,6 +283,14 @@ def read_settings(begun: bool = False) -> Arguments:
                 "out, or choose another folder"
             )
     return args
+
+
+def those_of_rank_0(args: Arguments, communicator: Communicator) -> Arguments:
+    """Rank 0's settings, on every rank; the others wait here until it has chosen a size."""
+    if communicator.size == 1:
+        return args
+    text = texts_of_all(communicator, to_toml(args))[0]
+    return from_toml(text, RUNS[CHOSEN]) if communicator.rank else args
 
 
 def are_one_place(a: str | None, b: str | None) -> bool:
@@ -329,49 +316,61 @@ def speaking(args: Arguments, tokeniser: Tokeniser) -> Arguments:
 
 
 def sized(args: Arguments, tokens: int | None, ranks: int) -> Arguments:
-    """With the preset auto, the settings for this machine and so many tokens of text."""
+    """With the preset auto, the settings for this machine and that many tokens of text."""
     if args.preset != "auto":
         return args
     say(f"choosing a size for {args.minutes:g} minutes of training (--minutes)")
     vocabulary = args.model.vocab_size
-    chosen = choose_size(
+    model, training = choose_size(
         vocabulary,
         tokens,
         args.minutes,
         seed=args.training.seed,
-        besides=args.track * tracking.MEMORY,
+        besides=tracker_memory(args),
         ranks=ranks,
     )
-    auto = replace(RUNS["auto"], model=chosen[0], training=chosen[1])
-    args = read_command_line(auto, description=__doc__, presets={**RUNS, "auto": auto})
-    # The preset from which the choice differs by these flags; and the tokens that are there.
-    args = replace(args, preset="laptop", model=replace(args.model, vocab_size=vocabulary))
-    say(f"chosen: --preset laptop {as_flags(args, RUNS['laptop'], 'model', 'training')}")
+    named = named_settings()  # which are not for choosing; and the tokens are those that are there
+    model = replace(with_named(model, args.model, "model", named), vocab_size=vocabulary)
+    training = with_named(training, args.training, "training", named)
+    args = replace(args, preset=CHOSEN, model=model, training=training)
+    say(f"chosen: --preset {CHOSEN} {as_flags(args, RUNS[CHOSEN], 'model', 'training')}")
     return args
 
 
-def prepare_data(args: Arguments, ranks: int) -> tuple[Arguments, Tokeniser, Prepared]:
-    """The tokeniser and both sides of the data, encoded now or before; and the size chosen."""
+def prepare_data(args: Arguments, ranks: int) -> Arguments:
+    """Encode both sides of the data, unless they are, and choose a size for them."""
     place = place_of_data(args)
     tokeniser = known_tokeniser(args, place)
     if tokeniser is not None:
+        if args.tokeniser is None:
+            say(f"the tokens are those of {place}")
         args = speaking(args, tokeniser)
     if not (is_prepared(place) and (args.resume or are_one_place(args.data, str(place)))):
-        begun = read_record(place) or {}
-        then = begun.get("source")
+        before = read_record(place) or {}
+        then = before.get("source")
         source = open_source(args.data, args.validation, field=args.text_field, record=then)
         if source.is_hub and args.max_tokens is None:
-            args = args if begun else sized(args, None, ranks)
-            tokens = begun.get("max_tokens") or args.training.tokens(args.model.context_window)
+            args = args if before else sized(args, None, ranks)
+            tokens = before.get("max_tokens") or args.training.tokens(args.model.context_window)
             args = replace(args, max_tokens=tokens)
         if tokeniser is None:
             tokeniser = learn_tokens(args, source)
         if not is_prepared(place):
             say(f"encoding {source.name} to {place}")
         prepare(source, place, tokeniser, workers=args.workers, max_tokens=args.max_tokens)
+    tokeniser, data = open_data(args)
+    return sized(speaking(args, tokeniser), len(data.train), ranks)
+
+
+def open_data(args: Arguments) -> tuple[Tokeniser, Prepared]:
+    """The tokeniser and both sides of data that is prepared.
+
+    ValueError if the data was made by another tokeniser than the one asked for.
+    """
+    place = place_of_data(args)
+    tokeniser = known_tokeniser(args, place)
     assert tokeniser is not None  # prepared data has one
-    data = open_prepared(place, tokeniser.fingerprint())
-    return sized(speaking(args, tokeniser), len(data.train), ranks), tokeniser, data
+    return tokeniser, open_prepared(place, tokeniser.fingerprint())
 
 
 def place_of_data(args: Arguments) -> Path:
@@ -382,14 +381,13 @@ def place_of_data(args: Arguments) -> Path:
 
 
 def known_tokeniser(args: Arguments, place: Path) -> Tokeniser | None:
-    """The tokeniser asked for, or that of data whose preparation has begun; None for neither."""
+    """The tokeniser asked for, or that of data whose preparation has started; None for neither."""
     if args.tokeniser is not None:
         tokeniser = Tokeniser.open(args.tokeniser)
         if END_OF_TEXT not in tokeniser.special_tokens:
             raise ValueError(f"the tokeniser in {args.tokeniser} has no {END_OF_TEXT} token")
         return tokeniser
     if (place / "data.json").is_file():
-        say(f"the tokens are those of {place}")
         return Tokeniser.load(place)
     return None
 

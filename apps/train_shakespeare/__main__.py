@@ -25,17 +25,18 @@ from tricycle_gpt import (
     GPT,
     GPTConfig,
     TrainingConfig,
+    duration,
+    end_politely,
+    ended_if_it_fails,
     follow,
     hand_over,
+    make_run_folder,
+    read_command_line,
     train,
     write_results,
     write_sample,
     write_settings,
 )
-from tricycle_gpt.command_line import end_politely, read_command_line
-from tricycle_gpt.progress import duration
-from tricycle_gpt.resuming import begin
-from tricycle_gpt.tracking import ended_if_it_fails
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Arguments:
     temperature: float = 0.8
     """Of the sample: below 1 is bolder, above 1 wilder, 0 always takes the likeliest token."""
     track: bool = False
-    """Show the run in MLflow: in ./mlflow.db (see it by mlflow ui) or at MLFLOW_TRACKING_URI."""
+    """Show the run in MLflow: in ./mlflow.db (for `mlflow ui`) or at MLFLOW_TRACKING_URI."""
     config: Path | None = None
     """A TOML file with values for any of these settings, in sections [model] and [training]."""
     # Chosen for the fewest bits per byte after three minutes on two cores: a small model that sees
@@ -96,7 +97,7 @@ def main() -> None:
     args = read_command_line(Arguments(), description=__doc__)
     began = time.perf_counter()
     if not args.resume:
-        begin(args.folder)
+        make_run_folder(args.folder)
     text = load_shakespeare() if args.data is None else "\n\n".join(read_documents(args.data))
     training_text, validation_text = split_text(text)
 

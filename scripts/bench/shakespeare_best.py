@@ -25,7 +25,7 @@ from shakespeare_recipe import load_ids
 
 from tricycle_datasets import Batches
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig, evaluate
-from tricycle_gpt.optimiser import make_optimiser
+from tricycle_gpt.runs.optimiser import make_optimiser
 from tricycle_nn import clip_scale
 
 seed = int(sys.argv[1])

@@ -25,8 +25,8 @@ import numpy as np
 from tricycle_bpe import Tokeniser
 from tricycle_datasets import Batches, read_documents, split_documents
 from tricycle_gpt import GPT, PRESETS, GPTConfig, TrainingConfig, train
-from tricycle_gpt.metrics import read_metrics
-from tricycle_gpt.optimiser import make_optimiser
+from tricycle_gpt.runs.metrics import read_metrics
+from tricycle_gpt.runs.optimiser import make_optimiser
 from tricycle_nn import gradient_norm, scale_for_norm
 
 END_OF_TEXT = "<|endoftext|>"

@@ -22,14 +22,15 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig, communicate
-from tricycle_gpt.data_parallel import DataParallel
-from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.step import accumulate_gradients
+from tricycle_gpt.runs.data_parallel import DealtOptimiser, totals
+from tricycle_gpt.runs.optimiser import make_optimiser
+from tricycle_gpt.runs.step import divisors
 
 MODEL = GPTConfig(vocab_size=4096, context_window=256, embedding_dim=256, n_layers=6, n_heads=8)
 RECIPE = TrainingConfig(batch_size=8)
@@ -40,33 +41,46 @@ def answer() -> None:
     """On each rank: train for a few steps; rank 0 says what they took."""
     with communicate() as ranks:
         model = GPT(MODEL, rng=np.random.default_rng(0))
-        parallel = DataParallel(make_optimiser(model, RECIPE), model.parameters(), ranks)
+        optimiser = make_optimiser(model, RECIPE)
+        dealt = None
+        if ranks.size > 1:
+            dealt = optimiser = DealtOptimiser(optimiser, model.parameters(), ranks)
         windows, batches = RECIPE.share(ranks.size)
         rng = np.random.default_rng(ranks.rank)
         found: dict[str, list[float]] = {name: [] for name in ("step", "sums", "hidden", "moving")}
         for step in range(UNCOUNTED + STEPS):
             shape = (batches, windows, MODEL.context_window + 1)
             ids = rng.integers(0, MODEL.vocab_size, shape)
-            ranks.sum(0)  # begin together
+            ranks.wait()  # begin together
             ranks.sent, began = 0, time.perf_counter()
-            source = iter([(batch[:, :-1], batch[:, 1:]) for batch in ids])
-            parallel.totals(accumulate_gradients(model, source, batches, parallel))
+            source = [(batch[:, :-1], batch[:, 1:]) for batch in ids]
+            loss = 0.0
+            for i, divisor in enumerate(divisors(source, ranks), 1):
+                part = model.loss(*source[i - 1]) / divisor
+                with dealt.summing() if dealt and i == batches else nullcontext():
+                    part.backward()
+                loss += part.item()
+            totals(loss, optimiser, ranks)
             summed = time.perf_counter()
-            parallel.step(1.0)
-            parallel.optimiser.zero_grad()
+            optimiser.step()
+            optimiser.zero_grad()
             ended = time.perf_counter()
             if step < UNCOUNTED:
                 continue
             found["step"].append(ended - began)
             found["moving"].append(ended - summed)
-            if parallel.timeline:
-                first, last = parallel.timeline[0][0], parallel.timeline[-1][1]
+            if dealt:
+                first, last = dealt.timeline[0][0], dealt.timeline[-1][1]
                 found["sums"].append(last - first)
-                found["hidden"].append(min(parallel.walked, last) - first)
+                found["hidden"].append(min(dealt.walked, last) - first)
         if ranks.rank == 0:
             result = {name: statistics.median(values or [0.0]) for name, values in found.items()}
             least = 2 * (ranks.size - 1) / ranks.size * 4 * model.n_parameters()
-            result |= {"sent": ranks.sent, "least": least, "buckets": len(parallel.buckets)}
+            result |= {
+                "sent": ranks.sent,
+                "least": least,
+                "buckets": len(dealt.buckets) if dealt else 0,
+            }
             print(json.dumps(result))
 
 

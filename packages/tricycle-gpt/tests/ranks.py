@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from tricycle_gpt import GPT, Communicator, GPTConfig, TrainingConfig, communicate, train
+from tricycle_gpt.runs.step import divisors
 
 __all__ = [
     "GPT",
@@ -16,6 +18,7 @@ __all__ = [
     "Windows",
     "communicate",
     "ends_badly",
+    "gradients_of_step",
     "on_ranks",
     "recipe",
     "say",
@@ -70,10 +73,14 @@ def ends_badly(process, timeout=120):
 
 
 class Windows:
-    """A rank's part of each batch from a fixed text, with a position that all share."""
+    """A rank's part of each batch from a fixed text, with a position that all share.
 
-    def __init__(self, windows, ranks, length=16):
+    short  window i counts its first 1 + 5 i mod `length` targets alone, as where documents end
+    """
+
+    def __init__(self, windows, ranks, length=16, short=False):
         self.windows, self.ranks, self.length, self.position = windows, ranks, length, (0, 0)
+        self.short = short
 
     def __iter__(self):
         while True:
@@ -82,7 +89,25 @@ class Windows:
             starts = [rng.integers(len(TEXT) - self.length) for rng in rngs]
             self.position = (0, self.position[1] + self.windows * self.ranks.size)
             block = np.stack([TEXT[s : s + self.length + 1] for s in starts])
-            yield block[:, :-1], block[:, 1:]
+            inputs, targets = block[:, :-1], block[:, 1:].copy()
+            if self.short:
+                counted = 1 + 5 * np.arange(first, first + self.windows) % self.length
+                targets[np.arange(self.length) >= counted[:, None]] = -100
+            yield inputs, targets
+
+
+def gradients_of_step(model, stream, n, ranks, summing=nullcontext):
+    """A step's gradients from n batches of this rank, as `train` finds them; its part of the loss.
+
+    summing  a dealt optimiser's, where there are several ranks
+    """
+    batches, total = [next(stream) for _ in range(n)], 0.0
+    for i, divisor in enumerate(divisors(batches, ranks)):
+        loss = model.loss(*batches[i]) / divisor
+        with summing() if i + 1 == n else nullcontext():
+            loss.backward()
+        total += loss.item()
+    return total
 
 
 def recipe(**changes):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tricycle_gpt import CheckpointError, load_checkpoint, load_newest_checkpoint, save_checkpoint
-from tricycle_gpt.checkpoint import list_checkpoints
+from tricycle_gpt.runs.checkpoint import list_checkpoints
 
 LONG = os.environ.get("TRICYCLE_TEST_LONG") == "1"
 

@@ -13,8 +13,9 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tricycle_gpt import CheckpointError, load_checkpoint, load_newest_checkpoint, whole_files
-from tricycle_gpt.checkpoint import list_checkpoints, save_checkpoint
+from tricycle_gpt import CheckpointError, load_checkpoint, load_newest_checkpoint
+from tricycle_gpt.runs import whole_files
+from tricycle_gpt.runs.checkpoint import list_checkpoints, save_checkpoint
 
 
 class Killed(BaseException):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tricycle_gpt import checkpoint_writer, load_newest_checkpoint, whole_files
-from tricycle_gpt.checkpoint import list_checkpoints, save_checkpoint
-from tricycle_gpt.checkpoint_writer import CheckpointWriter
+from tricycle_gpt import load_newest_checkpoint
+from tricycle_gpt.runs import checkpoint_writer, whole_files
+from tricycle_gpt.runs.checkpoint import list_checkpoints, save_checkpoint
+from tricycle_gpt.runs.checkpoint_writer import CheckpointWriter
 
 ARRAYS = {"a.weight": np.ones((3, 4), np.float32)}
 

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 
 from tricycle_gpt import GPTConfig, TrainingConfig
-from tricycle_gpt.command_line import (
+from tricycle_gpt.runs.command_line import (
     as_flags,
     end_politely,
+    from_toml,
+    named_settings,
     read_command_line,
     read_config,
     to_toml,
+    with_named,
 )
 
 
@@ -188,6 +191,9 @@ class Run:
 
     preset: str = "small"
     name: str | None = None
+    folder: Path = Path("run")
+    resume: bool = False
+    config: Path | None = None
     model: GPTConfig = field(default_factory=GPTConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -199,23 +205,54 @@ KINDS = {
 
 
 def test_a_run_that_goes_on_knows_its_settings_and_flags_win_over_them(tmp_path):
-    words = ["--preset", "slow", "--name", "a", "--training.seed", "7"]
-    run = read_command_line(Run(), words, presets=KINDS)
-    begun = tmp_path / "config.toml"
-    begun.write_text(to_toml(run))
-    assert read_command_line(Run(), [], presets=KINDS, begun=begun) == run
-    words = ["--training.log-every", "3"]
-    again = read_command_line(Run(), words, presets=KINDS, begun=begun)
-    assert again == replace(run, training=replace(run.training, log_every=3))
+    def read(*words):
+        return read_command_line(Run(), list(words), presets=KINDS, began_with="config.toml")
+
+    folder = ["--folder", str(tmp_path)]
+    run = read("--preset", "slow", "--name", "a", "--training.seed", "7", *folder)
+    (tmp_path / "config.toml").write_text(to_toml(run))
+    resumed = replace(run, resume=True)
+    assert read("--resume", *folder) == resumed
+    again = read("--training.log-every", "3", "--resume", *folder)
+    assert again == replace(resumed, training=replace(run.training, log_every=3))
+    # Where it is not resumed, or no run is there, nothing is taken over.
+    assert read(*folder) == Run(folder=tmp_path)
+    assert read("--resume", "--folder", "elsewhere") == Run(folder=Path("elsewhere"), resume=True)
+    # The file of --config may say both, and --no-resume wins over it.
+    path = write(tmp_path, f'folder = "{tmp_path}"\nresume = true')
+    assert read("--config", str(path)) == replace(resumed, config=path)
+    assert read("--config", str(path), "--no-resume").training == TrainingConfig()
 
 
 @pytest.mark.parametrize("text", ["", 'preset = "huge"', "preset = []"])
 def test_a_run_whose_settings_are_lost_says_which_file_to_look_at(tmp_path, text):
     path = write(tmp_path, text)
+    words = ["--folder", str(tmp_path), "--resume"]
     with pytest.raises(
         SystemExit, match=r"settings\.toml should name a preset, one of small, slow"
     ):
-        read_command_line(Run(), [], presets=KINDS, begun=path)
+        read_command_line(Run(), words, presets=KINDS, began_with=path.name)
+
+
+def test_what_was_named_is_known_by_flags_and_by_the_file(tmp_path):
+    path = write(tmp_path, 'name = "a"\n[training]\nsteps = 9\nbatch_size = 2')
+    words = ["--config", str(path), "--training.batch-size=3", "--training.no-recompute"]
+    names = named_settings(words)
+    assert names >= {"config", "name", "training.steps", "training.batch_size"}
+    assert "training.recompute" in names
+    assert "training.seed" not in names
+    asked = read_command_line(Run(), words).training
+    chosen = TrainingConfig(steps=100, batch_size=50, seed=5, recompute=True)
+    found = with_named(chosen, asked, "training", names)
+    assert found == TrainingConfig(steps=9, batch_size=3, seed=5, recompute=False)
+    assert with_named(chosen, asked, "training", set()) == chosen
+
+
+def test_settings_go_through_a_text(tmp_path):
+    run = Run("slow", name="é", training=TrainingConfig(steps=50, warmup=2), folder=tmp_path)
+    assert from_toml(to_toml(run), Run()) == run
+    with pytest.raises(ValueError, match="these settings: there is no 'nmae'; there are preset"):
+        from_toml('nmae = "a"', Run())
 
 
 def test_flags_make_the_same_settings_again():

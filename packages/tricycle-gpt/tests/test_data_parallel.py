@@ -9,9 +9,14 @@ from hypothesis import strategies as st
 from ranks import TEXT, ends_badly, on_ranks, recipe, small, start_ranks, train_small
 
 from tricycle_gpt import Communicator, evaluate, load_newest_checkpoint, read_metrics
-from tricycle_gpt.data_parallel import DataParallel, make_buckets
-from tricycle_gpt.distributed import Alone
-from tricycle_gpt.optimiser import make_optimiser
+from tricycle_gpt.runs.data_parallel import (
+    DealtOptimiser,
+    check_that_all_begin_alike,
+    make_buckets,
+    totals,
+)
+from tricycle_gpt.runs.distributed import Alone
+from tricycle_gpt.runs.optimiser import make_optimiser
 from tricycle_nn import AdamW, Muon, Parameter
 
 # ---- Sharing out ----
@@ -70,17 +75,42 @@ def test_every_number_belongs_to_one_rank(shapes, ranks, size, kind):
 def test_one_rank_changes_nothing():
     model = small()
     optimiser = make_optimiser(model, recipe())
-    parallel = DataParallel(optimiser, model.parameters(), Alone())
-    parallel.check_that_all_begin_alike({})
-    with parallel.summing():
-        model.loss(TEXT[None, :9], TEXT[None, 1:10]).backward()
-    loss, norm = parallel.totals(2.5)
+    check_that_all_begin_alike(Alone(), optimiser, {})
+    model.loss(TEXT[None, :9], TEXT[None, 1:10]).backward()
+    loss, norm = totals(2.5, optimiser, Alone())
     gradients = [p.grad.astype(np.float64) for p in model.parameters()]
     assert loss == 2.5
     assert norm == pytest.approx(np.sqrt(sum((g**2).sum() for g in gradients)), rel=1e-6)
-    assert parallel.state_dict().keys() == optimiser.state_dict().keys()
-    assert not parallel.any(False)
-    assert parallel.any(True)
+    Alone().wait()
+    assert not Alone().any(False)
+    assert Alone().any(True)
+
+
+def test_a_dealt_optimiser_has_an_optimisers_face():
+    model, before = small(), small()
+    for each in (model, before):
+        each.loss(TEXT[None, :9], TEXT[None, 1:10]).backward()
+    alone = make_optimiser(before, recipe())
+    optimiser = make_optimiser(model, recipe())
+    dealt = DealtOptimiser(optimiser, model.parameters(), Alone(), bucket_size=10_000)
+    for each in (alone, dealt):
+        each.learning_rate = 0.25
+        each.step(grad_scale=0.5)
+        each.zero_grad()
+    assert optimiser.learning_rate == dealt.learning_rate == 0.25
+    assert all(p.grad is None for p in model.parameters())
+    for p, q in zip(model.parameters(), before.parameters(), strict=True):
+        np.testing.assert_array_equal(p.array, q.array)
+    state, other = dealt.state_dict(), small()
+    again = DealtOptimiser(make_optimiser(other, recipe()), other.parameters(), Alone())
+    again.load_state_dict(state)
+    for found in (state, again.state_dict()):
+        assert found.keys() == alone.state_dict().keys()
+        for name, array in alone.state_dict().items():
+            np.testing.assert_array_equal(found[name], array)
+    with pytest.raises(ValueError, match="missing steps_taken"):
+        dealt.load_state_dict({})
+    np.testing.assert_array_equal(dealt.state_dict()["0.0.first_moment"], state["0.0.first_moment"])
 
 
 class OneOfTwo(Communicator):
@@ -97,7 +127,7 @@ class OneOfTwo(Communicator):
 def half_of(model, recompute=False, **options):
     model.recompute = recompute
     optimiser = make_optimiser(model, recipe())
-    return DataParallel(optimiser, model.parameters(), OneOfTwo(**options))
+    return DealtOptimiser(optimiser, model.parameters(), OneOfTwo(**options))
 
 
 def test_a_gradient_that_grows_after_it_was_sent_is_noticed():
@@ -107,68 +137,69 @@ def test_a_gradient_that_grows_after_it_was_sent_is_noticed():
     with half_of(model).summing():
         loss.backward()  # in one walk they are complete when both were walked
     model.recompute = True
-    parallel = half_of(model, recompute=True)
+    dealt = half_of(model, recompute=True)
     loss = model.loss(TEXT[None, :9], TEXT[None, 1:10])
-    with pytest.raises(RuntimeError, match="went on growing after it was sent"), parallel.summing():
+    with pytest.raises(RuntimeError, match="went on growing after it was sent"), dealt.summing():
         loss.backward()
 
 
 def test_every_parameter_needs_a_gradient():
     model = small()
-    parallel = half_of(model)
-    with pytest.raises(RuntimeError, match="39 parameters have no gradient"), parallel.summing():
+    dealt = half_of(model)
+    with pytest.raises(RuntimeError, match="39 parameters have no gradient"), dealt.summing():
         model.norm.weight.sum().backward()
 
 
 def test_an_error_while_sending_is_raised_by_the_step():
     model = small()
-    parallel = half_of(model, fault=OSError("the cable is out"))
+    dealt = half_of(model, fault=OSError("the cable is out"))
     loss = model.loss(TEXT[None, :9], TEXT[None, 1:10])
-    with pytest.raises(OSError, match="the cable is out"), parallel.summing():
+    with pytest.raises(OSError, match="the cable is out"), dealt.summing():
         loss.backward()
 
 
 # ---- The same gradients ----
 
 GRADIENTS = """
-import itertools
-from tricycle_gpt.data_parallel import DataParallel
-from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.step import accumulate_gradients
-from tricycle_gpt.distributed import Alone
+from tricycle_gpt.runs.data_parallel import DealtOptimiser, totals
+from tricycle_gpt.runs.optimiser import make_optimiser
+from tricycle_gpt.runs.distributed import Alone
 
 kinds = {
     "gpt2": ({}, {}),
     "gpt2, recomputed": ({}, {"recompute": True}),
+    "gpt2, short windows": ({}, {}),
     "head apart, muon": ({"tied_head": False}, {"optimiser": "muon"}),
     "llama, muon": ({"block": "llama", "qk_norm": True}, {"optimiser": "muon"}),
 }
 with communicate() as ranks:
     for kind, (sizes, settings) in kinds.items():
         config = recipe(**settings)
+        short = "short" in kind
         expected = small(**sizes)
         windows, n = config.share(1)
         make_optimiser(expected, config)
-        loss = accumulate_gradients(expected, iter(Windows(windows, Alone())), n)
+        whole = iter(Windows(windows * n, Alone(), short=short))  # all windows in one batch
+        loss = gradients_of_step(expected, whole, 1, Alone())
         wanted = [p.grad for p in expected.parameters()]
 
         model = small(**sizes)
         model.recompute = config.recompute
         optimiser = make_optimiser(model, config)
         before = sum(m.size for g in optimiser.groups for m in g.moments.values())
-        parallel = DataParallel(optimiser, model.parameters(), ranks, bucket_size=10_000)
-        assert len(parallel.buckets) > 3
+        dealt = DealtOptimiser(optimiser, model.parameters(), ranks, bucket_size=10_000)
+        assert len(dealt.buckets) > 3
         windows, n = config.share(ranks.size)
         for again in range(2):
             optimiser.zero_grad()
-            source = iter(Windows(windows, ranks))
-            mine = accumulate_gradients(model, source, n, parallel)
-        total, norm = parallel.totals(mine)
+            source = iter(Windows(windows, ranks, short=short))
+            mine = gradients_of_step(model, source, n, ranks, dealt.summing)
+        total, norm = totals(mine, dealt, ranks)
         assert abs(total - loss) < 1e-6
         length = sum((g.astype(np.float64) ** 2).sum() for g in wanted) ** 0.5
         assert abs(norm / length - 1) < 1e-6
 
-        for bucket in parallel.buckets:
+        for bucket in dealt.buckets:
             gradients = bucket.group.arena.gradients
             ranks.gather(gradients[slice(*bucket.parts[ranks.rank])], gradients, bucket.parts)
         largest = max(np.abs(g).max() for g in wanted)
@@ -193,13 +224,13 @@ def test_gradients_are_those_of_one_rank_with_the_whole_batch(n):
 WAITING = """
 import threading
 from tricycle_autograd import record
-from tricycle_gpt.data_parallel import DataParallel
-from tricycle_gpt.optimiser import make_optimiser
+from tricycle_gpt.runs.data_parallel import DealtOptimiser
+from tricycle_gpt.runs.optimiser import make_optimiser
 
 with communicate() as ranks:
     model = small()
     optimiser = make_optimiser(model, recipe())
-    parallel = DataParallel(optimiser, model.parameters(), ranks, bucket_size=10_000)
+    dealt = DealtOptimiser(optimiser, model.parameters(), ranks, bucket_size=10_000)
     first_sum = threading.Event()
     reduce = ranks.reduce
     def telling(array, parts):
@@ -212,10 +243,10 @@ with communicate() as ranks:
         return (dy,)
 
     model.dropout.forward = lambda x: record(x.array, (x,), wait)
-    with parallel.summing():
+    with dealt.summing():
         model.loss(TEXT[None, :9], TEXT[None, 1:10]).backward()
-    assert len(parallel.timeline) == len(parallel.buckets) > 3
-    assert parallel.timeline[0][1] < parallel.walked < parallel.timeline[-1][1]
+    assert len(dealt.timeline) == len(dealt.buckets) > 3
+    assert dealt.timeline[0][1] < dealt.walked < dealt.timeline[-1][1]
     say(ranks, "well")
 """
 
@@ -333,7 +364,7 @@ def test_a_bad_number_on_one_rank_is_judged_alike_by_all(tmp_path):
 
 
 BEGINNINGS = """
-from tricycle_gpt.command_line import end_politely
+from tricycle_gpt.runs.command_line import end_politely
 def main():
     with communicate() as ranks:
         model = small()

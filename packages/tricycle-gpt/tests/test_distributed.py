@@ -9,19 +9,29 @@ import pytest
 from ranks import ends_badly, on_ranks, start_ranks
 
 from tricycle_gpt import communicate, load_newest_checkpoint, read_metrics
-from tricycle_gpt.checkpoint import list_checkpoints
-from tricycle_gpt.distributed import LAUNCHED, Alone, check_launcher, cores_of_one
+from tricycle_gpt.runs.checkpoint import list_checkpoints
+from tricycle_gpt.runs.distributed import LAUNCHED, Alone, check_launcher, cores_of_one
 
 # ---- Talking ----
 
-THREE_METHODS = """
-from tricycle_gpt.distributed import texts_of_all
+METHODS = """
+import time
+from pathlib import Path
+from tricycle_gpt.runs.distributed import texts_of_all
 with communicate() as ranks:
     assert type(ranks) is Communicator and ranks.size == 3
     r = ranks.rank
     # 1e20 + 1 - 1e20 in the order of the ranks is 0; the other orders have 1 or 0.
     assert ranks.sum([r, [1e20, 1.0, -1e20][r]]).tolist() == [3, 0]
     assert ranks.sum(5).tolist() == 15
+
+    assert ranks.any(r == 2) and not ranks.any(False)
+    note = Path(sys.argv[1])
+    if r == 1:
+        time.sleep(0.2)
+        note.touch()
+    ranks.wait()
+    assert note.exists()
 
     array = np.arange(7, dtype=np.float32) * 10**r
     parts = [(4, 7), (0, 0), (0, 4)]
@@ -41,8 +51,8 @@ with communicate() as ranks:
 """
 
 
-def test_numbers_are_added_in_the_order_of_ranks_and_parts_come_together():
-    assert on_ranks(3, THREE_METHODS).split() == ["well"]
+def test_numbers_are_added_in_the_order_of_ranks_and_parts_come_together(tmp_path):
+    assert on_ranks(3, METHODS, tmp_path / "note").split() == ["well"]
 
 
 def test_a_program_that_mpiexec_did_not_start_is_alone():
@@ -103,7 +113,7 @@ class Neighbours:
 
 
 def test_ranks_on_the_same_cores_share_them(monkeypatch):
-    monkeypatch.setattr("tricycle_gpt.distributed.allowed_cores", lambda: (8, ""))
+    monkeypatch.setattr("tricycle_gpt.runs.distributed.allowed_cores", lambda: (8, ""))
     assert cores_of_one(Neighbours(["all"])) == 8
     assert cores_of_one(Neighbours(["all", "all"])) == 4
     assert cores_of_one(Neighbours(["0-7", "8-15"])) == 8  # the launcher has divided them
@@ -121,7 +131,7 @@ with communicate() as ranks:
     ranks.sum(0)
 """
 ALL_FAIL = """
-from tricycle_gpt.command_line import end_politely
+from tricycle_gpt.runs.command_line import end_politely
 def main():
     with communicate() as ranks:
         ranks.sum(0)

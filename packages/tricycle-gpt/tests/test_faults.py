@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from small_runs import Stream, losses_in, run, settings, text, weights_in
 
-from tricycle_gpt import GPT, MLflowTracker, load_newest_checkpoint, train, whole_files
-from tricycle_gpt.metrics import MetricsLog
+from tricycle_gpt import GPT, MLflowTracker, load_newest_checkpoint, train
+from tricycle_gpt.runs import whole_files
+from tricycle_gpt.runs.metrics import MetricsLog
 
 KILLS = 200 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 20
 
@@ -167,7 +168,7 @@ import resource, sys, numpy as np
 sys.path.insert(0, {tests!r})
 from small_runs import Stream, text, settings
 from tricycle_gpt import GPT, GPTConfig, train
-from tricycle_gpt.command_line import end_politely
+from tricycle_gpt.runs.command_line import end_politely
 sizes = GPTConfig(500, 256, 64, n_layers=2, n_heads=2)
 def go(batch_size, folder):
     model = GPT(sizes, rng=np.random.default_rng(0))

@@ -9,8 +9,8 @@ import pytest
 
 from tricycle_autograd.modes import current
 from tricycle_gpt import TrainingConfig, read_metrics, train
-from tricycle_gpt.diagnosis import first_bad_operation, load_batches
-from tricycle_gpt.health import PATIENCE, Health
+from tricycle_gpt.runs.diagnosis import first_bad_operation, load_batches
+from tricycle_gpt.runs.health import PATIENCE, Health
 
 IDS = np.tile(np.arange(20), 40)
 

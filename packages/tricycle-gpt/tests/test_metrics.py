@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tricycle_gpt import picture, plot_loss, read_metrics
-from tricycle_gpt.metrics import MetricsLog
-from tricycle_gpt.picture import LossPicture
-from tricycle_gpt.progress import Progress, duration
+from tricycle_gpt import plot_loss, read_metrics
+from tricycle_gpt.runs import picture
+from tricycle_gpt.runs.metrics import MetricsLog
+from tricycle_gpt.runs.picture import LossPicture
+from tricycle_gpt.runs.progress import Progress, duration
 
 
 def test_resuming_cuts_the_file_back(tmp_path):

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig
-from tricycle_gpt.distributed import Alone
-from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.plan import compare_with_plan, flops_per_token, free_bytes, plan
+from tricycle_gpt.runs.distributed import Alone
+from tricycle_gpt.runs.flops import flops_per_token
+from tricycle_gpt.runs.memory_readers import free_bytes
+from tricycle_gpt.runs.optimiser import make_optimiser
+from tricycle_gpt.runs.plan import compare_with_plan, plan
 
 SMALL = GPTConfig(vocab_size=50, context_window=16, embedding_dim=16, n_layers=2, n_heads=2)
 
@@ -125,7 +127,7 @@ def test_the_optimisers_first_step_which_loads_its_kernels_is_not_timed(monkeypa
         optimiser.step = step
         return optimiser
 
-    monkeypatch.setattr(sys.modules["tricycle_gpt.plan"], "make_optimiser", slow_at_first)
+    monkeypatch.setattr(sys.modules["tricycle_gpt.runs.plan"], "make_optimiser", slow_at_first)
     found = plan(SMALL, TrainingConfig(steps=10, batch_size=4))
     assert waits == []
     assert found.seconds < 10 * 0.5
@@ -135,7 +137,7 @@ PROGRAM = """
 import sys, tempfile
 import numpy as np
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig, train
-from tricycle_gpt.plan import plan
+from tricycle_gpt.runs.plan import plan
 config = GPTConfig(vocab_size=4096, context_window=128, embedding_dim=256, n_layers=4, n_heads=4)
 training = TrainingConfig(steps=3, batch_size=16, checkpoint_every=1, warmup=0)
 if sys.argv[1] == "plan":
@@ -156,7 +158,7 @@ else:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_the_memory_of_a_run_is_foretold_to_15_percent():
+def test_the_memory_of_a_run_is_planned_to_15_percent():
     def answer(what):
         words = [sys.executable, "-c", PROGRAM, what]
         done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ)

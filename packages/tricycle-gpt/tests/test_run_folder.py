@@ -3,7 +3,7 @@
 import numpy as np
 
 from tricycle_gpt import TrainingConfig, save_checkpoint, write_settings
-from tricycle_gpt.command_line import read_config
+from tricycle_gpt.runs.command_line import read_config
 
 
 def test_a_run_with_a_checkpoint_keeps_the_settings_it_began_with(tmp_path):

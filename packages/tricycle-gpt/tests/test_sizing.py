@@ -2,8 +2,9 @@
 
 import pytest
 
-from tricycle_gpt import GPTConfig, choose_size, sizing
-from tricycle_gpt.sizing import LEAST, MOST, READINGS, SIZES, count, model_of
+from tricycle_gpt import GPTConfig, choose_size
+from tricycle_gpt.runs import sizing
+from tricycle_gpt.runs.sizing import LEAST, MOST, READINGS, SIZES, count, model_of
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tricycle_gpt import MLflowTracker, flops_per_token, follow, run_folder, tracking
-from tricycle_gpt.tracking import ended_if_it_fails
+from tricycle_gpt import MLflowTracker, flops_per_token, follow
+from tricycle_gpt.runs import run_folder, tracking
+from tricycle_gpt.runs.tracking import ended_if_it_fails
 
 RECIPE = {"model.n_layers": 2, "training.learning_rate": 0.001, "data.tokens": "ab" * 32}
 

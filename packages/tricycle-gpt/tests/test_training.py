@@ -17,38 +17,16 @@ from tricycle_gpt import (
     GPTConfig,
     generate,
     load_newest_checkpoint,
-    picture,
     read_metrics,
     save_checkpoint,
     train,
 )
-from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.resuming import DECIDES_THE_BITS, NOT_THE_RECIPE
-from tricycle_gpt.step import accumulate_gradients
+from tricycle_gpt.runs import picture
+from tricycle_gpt.runs.optimiser import make_optimiser
+from tricycle_gpt.runs.resuming import DECIDES_THE_BITS, NOT_THE_RECIPE
 from tricycle_nn import clip_scale, gradient_norm
 
 DEFINED_STEPS = 300 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 40
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "llama, grouped, qk-norm"])
-def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest(make_tiny, kind):
-    model = make_tiny(kind)
-    optimiser = make_optimiser(model, settings(optimiser="muon", learning_rate=2e-2))
-    held = [p for group in optimiser.groups for p in group.arena.tensors]
-    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
-    muon, adamw = optimiser.optimisers
-    assert all(p.ndim == 2 for group in muon.groups for p in group.arena.tensors)
-    assert model.token_embedding.weight in adamw.groups[0].arena.tensors
-
-    ids = np.random.default_rng(0).integers(0, 23, (4, 9))
-    losses = []
-    for _ in range(30):
-        loss = model.loss(ids[:, :-1], ids[:, 1:])
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] / 2
 
 
 def test_the_speedruns_recipe_learns_in_a_small_model(tmp_path):
@@ -144,16 +122,48 @@ def test_a_gradient_that_was_there_before_is_not_trained_on(tmp_path, make_tiny)
     assert weights_in(tmp_path / "fresh") == weights_in(tmp_path / "looked at")
 
 
-def test_accumulated_gradients_are_those_of_the_large_batch(model):
-    ids = np.random.default_rng(0).integers(0, 23, (6, 17))
-    model.loss(ids[:, :-1], ids[:, 1:]).backward()
-    whole = [p.grad.copy() for p in model.parameters()]
-    model.zero_grad()
-    parts = iter([(ids[i : i + 2, :-1], ids[i : i + 2, 1:]) for i in (0, 2, 4)])
-    accumulate_gradients(model, parts, 3)
-    largest = max(np.abs(gradient).max() for gradient in whole)
-    for expected, parameter in zip(whole, model.parameters(), strict=True):
-        np.testing.assert_allclose(parameter.grad, expected, rtol=0, atol=1e-6 * largest)
+def counted(targets, *numbers):
+    """Targets (B, T) of which each row counts the first few only."""
+    alone = np.arange(targets.shape[1]) < np.array(numbers)[:, None]
+    return np.where(alone, targets, -100)
+
+
+class Given:
+    """A source that has one step's batches, again and again."""
+
+    def __init__(self, *batches):
+        self.batches, self.position = batches, (0, 0)
+
+    def __iter__(self):
+        while True:
+            yield from self.batches
+
+
+@pytest.mark.parametrize("numbers", [(8, 1), (8, 8), (3, 0)])
+def test_batches_of_one_step_weigh_as_many_tokens_as_they_count(tmp_path, make_tiny, numbers):
+    ids = np.random.default_rng(0).integers(0, 23, (2, 9))
+    inputs, targets = ids[:, :-1], counted(ids[:, 1:], *numbers)
+    one = settings(steps=1, batch_size=2, warmup=0)
+    train(make_tiny(), Given((inputs, targets)), one, tmp_path / "one batch")
+    two = replace(one, batch_size=1, micro_batches=2)
+    parts = Given((inputs[:1], targets[:1]), (inputs[1:], targets[1:]))
+    train(make_tiny(), parts, two, tmp_path / "two batches")
+    names = ("one batch", "two batches")
+    whole, both = (read_metrics(tmp_path / name / "metrics.jsonl")[0] for name in names)
+    assert both["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+    assert both["gradient_norm"] == pytest.approx(whole["gradient_norm"], rel=1e-5)
+    # After one step the first moments are 1 - beta1 of the gradient.
+    states = [load_newest_checkpoint(tmp_path / name / "checkpoints").optimiser for name in names]
+    for name, array in states[0].items():
+        largest = np.abs(array).max()
+        np.testing.assert_allclose(states[1][name], array, rtol=0, atol=1e-5 * largest)
+
+
+def test_a_step_in_which_no_token_counts_has_a_loss_of_zero(tmp_path, make_tiny):
+    ids = np.ones((1, 8), int)
+    train(make_tiny(), Given((ids, counted(ids, 0))), settings(steps=1, warmup=0), tmp_path)
+    row = read_metrics(tmp_path / "metrics.jsonl")[0]
+    assert (row["loss"], row["gradient_norm"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -186,6 +196,23 @@ def interrupt_after(folder, model, steps, number=signal.SIGINT):
     result = train(model, Impatient(text(), 4, 16), settings(), folder, validation=text(100))
     assert not result.finished
     assert result.steps == steps
+
+
+def test_the_last_look_at_the_text_is_ended_by_ctrl_c_at_once(tmp_path, make_tiny):
+    class Impatient:
+        ndim = 1
+
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, places):
+            signal.raise_signal(signal.SIGINT)
+            return text(100)[places]
+
+    config = settings(steps=1, warmup=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_tiny(), Stream(text(), 4, 16), config, tmp_path, validation=Impatient())
+    assert load_newest_checkpoint(tmp_path / "checkpoints").step == 1
 
 
 def test_a_folder_with_a_run_is_not_written_over(tmp_path, make_tiny):
@@ -289,6 +316,18 @@ def test_metrics_are_json_lines(tmp_path, make_tiny):
         assert "step" in json.loads(line)
 
 
+def test_kernels_for_training_are_expected_by_a_run_and_not_by_a_model(
+    tmp_path, make_tiny, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr("tricycle_gpt.runs.compiling.expect", asked.append)
+    model = make_tiny()
+    assert asked == []
+    run(tmp_path, model, settings(steps=1, warmup=0))
+    assert len(asked) == 1
+    assert any("adamw" in line for line in asked[0])
+
+
 def test_training_needs_no_validation_text(tmp_path, make_tiny):
     result = train(make_tiny(), Stream(text(), 4, 16), settings(), tmp_path)
     assert result.evaluation is None
@@ -327,7 +366,7 @@ def test_a_tracker_is_told_every_row_and_a_resumed_run_is_the_same_run(tmp_path,
     run(tmp_path, make_tiny(), tracker=first)
     assert first.begun == [(30, None)]
     assert first.rows == read_metrics(tmp_path / "metrics.jsonl")
-    assert first.ended == []  # whoever called may have more to tell
+    assert first.ended == []  # the caller may have more to tell
     again = Notebook(None)
     run(tmp_path, make_tiny(), tracker=again, resume=True)
     assert again.begun == [(30, "abc")]

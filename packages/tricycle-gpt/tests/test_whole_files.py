@@ -7,9 +7,10 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from tricycle_gpt import to_huggingface, whole_files
-from tricycle_gpt.diagnosis import save_batches
-from tricycle_gpt.whole_files import replace_text, write_arrays
+from tricycle_gpt import to_huggingface
+from tricycle_gpt.runs import whole_files
+from tricycle_gpt.runs.diagnosis import save_batches
+from tricycle_gpt.runs.whole_files import replace_text, replacing, write_arrays
 
 
 @pytest.mark.parametrize("place", ["fsync", "replace"])
@@ -28,6 +29,40 @@ def test_a_text_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypat
     assert path.read_text() == "steps = 5\n"
     replace_text(path, "steps = 6\n")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("config.toml", "steps = 6\n")]
+
+
+def test_a_file_that_is_not_finished_is_removed_and_the_one_before_stays(tmp_path):
+    path = tmp_path / "loss.png"
+    path.write_bytes(b"before")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as new:
+        new.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("loss.png", b"before")]
+    with replacing(path) as new:
+        new.write_bytes(b"after")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("loss.png", b"after")]
+
+
+def test_every_file_of_a_model_folder_is_whole_or_as_before(tmp_path, monkeypatch, make_tiny):
+    to_huggingface(make_tiny(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*words, **options):
+        raise OSError(28, "No space left on device")
+
+    for name in before:
+        write = type(tmp_path).replace
+        monkeypatch.setattr(
+            type(tmp_path),
+            "replace",
+            lambda p, q, n=name, w=write: full() if q.name == n else w(p, q),
+        )
+        with pytest.raises(OSError, match="No space left"):
+            to_huggingface(make_tiny(n_layers=1), tmp_path)
+        monkeypatch.undo()
+        assert (tmp_path / name).read_bytes() == before[name]
+        to_huggingface(make_tiny(), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == before.keys()
 
 
 def test_arrays_lie_in_their_order_whatever_the_memory_has(tmp_path):

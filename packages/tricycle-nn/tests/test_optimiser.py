@@ -399,3 +399,10 @@ def test_a_parameter_that_moves_as_a_whole_is_not_cut():
     with pytest.raises(ValueError, match=r"\[128\] cut through parameters that move as a whole"):
         Muon([matrix]).groups[0].keep([(0, 128)])
     AdamW([matrix]).groups[0].keep([(0, 128)])  # its numbers move one by one
+
+
+@pytest.mark.parametrize("kind", [SGD, AdamW, Muon])
+def test_an_optimiser_knows_how_many_bytes_it_keeps_for_each_number(kind):
+    (group,) = kind([parameter(16, 8)]).groups
+    held = sum(moment.nbytes for moment in group.moments.values())
+    assert held == kind.bytes_per_parameter * 16 * 8

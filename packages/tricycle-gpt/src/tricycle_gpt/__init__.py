@@ -1,57 +1,80 @@
 """A GPT to read, train and sample."""
 
-from tricycle_gpt.benchmarks import hellaswag, lambada, wikitext
-from tricycle_gpt.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    load_checkpoint,
-    load_newest_checkpoint,
-    save_checkpoint,
-)
+from tricycle_gpt.benchmarks import HellaSwag, Lambada, WikiText, hellaswag, lambada, wikitext
 from tricycle_gpt.config import PRESETS, GPTConfig, TrainingConfig
-from tricycle_gpt.distributed import Communicator, communicate
 from tricycle_gpt.evaluation import Evaluation, evaluate
 from tricycle_gpt.generation import generate
 from tricycle_gpt.huggingface import from_huggingface, to_huggingface
 from tricycle_gpt.initialise import initialise_like_gpt2
 from tricycle_gpt.int8 import Int8GPT, quantise
 from tricycle_gpt.kv_cache import KVCache
-from tricycle_gpt.metrics import plot_loss, read_metrics
 from tricycle_gpt.model import GPT
-from tricycle_gpt.plan import Plan, compare_with_plan, flops_per_token, plan
-from tricycle_gpt.run_folder import (
+from tricycle_gpt.runs.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    load_newest_checkpoint,
+    save_checkpoint,
+)
+from tricycle_gpt.runs.command_line import (
+    as_flags,
+    end_politely,
+    from_toml,
+    named_settings,
+    read_command_line,
+    read_config,
+    to_toml,
+    with_named,
+)
+from tricycle_gpt.runs.distributed import Communicator, communicate, texts_of_all
+from tricycle_gpt.runs.flops import flops_per_token
+from tricycle_gpt.runs.metrics import plot_loss, read_metrics
+from tricycle_gpt.runs.plan import Plan, compare_with_plan, plan
+from tricycle_gpt.runs.progress import duration
+from tricycle_gpt.runs.recipes import RECIPES
+from tricycle_gpt.runs.resuming import make_run_folder
+from tricycle_gpt.runs.run_folder import (
     follow,
     hand_over,
     write_results,
     write_sample,
     write_settings,
 )
-from tricycle_gpt.sizing import choose_size
-from tricycle_gpt.tracking import MLflowTracker, can_track
-from tricycle_gpt.training import TrainingResult, train
+from tricycle_gpt.runs.sizing import choose_size
+from tricycle_gpt.runs.tracking import MLflowTracker, can_track, ended_if_it_fails
+from tricycle_gpt.runs.training import TrainingResult, train
 
 __all__ = [
     "GPT",
     "PRESETS",
+    "RECIPES",
     "Checkpoint",
     "CheckpointError",
     "Communicator",
     "Evaluation",
     "GPTConfig",
+    "HellaSwag",
     "Int8GPT",
     "KVCache",
+    "Lambada",
     "Plan",
     "MLflowTracker",
     "TrainingConfig",
     "TrainingResult",
+    "WikiText",
+    "as_flags",
     "can_track",
     "choose_size",
     "communicate",
     "compare_with_plan",
+    "duration",
+    "end_politely",
+    "ended_if_it_fails",
     "evaluate",
     "flops_per_token",
     "follow",
     "from_huggingface",
+    "from_toml",
     "generate",
     "hand_over",
     "hellaswag",
@@ -59,14 +82,21 @@ __all__ = [
     "lambada",
     "load_checkpoint",
     "load_newest_checkpoint",
+    "make_run_folder",
+    "named_settings",
     "plan",
     "plot_loss",
     "quantise",
+    "read_command_line",
+    "read_config",
     "read_metrics",
     "save_checkpoint",
+    "texts_of_all",
     "to_huggingface",
+    "to_toml",
     "train",
     "wikitext",
+    "with_named",
     "write_results",
     "write_sample",
     "write_settings",

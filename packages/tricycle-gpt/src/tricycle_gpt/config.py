@@ -106,6 +106,9 @@ PRESETS: dict[str, GPTConfig] = {
     "gpt2-xl": GPTConfig(embedding_dim=1600, n_layers=48, n_heads=25),
     # gpt2's size with what has been learned since; see the README.
     "speedrun": GPTConfig(block="llama", qk_norm=True, tied_head=False),
+    "laptop": GPTConfig(
+        vocab_size=4096, context_window=256, embedding_dim=256, n_layers=6, n_heads=8
+    ),
     # nanoGPT's model for a laptop: characters of tinyshakespeare.
     "characters": GPTConfig(
         vocab_size=65, context_window=64, embedding_dim=128, n_layers=4, n_heads=4
@@ -122,7 +125,7 @@ class TrainingConfig:
     batch_size: int = 16
     """Windows of text looked at together."""
     micro_batches: int = 1
-    """Batches whose gradients are averaged for one step: a large batch in little memory."""
+    """Batches whose gradients make one step together: a large batch in little memory."""
     learning_rate: float = 1e-3
     """The highest learning rate."""
     final_learning_rate: float = 1e-4
@@ -160,7 +163,7 @@ class TrainingConfig:
     keep_best: bool = False
     """Keep the checkpoint with the lowest validation loss too, of those at steps with a look."""
     when_not_finite: Literal["stop", "skip"] = "stop"
-    """A loss or gradient that is no number: stop, or leave the step out. Weights never take it."""
+    """What to do when loss or gradient is not finite: stop, or skip the step; no weight moves."""
     spikes: Literal["off", "warn", "skip", "stop"] = "off"
     """What to do about a loss far above the last hundred."""
     spike_z: float = 6.0

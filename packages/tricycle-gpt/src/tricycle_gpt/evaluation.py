@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import no_grad
-from tricycle_gpt.distributed import Alone, Communicator
 from tricycle_gpt.model import GPT
+from tricycle_gpt.runs.distributed import Alone, Communicator
 from tricycle_nn import linear_cross_entropy
 
 IGNORED = -100  # a target that is not counted

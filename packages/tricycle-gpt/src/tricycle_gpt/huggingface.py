@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.model import GPT
-from tricycle_gpt.whole_files import write_arrays
+from tricycle_gpt.runs.whole_files import replace_text, replacing, write_arrays
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -121,11 +121,10 @@ def to_huggingface(model: GPT, folder: str | Path, tokeniser: Any = None) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     parameters = {name: parameter.numpy() for name, parameter in model.named_parameters()}
     weights = {theirs: piece.of(parameters) for theirs, piece in pieces(model.config).items()}
-    # Written apart and renamed when whole, so that a full disk leaves the weights of before.  The
-    # metadata tells transformers that matrices lie as PyTorch would have them.
-    temporary = folder / f"{WEIGHTS}.tmp"
-    write_arrays(temporary, weights, metadata={"format": "pt"})
-    temporary.replace(folder / WEIGHTS)
+    # A full disk leaves the weights of before.  The metadata tells transformers that matrices lie
+    # as PyTorch would have them.
+    with replacing(folder / WEIGHTS) as new:
+        write_arrays(new, weights, metadata={"format": "pt"})
     _write_json(folder / CONFIG, _their_config(model.config))
     _write_json(folder / "generation_config.json", {"max_length": model.config.context_window})
     if tokeniser is not None:
@@ -339,4 +338,4 @@ def _refuse(refused, folder):
 
 
 def _write_json(path, value):
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(value, indent=2) + "\n")

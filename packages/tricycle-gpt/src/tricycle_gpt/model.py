@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import Tensor, recompute
-from tricycle_gpt.compiling import expect_training_kernels
 from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.initialise import initialise_like_gpt2
 from tricycle_nn import (
@@ -64,7 +63,6 @@ class GPT(Module):
         else:
             self.head_weight = Parameter(np.empty((config.vocab_size, width), np.float32))
         initialise_like_gpt2(self, config.n_layers, rng)
-        expect_training_kernels(config.block)
 
     def forward(self, ids: Any, cache: Any = None) -> Tensor:
         """The scores of every token for coming next, at every position.

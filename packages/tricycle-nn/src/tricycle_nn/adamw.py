@@ -36,6 +36,7 @@ class AdamW(Optimiser):
     """
 
     moment_names = ("first_moment", "second_moment")
+    bytes_per_parameter = 8
 
     def __init__(
         self,

@@ -75,6 +75,7 @@ class Muon(Optimiser):
     """
 
     moment_names = ("velocity",)
+    bytes_per_parameter = 4
     one_by_one = False
 
     def __init__(

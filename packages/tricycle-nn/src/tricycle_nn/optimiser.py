@@ -12,7 +12,7 @@ and needs the moments of that part only: `Group.keep`.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -72,6 +72,34 @@ class Group:
                 place += b - a
 
 
+class AnyOptimiser(Protocol):
+    """What a training loop asks of an optimiser: of one, of several `Combined`, or of one whose
+    work is dealt out to several processes.  The methods are explained in `Optimiser`."""
+
+    learning_rate: float
+
+    @property
+    def groups(self) -> list[Group]:
+        """The parameters, in arenas."""
+        ...
+
+    def step(self, grad_scale: float = 1.0) -> None:
+        """Move the parameters."""
+        ...
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        ...
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All that is needed to go on exactly."""
+        ...
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Take over what `state_dict` returned."""
+        ...
+
+
 class Optimiser:
     """Moves parameters downhill.  A subclass says by how much, in `update`.
 
@@ -83,6 +111,7 @@ class Optimiser:
     """
 
     moment_names: tuple[str, ...] = ()
+    bytes_per_parameter = 0  # that it keeps beside value and gradient: 4 a moment
     one_by_one = True  # False: a parameter moves as a whole
 
     def __init__(self, parameters: Parameters, learning_rate: float, **defaults: float):

@@ -30,6 +30,7 @@ class SGD(Optimiser):
     """
 
     moment_names = ("velocity",)
+    bytes_per_parameter = 4
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """A watchdog: a step that hangs says where.
 
 A run that stands still (a disk that does not answer, a lock that is never given back) prints
-nothing and explains nothing.  If nobody has said `alive()` for too long, the stacks of all
+nothing and explains nothing.  If `alive()` was not called for too long, the stacks of all
 threads are written to standard error, and again after each such time.  Python's faulthandler
 does it from a thread that needs no interpreter, so it barks inside a hanging kernel too.
 """

@@ -9,41 +9,34 @@ A few steps are really made, with random tokens, and the rest is arithmetic:
              + while a checkpoint is written, a copy of all of it but the gradients
              + the activations of one batch: measured at one and two windows to choose how many
                fit, for they grow no faster than a straight line, and then at that many
-    FLOPs    6 for each weight in a matrix product and token (2 forward, 4 backward), and
-             12 · layers · width · context for attention
+    FLOPs    those of a token (flops.py), times the tokens
     time     measured for one batch and for one optimiser's step, times their number; several
              ranks share both
 
 The Chinchilla ratio is tokens per parameter; about 20 is the best use of a given number of FLOPs.
 
-Sources: Kaplan et al., Scaling Laws (2020); Hoffmann et al., Training Compute-Optimal LLMs (2022).
+Source: Hoffmann et al., Training Compute-Optimal LLMs (2022).
 """
 
 import dataclasses
 import json
-import os
-import statistics
-import time
-import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tricycle_autograd.memory import give_back_freed_memory
-from tricycle_autograd.threads import CGROUPS, OWN_CGROUP, control_groups
 from tricycle_gpt.config import GPTConfig, TrainingConfig
-from tricycle_gpt.distributed import Alone, Communicator
-from tricycle_gpt.metrics import read_metrics
 from tricycle_gpt.model import GPT
-from tricycle_gpt.optimiser import make_optimiser
-from tricycle_gpt.progress import duration
-from tricycle_gpt.whole_files import replace_text
-from tricycle_nn import gradient_norm, scale_for_norm
-
-LEAST = {"adamw": 28, "muon": 20}  # bytes a parameter: held, and copied for a checkpoint
-TIMED = 5  # batches
+from tricycle_gpt.runs.compiling import expect_training_kernels
+from tricycle_gpt.runs.distributed import Alone, Communicator
+from tricycle_gpt.runs.flops import flops_per_token
+from tricycle_gpt.runs.memory_readers import free_bytes, peak_bytes, resident_bytes
+from tricycle_gpt.runs.metrics import read_metrics
+from tricycle_gpt.runs.optimiser import least_bytes_per_parameter, make_optimiser
+from tricycle_gpt.runs.progress import duration
+from tricycle_gpt.runs.trial_steps import peak_of_batch, time_of_step
+from tricycle_gpt.runs.whole_files import replace_text
 
 
 @dataclass(frozen=True)
@@ -123,9 +116,10 @@ def plan(
     started_with = resident_bytes() + besides
     free = free_bytes() // ranks.neighbours
     limit = resident_bytes() + free if available is None else available
+    expect_training_kernels(model.block)
     vocabulary, width = model.vocab_size, model.embedding_dim
     windows, batches = training.share(ranks.size)
-    least = started_with + LEAST[training.optimiser] * count_at_least(model)
+    least = started_with + least_bytes_per_parameter(training) * count_at_least(model)
     if least > limit:
         raise ValueError(refusal(least, limit))
     network = GPT(model, rng=np.random.default_rng(0))
@@ -174,60 +168,8 @@ def plan(
     )
 
 
-def flops_per_token(model: GPT) -> float:
-    """Floating point operations that training takes for each token (PaLM's count, appendix B).
-
-    Six for each number that is multiplied (two forward, four backward), and attention's
-    12 layers · width · context.  A table that is only looked up is not counted.
-    """
-    config = model.config
-    multiplied = model.n_parameters()
-    if config.block == "gpt2":
-        multiplied -= config.context_window * config.embedding_dim
-    if not config.tied_head:
-        multiplied -= config.vocab_size * config.embedding_dim
-    attention = 12 * config.n_layers * config.embedding_dim * config.context_window
-    return float(6 * multiplied + attention)
-
-
-def batch_that_fits(network: GPT, most: int) -> int:
-    """How many windows at once there is memory for: the largest divisor of `most` below it with
-    which a forward and backward pass is really made; 0 if there is none."""
-    try:
-        first, second = (peak_of_batch(network, windows) for windows in (1, 2))
-    except MemoryError:
-        return 0
-    for windows in range(most - 1, 0, -1):
-        # A system that promises more memory than it has would end us for taking it.
-        if most % windows or first + (windows - 1) * (second - first) > free_bytes():
-            continue
-        try:
-            run_batch(network, windows)
-            return windows
-        except MemoryError:
-            pass
-    return 0
-
-
-def out_of_memory(network: GPT, training: TrainingConfig, step: int) -> str:
-    """What to say, and to do, when a step found no memory."""
-    give_back_freed_memory()
-    said = f"there was none for step {step + 1}; the weights were left as they were. "
-    windows = batch_that_fits(network, training.batch_size)
-    if not windows:
-        return said + (
-            "Not even one window of text fits: choose fewer layers, a smaller width or "
-            "vocabulary, or a shorter context window"
-        )
-    micro_batches = training.micro_batches * training.batch_size // windows
-    return said + (
-        f"{windows} windows at once fit: --training.batch-size {windows} --training.micro-batches "
-        f"{micro_batches} makes steps of the same size, in a run of its own"
-    )
-
-
 def compare_with_plan(folder: str | Path, planned: Plan) -> None:
-    """Write plan.json into a run's folder: what was foretold beside what it took.
+    """Write plan.json into a run's folder: what was expected beside what it took.
 
     The seconds are those of all steps in metrics.jsonl, evaluations and checkpoints not counted;
     the memory is this process's peak.
@@ -244,12 +186,6 @@ def compare_with_plan(folder: str | Path, planned: Plan) -> None:
     replace_text(folder / "plan.json", json.dumps(found, indent=1) + "\n")
 
 
-def peak_bytes() -> int:
-    """The most memory this process ever had; 0 where there is no /proc."""
-    status = Path("/proc/self/status")
-    return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 if status.exists() else 0
-
-
 def count_at_least(model: GPTConfig) -> int:
     """Parameters in the token table and the blocks' largest matrices: before any is made."""
     width = model.embedding_dim
@@ -263,74 +199,3 @@ def refusal(needed: int, limit: int) -> str:
         f"and {limit / 1e9:.2f} GB are free: choose fewer layers, a smaller width or vocabulary, "
         "or a shorter context window"
     )
-
-
-def run_batch(network: GPT, windows: int) -> None:
-    """Forward and backward over random tokens."""
-    shape = (windows, network.config.context_window + 1)
-    ids = np.random.default_rng(0).integers(0, network.config.vocab_size, shape)
-    network.loss(ids[:, :-1], ids[:, 1:]).backward()
-
-
-def time_of_step(
-    network: GPT, optimiser: Any, windows: int, micro_batches: int, ranks: int
-) -> float:
-    """Seconds: some batches, and one rank's share of the optimiser's move."""
-    batch = statistics.median(time_of_batch(network, windows) for _ in range(TIMED))
-    time_of_move(network, optimiser)  # which loads its kernels
-    move = time_of_move(network, optimiser)
-    optimiser.zero_grad()
-    return move / ranks + batch * micro_batches
-
-
-def time_of_move(network: GPT, optimiser: Any) -> float:
-    """Seconds."""
-    began = time.perf_counter()
-    optimiser.step(grad_scale=scale_for_norm(gradient_norm(network.parameters()), 1.0))
-    return time.perf_counter() - began
-
-
-def time_of_batch(network: GPT, windows: int) -> float:
-    """Seconds."""
-    began = time.perf_counter()
-    run_batch(network, windows)
-    return time.perf_counter() - began
-
-
-def peak_of_batch(network: GPT, windows: int) -> int:
-    """Bytes of arrays that a batch holds at its fullest moment."""
-    run_batch(network, windows)  # kernels are loaded, and the gradients are there
-    tracemalloc.start()
-    try:
-        run_batch(network, windows)
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds now; 0 where there is no /proc."""
-    path = Path("/proc/self/statm")
-    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
-
-
-def free_bytes(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
-    """Memory that this machine, or the narrowest control group around us, can still give.
-
-    root, own  where those groups are, and what names ours
-    """
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
-    free = [int(lines["MemAvailable"].split()[0]) * 1024]
-    for group in control_groups(root, own):
-        try:
-            limit = int((group / "memory.max").read_text())
-            used = int((group / "memory.current").read_text())
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):  # no such file; "max" is no number
-            continue
-        # What was read from files counts as used, but goes where memory is wanted.
-        free.append(limit - used + int(stat.get("inactive_file", 0)))
-    return max(min(free), 0)

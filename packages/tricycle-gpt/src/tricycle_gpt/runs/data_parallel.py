@@ -38,10 +38,9 @@ import numpy as np
 from tricycle_autograd.memory import aligned_zeros
 from tricycle_autograd.tape import hearing_of_finished_leaves
 from tricycle_autograd.tensor import Tensor
-from tricycle_gpt.distributed import Communicator, Parts, texts_of_all
-from tricycle_nn import AdamW, Combined
+from tricycle_gpt.runs.distributed import Communicator, Parts, texts_of_all
 from tricycle_nn.clipping import sum_of_all_squares
-from tricycle_nn.optimiser import Group
+from tricycle_nn.optimiser import AnyOptimiser, Group
 
 BUCKET = 4 << 20  # numbers, 16 MB: large enough that a message's start costs nothing
 LINE = 16  # numbers in a cache line: cuts are at its multiples
@@ -66,41 +65,57 @@ class Bucket:
     place: int = 0
 
 
-class DataParallel:
-    """An optimiser whose work is dealt out to ranks.
+class DealtOptimiser:
+    """An optimiser whose work is dealt out to ranks, with an optimiser's face.
 
-    optimiser     with its state, if it is to go on from one: all ranks the same
+    optimiser     with its state already loaded, if the run is resumed; the same on every rank
     parameters    the model's, in its order: gradients are complete in the opposite one, about
     communicator  the ranks
 
     timeline  (began, ended) of each bucket's sum in the last step, as perf_counter says it
     walked    when the last backward pass ended
 
-    From now on each rank keeps the moments of its part only.  With one rank nothing changes.
+    From now on each rank keeps the moments of its part only.
     """
 
     def __init__(
         self,
-        optimiser: AdamW | Combined,
+        optimiser: AnyOptimiser,
         parameters: Sequence[Tensor],
         communicator: Communicator,
         bucket_size: int = BUCKET,
     ):
         self.optimiser = optimiser
         self.communicator = communicator
-        self.rank, self.size = communicator.rank, communicator.size
-        self.buckets = make_buckets(optimiser.groups, parameters, self.size, bucket_size)
+        self.buckets = make_buckets(optimiser.groups, parameters, communicator.size, bucket_size)
         self.timeline: list[tuple[float, float]] = []
         self.walked = 0.0
-        for group in optimiser.groups if self.size > 1 else []:
+        self._keep_this_ranks_part()
+
+    def _keep_this_ranks_part(self):
+        for group in self.groups:
             mine = [bucket for bucket in self.buckets if bucket.group is group]
             mine.sort(key=lambda bucket: bucket.start)
+            parts = [bucket.parts[self.communicator.rank] for bucket in mine]
             place = 0
-            for bucket in mine:
+            for bucket, part in zip(mine, parts, strict=True):
                 bucket.place = place
-                place += _length(bucket.parts[self.rank])
-            parts = (bucket.parts[self.rank] for bucket in mine)
+                place += _length(part)
             group.keep([part for part in parts if _length(part)])
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups of the optimiser that is dealt out."""
+        return self.optimiser.groups
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the optimiser."""
+        return self.optimiser.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: float) -> None:
+        self.optimiser.learning_rate = learning_rate
 
     @contextmanager
     def summing(self) -> Iterator[None]:
@@ -109,9 +124,6 @@ class DataParallel:
         Each rank then has the sums of its own part.  Raises RuntimeError for a parameter without
         a gradient, and for one whose gradient changes after it was sent.
         """
-        if self.size == 1:
-            yield
-            return
         self.timeline = []
         sums = Sums(self)
         try:
@@ -122,75 +134,102 @@ class DataParallel:
         finally:
             sums.ready.put(None)
 
-    def totals(self, loss: float) -> tuple[float, float]:
-        """The loss and the gradient's norm over all ranks, from this rank's share of the loss."""
-        stretches = (
-            group.arena.gradients[start:end]
-            for group in self.optimiser.groups
-            for start, end, _ in group.runs()
-        )
-        loss, squares = self.communicator.sum([loss, sum_of_all_squares(stretches)]).tolist()
-        return loss, squares**0.5
-
-    def step(self, grad_scale: float) -> None:
+    def step(self, grad_scale: float = 1.0) -> None:
         """Move this rank's numbers, and get the others' (see Optimiser.step)."""
         self.optimiser.step(grad_scale)
-        if self.size == 1:
-            return
         for bucket in self.buckets:
             values = bucket.group.arena.values
-            mine = values[slice(*bucket.parts[self.rank])]
+            mine = values[slice(*bucket.parts[self.communicator.rank])]
             self.communicator.gather(mine, values, bucket.parts)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients; the next backward pass overwrites them."""
+        self.optimiser.zero_grad()
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """On rank 0 the optimiser's state, whole, as one rank would save it; {} on the others."""
-        if self.size == 1:
-            return self.optimiser.state_dict()
-        groups = self.optimiser.groups
-        kept = [group.moments for group in groups]
-        for group in groups:
-            group.moments = {name: self._whole(group, name) for name in group.moments}
-        state = {} if self.rank else self.optimiser.state_dict()
-        for group, moments in zip(groups, kept, strict=True):
-            group.moments = moments
-        return state
+        whole = [{n: self._gathered(group, n) for n in group.moments} for group in self.groups]
+        with self._undealt(whole):
+            return {} if self.communicator.rank else self.optimiser.state_dict()
 
-    def _whole(self, group, name):
-        """A moment as if nobody had dealt it out, on rank 0."""
-        moment = group.moments[name]
-        whole = None if self.rank else aligned_zeros(group.arena.starts[-1])
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Take over a whole state, the same on every rank, which keeps its part of it.
+
+        ValueError lists every name that does not fit.
+        """
+        whole = [{n: aligned_zeros(_size(group)) for n in group.moments} for group in self.groups]
+        with self._undealt(whole):
+            self.optimiser.load_state_dict(state)
+        for group, moments in zip(self.groups, whole, strict=True):
+            group.moments = moments
+        self._keep_this_ranks_part()
+
+    @contextmanager
+    def _undealt(self, whole):
+        """Have the groups hold these moments, of all their numbers, for a while."""
+        dealt = [group.moments for group in self.groups]
+        try:
+            for group, moments in zip(self.groups, whole, strict=True):
+                group.moments = moments
+            yield
+        finally:
+            for group, moments in zip(self.groups, dealt, strict=True):
+                group.moments = moments
+
+    def _gathered(self, group, name):
+        """The moment of every number, on rank 0; None on the others."""
+        moment, rank = group.moments[name], self.communicator.rank
+        whole = None if rank else aligned_zeros(_size(group))
         for bucket in self.buckets:
             if bucket.group is group:
-                length = _length(bucket.parts[self.rank])
-                mine = moment[bucket.place : bucket.place + length]
+                mine = moment[bucket.place : bucket.place + _length(bucket.parts[rank])]
                 self.communicator.gather(mine, whole, bucket.parts, root=0)
         return whole
 
-    def any(self, condition: bool) -> bool:
-        """Whether it holds on any rank: all get the same answer."""
-        return bool(self.communicator.sum([condition])[0])
 
-    def check_that_all_begin_alike(self, facts: dict[str, Any]) -> None:
-        """Raise ValueError unless all ranks have the same weights, and facts (for JSON)."""
-        if self.size == 1:
-            return
-        sums = [zlib.crc32(group.arena.values.data) for group in self.optimiser.groups]
-        texts = texts_of_all(self.communicator, json.dumps({"weights": sums, **facts}))
-        first, *others = (json.loads(text) for text in texts)
-        for rank, other in enumerate(others, 1):
-            if names := [name for name in first if first[name] != other[name]]:
-                raise ValueError(
-                    f"rank {rank} does not begin as rank 0 does: {', '.join(names)} differ. All "
-                    "ranks need the same program, settings and data, and one folder that all see"
-                )
+def totals(loss: float, optimiser: AnyOptimiser, communicator: Communicator) -> tuple[float, float]:
+    """The loss and the gradient's norm over all ranks.
+
+    loss       this rank's share of it
+    optimiser  whose parameters have their gradients: summed over ranks, each rank its part
+
+    Returns both, the same on every rank.
+    """
+    stretches = (
+        group.arena.gradients[start:end]
+        for group in optimiser.groups
+        for start, end, _ in group.runs()
+    )
+    loss, squares = communicator.sum([loss, sum_of_all_squares(stretches)]).tolist()
+    return loss, squares**0.5
+
+
+def check_that_all_begin_alike(
+    communicator: Communicator, optimiser: AnyOptimiser, facts: dict[str, Any]
+) -> None:
+    """Raise ValueError, naming what differs, unless all ranks have the same weights and facts.
+
+    facts  by name, in values that JSON can hold
+    """
+    if communicator.size == 1:
+        return
+    sums = [zlib.crc32(group.arena.values.data) for group in optimiser.groups]
+    texts = texts_of_all(communicator, json.dumps({"weights": sums, **facts}))
+    first, *others = (json.loads(text) for text in texts)
+    for rank, other in enumerate(others, 1):
+        if names := [name for name in first if first[name] != other[name]]:
+            raise ValueError(
+                f"rank {rank} does not begin as rank 0 does: {', '.join(names)} differ. All "
+                "ranks need the same program, settings and data, and one folder that all see"
+            )
 
 
 class Sums:
     """One backward pass, as its gradients leave: buckets go out as they become complete."""
 
-    def __init__(self, parallel: DataParallel):
-        self.parallel = parallel
-        self.missing = [{tensor.node for tensor in bucket.tensors} for bucket in parallel.buckets]
+    def __init__(self, dealt: DealtOptimiser):
+        self.dealt = dealt
+        self.missing = [{tensor.node for tensor in bucket.tensors} for bucket in dealt.buckets]
         self.home = {node: nodes for nodes in self.missing for node in nodes}
         self.sent = 0
         self.ready: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -229,10 +268,10 @@ class Sums:
     def _send(self):
         try:
             for i in iter(self.ready.get, None):
-                bucket, began = self.parallel.buckets[i], time.perf_counter()
-                self.parallel.communicator.reduce(bucket.group.arena.gradients, bucket.parts)
-                self.parallel.timeline.append((began, time.perf_counter()))
-        except BaseException as error:  # it belongs to whoever waits
+                bucket, began = self.dealt.buckets[i], time.perf_counter()
+                self.dealt.communicator.reduce(bucket.group.arena.gradients, bucket.parts)
+                self.dealt.timeline.append((began, time.perf_counter()))
+        except BaseException as error:  # raised in the thread that waits
             self.errors.append(error)
 
 
@@ -241,8 +280,8 @@ def make_buckets(
 ) -> list[Bucket]:
     """Cut arenas into buckets of about `size` numbers or more, in the order in which they leave.
 
-    A bucket leaves when its earliest parameter is complete, and the later a parameter stands in
-    the model the earlier it is.
+    A bucket leaves when its earliest parameter is complete; gradients are completed from the last
+    parameter to the first.
     """
     order = {id(parameter): i for i, parameter in enumerate(parameters)}
     buckets = [bucket for group in groups for bucket in _cut_into_buckets(group, size)]
@@ -281,6 +320,11 @@ def _deal(parts, loads):
         dealt[rank] = part
         loads[rank] += _length(part)
     return dealt
+
+
+def _size(group):
+    """Numbers in a group's arena."""
+    return group.arena.starts[-1]
 
 
 def _length(part):

@@ -14,4 +14,6 @@ from tricycle_autograd.compiling import expect
 def expect_training_kernels(block: str) -> None:
     """Have the kernels for training GPTs of such blocks ("gpt2" or "llama") compiled ahead,
     should any of them be missing on this machine."""
-    expect(files("tricycle_gpt").joinpath(f"kernels_{block}.txt").read_text("utf-8").splitlines())
+    expect(
+        files("tricycle_gpt.runs").joinpath(f"kernels_{block}.txt").read_text("utf-8").splitlines()
+    )

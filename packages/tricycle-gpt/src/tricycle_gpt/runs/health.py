@@ -1,6 +1,6 @@
 """Is the run still healthy?  What to do about a step whose loss or gradient is not.
 
-Two things are looked at before the weights are moved, so that they never take the harm:
+Two things are looked at before the weights are moved, so that they are never damaged:
 
 - a loss or a gradient that is not a finite number: the run stops, or leaves the step out;
 - a loss far above the last ones (a spike).  How far is its z-score, the distance from their mean

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tricycle_gpt.runs.whole_files import replace_text, replacing
+
 
 class MetricsLog:
     """The metrics file of one run.
@@ -22,12 +24,7 @@ class MetricsLog:
     def __init__(self, path: str | Path, step: int = 0):
         self.path = Path(path)
         kept = [row for row in read_metrics(self.path) if row["step"] < step]
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in kept)
-            file.flush()
-            os.fsync(file.fileno())  # the old lines are not let go before the new ones are safe
-        temporary.replace(self.path)
+        replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, **row: Any) -> None:
@@ -99,9 +96,8 @@ def plot_loss(metrics: str | Path, picture: str | Path) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     picture = Path(picture)
-    half_done = picture.with_name(f"{picture.name}.tmp")  # whoever looks meanwhile sees the last
-    figure.savefig(half_done, dpi=120, format=picture.suffix[1:] or "png")
-    half_done.replace(picture)
+    with replacing(picture) as half_done:  # until it is whole the last one can be seen
+        figure.savefig(half_done, dpi=120, format=picture.suffix[1:] or "png")
 
 
 def _smoothed(values, keep=0.95):

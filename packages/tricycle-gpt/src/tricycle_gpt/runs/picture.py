@@ -16,7 +16,7 @@ PROGRAM = """
 import os, sys
 if hasattr(os, "nice"):
     os.nice(19)
-from tricycle_gpt.metrics import plot_loss
+from tricycle_gpt.runs.metrics import plot_loss
 plot_loss(sys.argv[1], sys.argv[2])
 """
 

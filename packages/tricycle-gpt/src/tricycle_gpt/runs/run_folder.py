@@ -5,7 +5,7 @@
     sample.txt     text that the model wrote
     config.toml    every setting the run began with; --config reads it back
     data.json      what the text was: source, split, tokeniser, counts
-    plan.json      what was foretold, beside what the run took
+    plan.json      what was expected, beside what the run took
     mlflow-run.txt the run's name in MLflow, where it is followed
 
 beside metrics.jsonl, samples/ and checkpoints/, which `train` writes as it goes.
@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from tricycle_autograd.profiling import measured_peak_flops
-from tricycle_gpt.checkpoint import list_checkpoints
-from tricycle_gpt.command_line import to_toml
 from tricycle_gpt.generation import generate
 from tricycle_gpt.huggingface import to_huggingface
-from tricycle_gpt.metrics import plot_loss
 from tricycle_gpt.model import GPT
-from tricycle_gpt.plan import flops_per_token
-from tricycle_gpt.tracking import MLflowTracker
-from tricycle_gpt.whole_files import replace_text
+from tricycle_gpt.runs.checkpoint import list_checkpoints
+from tricycle_gpt.runs.command_line import to_toml
+from tricycle_gpt.runs.flops import flops_per_token
+from tricycle_gpt.runs.metrics import plot_loss
+from tricycle_gpt.runs.tracking import MLflowTracker
+from tricycle_gpt.runs.whole_files import replace_text
 
 
 def write_results(folder: str | Path, model: GPT, tokeniser: Any) -> Path:
@@ -97,8 +97,8 @@ def follow(
     digest  a sha256 of the tokens
     source  what exactly the text is, and where it lies, in plain values
     resume  go on with the MLflow run that this folder began
-    ranks   how many processes train, each with threads of its own: together they could do that
-            many times what this one can
+    ranks   how many processes train, each with threads of its own: together they have that many
+            times this one's peak
     """
     folder = Path(folder)
     note = folder / "mlflow-run.txt"

@@ -20,7 +20,8 @@ import numpy as np
 
 from tricycle_gpt.config import GPTConfig, TrainingConfig
 from tricycle_gpt.model import GPT
-from tricycle_gpt.plan import flops_per_token, plan
+from tricycle_gpt.runs.flops import flops_per_token
+from tricycle_gpt.runs.plan import plan
 
 READINGS = 8
 LEAST, MOST = 10, 20  # tokens a parameter

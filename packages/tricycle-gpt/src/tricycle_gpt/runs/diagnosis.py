@@ -4,7 +4,7 @@ The batches of a step whose loss or gradient is not finite are saved, with the s
 was at: `load_batches` and `first_bad_operation` find the place again, in another session too.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,12 @@ from safetensors.numpy import load_file
 from tricycle_autograd import tape
 from tricycle_autograd.modes import observed_by
 from tricycle_autograd.profiling import name_of_primitive
-from tricycle_gpt.data_parallel import DataParallel
-from tricycle_gpt.distributed import texts_of_all
+from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.model import GPT
-from tricycle_gpt.whole_files import write_arrays
+from tricycle_gpt.runs.distributed import Communicator, texts_of_all
+from tricycle_gpt.runs.step import Batch
+from tricycle_gpt.runs.whole_files import write_arrays
 from tricycle_nn import Module, set_dropout_step
-
-Batches = list[tuple[np.ndarray, np.ndarray]]
 
 
 class BadNumber(ArithmeticError):
@@ -68,7 +67,7 @@ class FiniteCheck:
 
     @contextmanager
     def part(self, name: str, direction: str = "") -> Iterator[None]:
-        """A stretch that is no operation: nothing to look at."""
+        """A stretch that is not an operation: nothing to look at."""
         yield
 
     def _check(self, array, what, shapes):
@@ -82,7 +81,12 @@ class FiniteCheck:
 
 
 def examine_bad_step(
-    model: GPT, batches: Batches, step: int, folder: Path, ranks: DataParallel, finite: bool
+    model: GPT,
+    batches: Sequence[Batch],
+    step: int,
+    folder: Path,
+    communicator: Communicator,
+    finite: bool,
 ) -> str:
     """Save a bad step's batches and name its first bad operation: what to tell, on every rank.
 
@@ -90,18 +94,35 @@ def examine_bad_step(
     finite  the loss and the gradient were numbers, only too large: so are those of all operations
     """
     dropout_step = step * len(batches)
-    of_rank = f"-rank-{ranks.rank}" if ranks.size > 1 else ""
+    of_rank = f"-rank-{communicator.rank}" if communicator.size > 1 else ""
     kept = folder / f"bad-step-{step + 1:08d}{of_rank}.safetensors"
     save_batches(kept, batches, dropout_step)
     found = f"its batches are in {kept}"
     if not finite:
         found += f"; {first_bad_operation(model, batches, dropout_step)}"
         set_dropout_step(model, dropout_step + len(batches))
-    return "; ".join(texts_of_all(ranks.communicator, found))
+    return "; ".join(texts_of_all(communicator, found))
 
 
-def first_bad_operation(model: GPT, batches: Batches, dropout_step: int) -> str:
-    """Run batches again and say which operation first gives what is no number.
+def why_it_stopped(config: TrainingConfig, step: int, reason: str, found: str, finite: bool) -> str:
+    """What to say when a bad step ends a run, and what may help.
+
+    reason  why the step is bad, as Health.judge says it
+    found   what examine_bad_step found
+    """
+    advice = (
+        f"A learning rate below {config.learning_rate:.2g}, or a longer warmup, usually helps, in "
+        "a run of its own"
+    )
+    policy = "spikes" if finite else "when_not_finite"
+    if getattr(config, policy) == "stop":
+        flag = f"--training.{policy.replace('_', '-')} skip"
+        advice += f"; to go on with this one, without such steps: --resume {flag}"
+    return f"at step {step + 1} {reason}; the weights were left as they were. {found}. {advice}"
+
+
+def first_bad_operation(model: GPT, batches: Sequence[Batch], dropout_step: int) -> str:
+    """Run batches again and say which operation first gives a number that is not finite.
 
     The weights are not changed; the gradients are gone afterwards.
     """
@@ -165,14 +186,14 @@ def _modules(module, path):
                 yield from _modules(found, f"{path}.{place}" if path else place)
 
 
-def save_batches(path: str | Path, batches: Batches, dropout_step: int) -> None:
+def save_batches(path: str | Path, batches: Sequence[Batch], dropout_step: int) -> None:
     """Keep a step's batches in a file.  OSError if it cannot be written."""
     inputs, targets = (np.stack(part) for part in zip(*batches, strict=True))
     arrays = {"inputs": inputs, "targets": targets, "dropout_step": np.array(dropout_step)}
     write_arrays(Path(path), arrays)
 
 
-def load_batches(path: str | Path) -> tuple[Batches, int]:
+def load_batches(path: str | Path) -> tuple[list[Batch], int]:
     """The batches of a step that was saved, and the step dropout was at."""
     arrays = load_file(path)
     batches = list(zip(arrays["inputs"], arrays["targets"], strict=True))

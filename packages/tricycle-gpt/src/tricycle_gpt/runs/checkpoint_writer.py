@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_gpt.checkpoint import save_checkpoint
+from tricycle_gpt.runs.checkpoint import save_checkpoint
 
 
 class CheckpointWriter:

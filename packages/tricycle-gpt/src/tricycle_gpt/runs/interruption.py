@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 
 class Interruption:
-    """Whether somebody asked the program to stop."""
+    """Whether the program was asked to stop."""
 
     requested = False
 
@@ -21,7 +21,7 @@ class Interruption:
 def interruptible(silent: bool = False) -> Iterator[Interruption]:
     """Turn the first SIGINT or SIGTERM into a flag; the handlers are put back at the end.
 
-    silent  leave it to somebody else to say so
+    silent  say nothing: another rank does
 
     Outside the main thread, where Python cannot receive signals, the flag stays down.
     """

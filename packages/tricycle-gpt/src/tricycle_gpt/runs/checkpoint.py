@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from tricycle_gpt.whole_files import write_arrays, write_text
+from tricycle_gpt.runs.whole_files import write_arrays, write_text
 
 PARAMETERS = "parameters.safetensors"
 OPTIMISER = "optimiser.safetensors"
@@ -119,7 +119,7 @@ def _prune(folder, newest, keep, keep_best):
             _remove(replaced)
         else:  # a kill came before what was to take its place
             replaced.rename(replaced.with_suffix(""))
-    # A later one is there only if it is damaged, or a run went back behind it: it does not count.
+    # A later one is damaged, or the run was rewound past it: it does not count.
     found = list_checkpoints(folder)
     found = found[: found.index(newest) + 1]
     best = _best(found) if keep_best else None
@@ -152,7 +152,7 @@ def _best(found):
     for path in filter(_is_whole, found):
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
         loss = state.get("validation_loss")
-        if loss is not None and math.isfinite(loss):  # nothing is below what is no number
+        if loss is not None and math.isfinite(loss):  # NaN is neither smaller nor larger
             losses.append((loss, -state["step"], path))
     return min(losses)[2] if losses else None
 

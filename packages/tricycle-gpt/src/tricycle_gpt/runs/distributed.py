@@ -1,14 +1,15 @@
 """Several processes that train one model together: how they find each other, and talk.
 
 `mpiexec -n 4 python program.py` starts one program four times, as ranks 0 to 3.  Each has a
-`Communicator` with three methods, and whoever calls one waits until all ranks have called it:
+`Communicator` whose methods are called by all ranks, and wait until all have called them:
 
-    sum      numbers: all ranks get the sum
+    wait     for each other, and no more
+    sum      numbers: all ranks get the sum; `any`: whether something holds on one of them
     reduce   arrays: the sums of an array's parts, each part's at the rank that it belongs to
     gather   arrays: every rank's part of an array, brought together
 
 *Same bits.*  Sums are made in the order of the ranks, whichever message comes first, so that a
-run with n ranks can be repeated to the bit.  MPI's own sums promise that to nobody.
+run with n ranks can be repeated to the bit.  MPI's own sums do not promise that.
 
 *Balance.*  In `reduce` and `gather` each rank sends and receives 1/n of the array from each of the
 others: (n − 1)/n of the array in all, and that is the least there is.
@@ -69,6 +70,14 @@ class Communicator:
         _wait([self._world.Iallgather(mine, everyone)])
         return _sum_in_order(everyone)
 
+    def any(self, condition: bool) -> bool:
+        """Whether it holds on any rank: all get the same answer."""
+        return bool(self.sum([condition])[0])
+
+    def wait(self) -> None:
+        """Wait here until every rank has come here."""
+        _wait([self._world.Ibarrier()])
+
     def reduce(self, array: np.ndarray, parts: Parts) -> None:
         """Make this rank's part of a flat array the sum over all ranks; the rest is left alone.
 
@@ -117,6 +126,9 @@ class Alone(Communicator):
         """The numbers themselves."""
         return np.asarray(numbers, np.float64)
 
+    def wait(self) -> None:
+        """Nothing: there is nothing to wait for."""
+
     def reduce(self, array: np.ndarray, parts: Parts) -> None:
         """Nothing: the array is its own sum."""
 
@@ -129,8 +141,8 @@ class Alone(Communicator):
 
 
 def _wait(requests):
-    """Until all are done.  MPI's own waiting keeps a core busy, which others may need: who waits
-    longer sleeps longer."""
+    """Until all are done.  MPI's own waiting keeps a core busy, which others may need: sleep
+    longer the longer it takes."""
     looks, pause = 0, PAUSE
     while not all(request.Test() for request in requests):
         looks += 1
@@ -237,8 +249,8 @@ def cores_of_one(neighbours: Any) -> int:
 
 
 def _end_all_ranks(communicator):
-    """Have the interpreter end every rank when it ends this one: after its message, before MPI's
-    own ending, which would wait for the others."""
+    """Have the interpreter end every rank when it ends this one: after printing its error, but
+    before `MPI_Finalize`, which would wait for the others."""
     if communicator.size == 1:
         return
     if communicator.rank:

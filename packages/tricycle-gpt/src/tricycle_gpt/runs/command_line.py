@@ -24,7 +24,7 @@ def read_command_line(
     arguments: list[str] | None = None,
     description: str | None = None,
     presets: dict[str, Settings] | None = None,
-    begun: Path | None = None,
+    began_with: str | None = None,
 ) -> Settings:
     """Settings from the command line, and from the file named by --config if there is one.
 
@@ -33,8 +33,9 @@ def read_command_line(
     arguments  the words of the command line; sys.argv's by default
     presets    what --preset, or else `preset` in the file, may name, to be used in place of
                `defaults`
-    begun      the config.toml of a run that goes on: its values take the preset's place, so that
-               a flag given when it was begun need not be given again
+    began_with  the name of the file in a run's folder that holds the settings it began with.  Where
+                a run is resumed (`resume`) and that file is in its `folder`, its values take the
+                preset's place: a flag that was given then need not be given again
 
     Ends the program with a message for words that do not fit, as command line programs do.
     """
@@ -48,6 +49,8 @@ def read_command_line(
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     first.add_argument("--preset")
+    first.add_argument("--folder", type=Path)
+    first.add_argument("--resume", action=argparse.BooleanOptionalAction)
     named = first.parse_known_args(words)[0]
     try:
         values = {} if named.config is None else _read_toml(named.config)
@@ -57,8 +60,10 @@ def read_command_line(
             if preset is not None and preset not in list(presets):
                 raise ValueError(f"no preset {preset!r}; there are {', '.join(presets)}")
             defaults = defaults if preset is None else presets[preset]
-            if begun is not None:
-                defaults = _read_begun(begun, presets)
+            if began_with is not None:
+                before = _first_of(named.folder, values, defaults, "folder") / began_with
+                if _first_of(named.resume, values, defaults, "resume") and before.is_file():
+                    defaults = _read_begun(before, presets)
         defaults = _put(defaults, values, str(named.config))
         return tyro.cli(
             type(defaults),
@@ -80,6 +85,45 @@ def read_config(path: str | Path, defaults: Settings) -> Settings:
     is not a field (it lists those there are) and for values of another type.
     """
     return _put(defaults, _read_toml(Path(path)), str(path))
+
+
+def from_toml(text: str, defaults: Settings) -> Settings:
+    """What to_toml made, put into a dataclass; what it does not name stays as it was.
+
+    Raises ValueError as read_config does.
+    """
+    return _put(defaults, tomllib.loads(text), "these settings")
+
+
+def named_settings(arguments: list[str] | None = None) -> set[str]:
+    """Which settings the command line names, or the file of its --config: {"training.steps", …}.
+
+    arguments  the words of the command line; sys.argv's by default
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    flags = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+    names = {flag.replace("-", "_") for flag in flags}
+    # --training.no-recompute names training.recompute.
+    for name in list(names):
+        section, _, last = name.rpartition(".")
+        if last.startswith("no_"):
+            names.add(f"{section}.{last[3:]}".lstrip("."))
+    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    reader.add_argument("--config", type=Path)
+    file = reader.parse_known_args(words)[0].config
+    for name, value in ({} if file is None else _read_toml(file)).items():
+        names |= {f"{name}.{inner}" for inner in value} if isinstance(value, dict) else {name}
+    return names
+
+
+def with_named(settings: Settings, asked: Settings, section: str, names: set[str]) -> Settings:
+    """A dataclass with those fields of another one of its kind that were named.
+
+    settings, asked  two values of a section: what was chosen, and what the command line gave
+    names            of settings, "section.field": see named_settings
+    """
+    fields = [f.name for f in dataclasses.fields(settings) if f"{section}.{f.name}" in names]  # type: ignore[arg-type]
+    return dataclasses.replace(settings, **{name: getattr(asked, name) for name in fields})  # type: ignore[type-var]
 
 
 def as_flags(settings: Any, defaults: Any, *sections: str) -> str:
@@ -144,6 +188,14 @@ def end_politely(main: Callable[[], None], farewell: str = "stopped") -> None:
 def _what_failed(error):
     """An OSError without its number: "notes.txt: No such file or directory"."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def _first_of(flag, values, defaults, name):
+    """A setting from its flag, or else from the file's values, or else the default."""
+    if flag is not None:
+        return flag
+    value = values.get(name, getattr(defaults, name))
+    return Path(value) if isinstance(value, str) else value
 
 
 def _read_begun(path, presets):

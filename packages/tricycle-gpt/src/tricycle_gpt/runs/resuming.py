@@ -1,21 +1,24 @@
 """How a run begins, and how it goes on exactly where it was.
 
-A checkpoint holds the recipe of its run: everything that decides what the weights become.  Only
-with the same recipe can a run go on to the same bits.
+`RunState` is what a checkpoint holds beside the arrays of the model and the optimiser.  In it is
+the recipe of the run: everything that decides what the weights become.  Only with the same recipe
+can a run go on to the same bits.
 """
 
 import dataclasses
 import json
 import platform
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tricycle_gpt.checkpoint import load_newest_checkpoint
 from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.model import GPT
+from tricycle_gpt.runs.checkpoint import load_newest_checkpoint
 from tricycle_nn import Dropout
+from tricycle_nn.optimiser import AnyOptimiser
 
 # Settings that may change when a run is resumed.  The last three say what is done about a bad step,
 # so that a run that one of them stopped may go on; the others do not touch the weights.
@@ -48,8 +51,65 @@ def make_recipe(
     return json.loads(json.dumps(flat))
 
 
-def begin(folder: Path) -> None:
+@dataclass(frozen=True)
+class RunState:
+    """What a checkpoint's state.json holds: this is its schema, for writing and for reading.
+
+    recipe           everything that decides what the weights become, by name
+    step             steps taken
+    position         where the batches go on: (epoch, index)
+    dropout_seeds    of the model's dropout layers, in their order
+    losses           the last ones that were trained on, for judging the next (health.py)
+    left_out         steps left out just before, one after the other
+    validation_loss  if this step came with a look at the validation text (checkpoint.py keeps the
+                     best by it)
+    run_id           the tracker's name for the run
+    versions         of what decides the bits, or None where that was not yet written down
+
+    What has a default here is lacking in older checkpoints, which are read all the same.
+    """
+
+    recipe: dict[str, Any]
+    step: int
+    position: tuple[int, int]
+    dropout_seeds: tuple[int, ...] = ()
+    losses: tuple[float, ...] = ()
+    left_out: int = 0
+    validation_loss: float | None = None
+    run_id: str | None = None
+    versions: dict[str, str | None] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, in what JSON has: lists for tuples."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in fields.items()
+        }
+
+    @classmethod
+    def from_json(cls, state: dict[str, Any]) -> "RunState":
+        """The state that to_json gave, now or in an older version.
+
+        Names that this version does not know are passed over.  Raises ValueError, naming them, for
+        fields that every version has written and are not there.
+        """
+        fields = dataclasses.fields(cls)
+        needed = [field.name for field in fields if field.default is dataclasses.MISSING]
+        if missing := [name for name in needed if name not in state]:
+            raise ValueError(
+                f"a run cannot go on from this state: it has no {', '.join(missing)}. Was it saved "
+                "by train()? Use a checkpoint that was, or another folder"
+            )
+        found: dict[str, Any] = {f.name: state[f.name] for f in fields if f.name in state}
+        for name, value in found.items():
+            found[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**found)
+
+
+def make_run_folder(folder: str | Path) -> None:
     """Make the folder of a new run.  ValueError if a run is in it already."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     found = load_newest_checkpoint(folder / "checkpoints")
     if found is not None:
@@ -59,19 +119,22 @@ def begin(folder: Path) -> None:
         )
 
 
-def restore(folder: Path, model, optimiser, batches, recipe) -> tuple[int, dict]:
-    """Go back to the newest checkpoint in the folder: the steps it had taken, and its state.
+def restore(
+    folder: Path, model: GPT, optimiser: AnyOptimiser, batches: Any, recipe: dict[str, Any]
+) -> RunState | None:
+    """Go back to the newest checkpoint in the folder; its state, or None if there is none.
 
-    Without a checkpoint the run starts at its beginning.  Raises ValueError, listing the
-    differences, if the checkpoint is from another recipe.
+    model, optimiser, batches  get the weights, moments and position that are in it
+    recipe                     has to be the one in it: ValueError, listing the differences, if not
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = load_newest_checkpoint(folder / "checkpoints")
     if found is None:
-        return 0, {}
+        return None
+    state = RunState.from_json(found.state)
     # Older checkpoints hold settings that have left the recipe since.
     left = {f"training.{name}" for name in NOT_THE_RECIPE}
-    then = {name: value for name, value in found.state["recipe"].items() if name not in left}
+    then = {name: value for name, value in state.recipe.items() if name not in left}
     differences = [
         f"{name} was {then.get(name)!r}, is {recipe.get(name)!r}"
         for name in sorted(then.keys() | recipe.keys())
@@ -84,11 +147,11 @@ def restore(folder: Path, model, optimiser, batches, recipe) -> tuple[int, dict]
         )
     model.load_state_dict(found.parameters)
     optimiser.load_state_dict(found.optimiser)
-    batches.position = tuple(found.state["position"])
+    batches.position = state.position
     # Layers draw their seeds when they are made, and the model may have been made from any rng.
-    for layer, seed in zip(dropouts(model), found.state["dropout_seeds"], strict=True):
+    for layer, seed in zip(dropouts(model), state.dropout_seeds, strict=bool(state.dropout_seeds)):
         layer.seed = seed
-    return found.step, found.state
+    return state
 
 
 def versions() -> dict[str, str | None]:

@@ -1,0 +1,261 @@
+"""The training loop: look at text, be surprised, move the weights; a few thousand times.
+
+`train` is written in the order in which it happens.  What it needs besides the model is a source of
+batches that knows its own position, so that a run can be interrupted and go on exactly: the same
+weights, bit for bit, as if nothing had happened.
+
+Several processes can train one model: each runs this loop with its part of every step's batches,
+and all take the same decisions.  Their optimiser is then a `DealtOptimiser` (data_parallel.py), and
+`communicator` is how they talk.  Rank 0 alone tells and writes.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tricycle_gpt.config import TrainingConfig
+from tricycle_gpt.evaluation import Evaluation, evaluate
+from tricycle_gpt.model import GPT
+from tricycle_gpt.runs.checkpoint_writer import CheckpointWriter
+from tricycle_gpt.runs.compiling import expect_training_kernels
+from tricycle_gpt.runs.data_parallel import DealtOptimiser, check_that_all_begin_alike, totals
+from tricycle_gpt.runs.diagnosis import examine_bad_step, why_it_stopped
+from tricycle_gpt.runs.distributed import Alone, Communicator
+from tricycle_gpt.runs.health import Health
+from tricycle_gpt.runs.interruption import interruptible
+from tricycle_gpt.runs.optimiser import make_optimiser
+from tricycle_gpt.runs.out_of_memory import out_of_memory
+from tricycle_gpt.runs.resuming import (
+    RunState,
+    dropouts,
+    make_recipe,
+    make_run_folder,
+    restore,
+    say_which_versions_differ,
+    versions,
+)
+from tricycle_gpt.runs.run_log import RunLog, SilentRunLog
+from tricycle_gpt.runs.step import divisors
+from tricycle_gpt.runs.tracking import Tracker
+from tricycle_gpt.runs.watchdog import Watchdog
+from tricycle_nn import scale_for_norm, set_dropout_step
+from tricycle_nn.optimiser import AnyOptimiser
+
+
+class BatchSource(Protocol):
+    """Batches without end that know their position, such as tricycle_datasets.Batches."""
+
+    position: tuple[int, int]
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (inputs, targets), (B, T) integers each."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a call of `train` ended; the same on every rank.
+
+    steps       steps taken in all
+    finished    False if it was interrupted
+    evaluation  the model's measure on the whole validation text, if it finished and had one
+    """
+
+    steps: int
+    finished: bool
+    evaluation: Evaluation | None
+
+
+def train(
+    model: GPT,
+    batches: BatchSource,
+    config: TrainingConfig,
+    folder: str | Path,
+    *,
+    validation: Any = None,
+    validation_bytes: int | None = None,
+    resume: bool = False,
+    facts: dict[str, Any] | None = None,
+    tracker: Tracker | None = None,
+    sample: Callable[[], str] | None = None,
+    communicator: Communicator | None = None,
+) -> TrainingResult:
+    """Train a model, leaving metrics.jsonl, loss.png and checkpoints/ in `folder`.
+
+    batches           where the text comes from: with n ranks, this rank's part of each batch, of
+                      config.share(n) windows
+    validation        (N,) ids of text that is not trained on, in memory or on the disk, as for
+                      `evaluate`; validation_bytes is the text's length
+    resume            go on from the newest checkpoint in `folder`, if there is one
+    facts             more that must be the same when the run is resumed (the tokeniser's hash,
+                      say); they are kept in the checkpoints
+    tracker           is told the recipe and every row, and that the run failed if it does; when
+                      train returns, the caller may tell it more, and ends it (also by
+                      `ended_if_it_fails`)
+    sample            has the model write something: asked with every look at the validation
+                      text, what it wrote is kept in samples/
+    communicator      the ranks that train together; batch_size and micro_batches are for all of
+                      them, so that any number of ranks takes the same steps and can go on from
+                      the same checkpoints, in a folder that all see.  Dropout draws other numbers
+                      on each rank
+
+    Ctrl-C or SIGTERM (on any rank) ends it after the current step, with a checkpoint.  Raises
+    ValueError if the folder holds another run, or if ranks do not begin alike; FloatingPointError
+    when the loss or the gradient stop being numbers (the weights are then those of the step
+    before); MemoryError, naming the batch size that fits, when a step finds none.
+    """
+    folder = Path(folder)
+    communicator = communicator or Alone()
+    expect_training_kernels(model.config.block)
+    recipe = make_recipe(model, config, facts)
+    optimiser: AnyOptimiser = make_optimiser(model, config)
+    optimiser.zero_grad()  # the caller may have looked at a gradient
+    model.recompute = config.recompute
+    before = None
+    if resume:
+        before = restore(folder, model, optimiser, batches, recipe)
+    else:
+        make_run_folder(folder)
+    start = before.step if before else 0
+    schedule = config.make_schedule()
+    health = Health(config, *((before.losses, before.left_out) if before else ()))
+    _, n_batches = config.share(communicator.size)  # of this rank, in each step
+    set_dropout_step(model, start * n_batches)
+
+    summing: Callable[[], AbstractContextManager] = nullcontext
+    if communicator.size > 1:
+        # Of the settings too that are not the recipe: all must look, save and judge at one step.
+        settings = {f"training.{name}": value for name, value in asdict(config).items()}
+        facts = {"step": start, **recipe, **settings}
+        check_that_all_begin_alike(communicator, optimiser, facts)
+        optimiser = DealtOptimiser(optimiser, model.parameters(), communicator)
+        summing = optimiser.summing
+        for layer in dropouts(model):
+            layer.stream = communicator.rank
+
+    is_first = communicator.rank == 0
+    if before and is_first:
+        say_which_versions_differ(before.versions)
+    stream = iter(batches)
+    model.train()
+    keep = {"keep": config.keep_checkpoints, "keep_best": config.keep_best}
+    with (
+        RunLog(folder, start, config.steps, config.log_every, tracker)
+        if is_first
+        else SilentRunLog() as log,
+        CheckpointWriter(folder / "checkpoints", **keep) as writer,
+    ):
+        log.begin(recipe, before.run_id if before else None)
+        with (
+            interruptible(silent=not is_first) as interruption,
+            Watchdog(config.hang_seconds) as watchdog,
+        ):
+            for step in range(start, config.steps):
+                began = time.perf_counter()
+                watchdog.alive()
+                rate = optimiser.learning_rate = schedule(step)
+                row: dict[str, Any] = {"step": step, "learning_rate": rate}
+
+                # The gradient of the mean over all tokens of the step, one batch after the other.
+                step_batches = [next(stream) for _ in range(n_batches)]  # kept, should it go wrong
+                divide_by = divisors(step_batches, communicator)
+                loss, part = 0.0, None
+                for i, (inputs, targets) in enumerate(step_batches):
+                    try:
+                        part = model.loss(inputs, targets) / divide_by[i]
+                        with summing() if i + 1 == n_batches else nullcontext():
+                            part.backward()
+                    except MemoryError:
+                        part = None  # all that the step had made hangs on it
+                        break
+                    loss += part.item()
+                    watchdog.alive()
+                if part is None:
+                    model.zero_grad()
+                    raise MemoryError(out_of_memory(model, config, step))
+
+                # The weights move, unless that would harm them.
+                loss, norm = totals(loss, optimiser, communicator)
+                verdict, reason = health.judge(loss, norm)
+                if verdict != "go":
+                    row["unusual"] = f"{verdict}: {reason}"
+                    log.say(f"step {step + 1}: {reason} ({verdict})")
+                if verdict in ("go", "warn"):
+                    optimiser.step(grad_scale=scale_for_norm(norm, config.max_gradient_norm))
+                    row |= {"loss": loss, "gradient_norm": norm}
+                else:
+                    finite = math.isfinite(loss) and math.isfinite(norm)
+                    found = examine_bad_step(
+                        model, step_batches, step, folder, communicator, finite
+                    )
+                    if verdict == "stop":
+                        raise FloatingPointError(
+                            why_it_stopped(config, step, reason, found, finite)
+                        )
+                    log.say(f"step {step + 1} is left out; {found}")
+                optimiser.zero_grad()
+                tokens = communicator.size * sum(inputs.size for inputs, _ in step_batches)
+                row["tokens_per_second"] = round(tokens / (time.perf_counter() - began))
+
+                # Now and then: a look at text that is not trained on, a sample, a checkpoint.
+                last = step + 1 == config.steps
+                if validation is not None and is_due(step, config.evaluate_every) and not last:
+                    windows = config.evaluation_windows or None
+                    row |= measure(model, validation, validation_bytes, communicator, windows)[1]
+                log.step(row, tokens)
+                if sample and is_first and "validation_loss" in row:
+                    log.sample(step + 1, sample())
+                writer.check()
+                stopping = communicator.any(interruption.requested)
+                if last or stopping or is_due(step, config.checkpoint_every):
+                    writer.wait()  # for the one before: two copies need not be held at once
+                    moments = optimiser.state_dict()  # dealt out, they are gathered from all ranks
+                    if is_first:
+                        log.sync()
+                        state = RunState(
+                            recipe=recipe,
+                            step=step + 1,
+                            position=batches.position,
+                            dropout_seeds=tuple(layer.seed for layer in dropouts(model)),
+                            losses=tuple(health.losses),
+                            left_out=health.left_out,
+                            validation_loss=row.get("validation_loss"),
+                            run_id=log.run_id,
+                            versions=versions(),
+                        )
+                        writer.save(step + 1, model.state_dict(), moments, state.to_json())
+                if stopping and not last:
+                    writer.wait()
+                    return TrainingResult(step + 1, False, None)
+
+        writer.wait()
+        if validation is None:
+            return TrainingResult(config.steps, True, None)
+        log.say("measuring on the whole validation text")
+        evaluation, row = measure(model, validation, validation_bytes, communicator)
+        log.row({"step": config.steps, **row})
+        return TrainingResult(config.steps, True, evaluation)
+
+
+def measure(model, validation, n_bytes, communicator, max_windows=None):
+    """An evaluation, and the same as entries of a metrics row."""
+    options = {"max_windows": max_windows, "communicator": communicator}
+    found = evaluate(model, validation, n_bytes=n_bytes, **options)
+    row = {
+        "validation_loss": found.loss,
+        "validation_margin": found.margin,
+        "bits_per_byte": found.bits_per_byte,
+        "bits_margin": found.bits_margin,
+    }
+    return found, row
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether what happens once in `every` steps happens after this one; 0 is never."""
+    return every > 0 and (step + 1) % every == 0
