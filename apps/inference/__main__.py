@@ -18,9 +18,11 @@ from pathlib import Path
 from tricycle_bpe import StreamDecoder, Tokeniser
 from tricycle_gpt import (
     GPT,
+    Dials,
     HellaSwag,
     Lambada,
     WikiText,
+    dials_in,
     end_politely,
     from_huggingface,
     generate,
@@ -33,7 +35,7 @@ from tricycle_gpt import (
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Dials):
     """Continue a text with a trained model."""
 
     prompt: str = ""
@@ -43,13 +45,7 @@ class Arguments:
     max_tokens: int = 300
     """How many tokens to write at most."""
     temperature: float = 0.8
-    """Below 1 is bolder, above 1 wilder, 0 always takes the likeliest token."""
-    top_k: int | None = None
-    """Choose among this many of the likeliest tokens only."""
-    top_p: float | None = None
-    """Choose among the likeliest tokens that together have this probability."""
-    seed: int = 0
-    """The same seed writes the same text."""
+    """Below 1 is more predictable, above 1 wilder, 0 always takes the likeliest token."""
     stop: tuple[str, ...] = ()
     """Stop before any of these texts is written."""
     int8: bool = False
@@ -118,12 +114,11 @@ def write(args: Arguments, model: GPT, tokeniser: Tokeniser, prompt: str) -> Non
     """Stream a prompt and its continuation to standard output."""
     ids = tokeniser.encode(prompt, allowed_special="all")
     decoder = StreamDecoder(tokeniser)
-    dials = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "seed")}
     print(prompt, end="", flush=True)
     began, written = time.perf_counter(), []
 
     def pieces():
-        for token in generate(model, ids, args.max_tokens, **dials):
+        for token in generate(model, ids, args.max_tokens, **dials_in(args)):
             written.append(token)
             yield decoder.push(token)
         yield decoder.finish()

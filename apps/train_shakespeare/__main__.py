@@ -60,7 +60,7 @@ class Arguments:
     sample_tokens: int = 400
     """Length of the sample, in tokens."""
     temperature: float = 0.8
-    """Of the sample: below 1 is bolder, above 1 wilder, 0 always takes the likeliest token."""
+    """Of the sample: below 1 is more predictable, above 1 wilder, 0 takes the likeliest token."""
     track: bool = False
     """Show the run in MLflow: in ./mlflow.db (for `mlflow ui`) or at MLFLOW_TRACKING_URI."""
     config: Path | None = None

@@ -1,4 +1,4 @@
-"""Generation: the dials, the window, and the cache that must change nothing."""
+"""Generation: the window, and the cache that must change nothing."""
 
 import numpy as np
 import pytest
@@ -6,43 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_gpt import KVCache, generate
-from tricycle_gpt.generation import choose, next_scores
-
-SCORES = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-
-
-def drawn(**dials):
-    dials = {"temperature": 1.0, "top_k": None, "top_p": None, **dials}
-    rng = np.random.default_rng(0)
-    return np.bincount([choose(SCORES, rng=rng, **dials) for _ in range(4000)], minlength=4) / 4000
-
-
-def test_tokens_are_drawn_as_often_as_they_are_likely():
-    np.testing.assert_allclose(drawn(), [0.5, 0.3, 0.15, 0.05], atol=0.03)
-
-
-def test_temperature_0_takes_the_best_and_low_ones_nearly_always():
-    np.testing.assert_array_equal(drawn(temperature=0), [1, 0, 0, 0])
-    # 0.5² : 0.3² : 0.15² : 0.05²
-    np.testing.assert_allclose(drawn(temperature=0.5), [0.685, 0.247, 0.062, 0.007], atol=0.03)
-
-
-def test_the_coldest_temperature_there_is_still_draws_the_best():
-    np.testing.assert_array_equal(drawn(temperature=5e-324), [1, 0, 0, 0])
-
-
-def test_scores_that_are_not_numbers_are_refused():
-    with pytest.raises(FloatingPointError, match="scores are not numbers"):
-        choose(np.array([0.0, np.nan]), 1.0, None, None, np.random.default_rng(0))
-
-
-def test_top_k_keeps_the_best_k():
-    np.testing.assert_allclose(drawn(top_k=2), [0.625, 0.375, 0, 0], atol=0.03)
-
-
-def test_top_p_keeps_the_fewest_tokens_that_reach_p():
-    np.testing.assert_allclose(drawn(top_p=0.7), [0.625, 0.375, 0, 0], atol=0.03)
-    np.testing.assert_array_equal(drawn(top_p=0.4), [1, 0, 0, 0])
+from tricycle_gpt.generation import next_scores
 
 
 def test_the_cache_changes_no_token_for_any_length_of_prompt(model):
@@ -104,9 +68,7 @@ def test_dropout_does_not_disturb_and_the_model_stays_in_training(make_tiny):
         ([], {}, ValueError, "at least one token"),
         ([23], {}, IndexError, "id 23; this model knows ids 0 to 22"),
         ([1], {"temperature": -1}, ValueError, "temperature must be 0 or above, got -1"),
-        ([1], {"top_k": 0}, ValueError, "top_k must be at least 1, got 0"),
-        ([1], {"top_p": 0.0}, ValueError, "top_p must be above 0 and at most 1, got 0.0"),
-        ([1], {"seed": -1}, ValueError, "seed must not be negative, got -1"),
+        ([1], {"min_p": 0.1}, TypeError, "min_p"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(

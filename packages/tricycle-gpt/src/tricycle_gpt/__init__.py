@@ -3,6 +3,7 @@
 from tricycle_gpt.benchmarks import HellaSwag, Lambada, WikiText, hellaswag, lambada, wikitext
 from tricycle_gpt.config import PRESETS, GPTConfig, TrainingConfig
 from tricycle_gpt.evaluation import Evaluation, evaluate
+from tricycle_gpt.family import FAMILIES, Family, Format, Piece, add_family
 from tricycle_gpt.generation import generate
 from tricycle_gpt.huggingface import from_huggingface, to_huggingface
 from tricycle_gpt.initialise import initialise_like_gpt2
@@ -43,8 +44,16 @@ from tricycle_gpt.runs.run_folder import (
 from tricycle_gpt.runs.sizing import choose_size
 from tricycle_gpt.runs.tracking import MLflowTracker, can_track, ended_if_it_fails
 from tricycle_gpt.runs.training import TrainingResult, train
+from tricycle_gpt.sampling import Dials, dials_in
 
 __all__ = [
+    "dials_in",
+    "Dials",
+    "add_family",
+    "Piece",
+    "Format",
+    "Family",
+    "FAMILIES",
     "GPT",
     "PRESETS",
     "RECIPES",

@@ -8,6 +8,8 @@ these fields, so the comments behind them are the help a user reads.
 from dataclasses import dataclass
 from typing import Literal
 
+from tricycle_gpt import families  # noqa: F401  (makes the families known)
+from tricycle_gpt.family import Family, family_named
 from tricycle_nn import CosineSchedule, LinearSchedule, WarmupStableDecay
 
 
@@ -25,7 +27,7 @@ class GPTConfig:
     """Transformer blocks, one after the other."""
     n_heads: int = 12
     """Attention heads in each block."""
-    block: Literal["gpt2", "llama"] = "gpt2"
+    block: str = "gpt2"
     """gpt2: LayerNorm, GELU, learned positions; llama: RMSNorm, SwiGLU, rotary positions."""
     n_key_value_heads: int | None = None
     """Heads of keys and values, shared by groups of n_heads; as many if not given (llama)."""
@@ -47,8 +49,7 @@ class GPTConfig:
         for name in ("vocab_size", "context_window", "embedding_dim", "n_layers", "n_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.block not in ("gpt2", "llama"):
-            raise ValueError(f'block must be "gpt2" or "llama", got {self.block!r}')
+        family = family_named(self.block)
         if self.embedding_dim % self.n_heads:
             raise ValueError(
                 f"embedding_dim must be a multiple of n_heads, got {self.embedding_dim} and "
@@ -66,13 +67,12 @@ class GPTConfig:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        if self.block == "gpt2" and (self.qk_norm or self.key_value_heads != self.n_heads):
-            raise ValueError('qk_norm and n_key_value_heads belong to block="llama"')
-        if self.block == "llama" and self.head_size % 2:
-            raise ValueError(
-                f"rotary positions turn pairs of numbers: embedding_dim / n_heads must be even, "
-                f"got {self.head_size}"
-            )
+        family.check(self)
+
+    @property
+    def family(self) -> Family:
+        """What models with such blocks are made of, and what they are called in files."""
+        return family_named(self.block)
 
     @property
     def key_value_heads(self) -> int:
@@ -86,16 +86,10 @@ class GPTConfig:
 
     @property
     def mlp_width(self) -> int:
-        """Width inside the MLPs.
-
-        SwiGLU has three matrices where GELU has two; two thirds of the width makes both the
-        same size (Shazeer, GLU Variants Improve Transformer, 2020).
-        """
+        """Width inside the MLPs: hidden_dim, or what the family makes of the embedding's."""
         if self.hidden_dim is not None:
             return self.hidden_dim
-        if self.block == "gpt2":
-            return 4 * self.embedding_dim
-        return -(-8 * self.embedding_dim // 3 // 64) * 64
+        return self.family.mlp_width(self.embedding_dim)
 
 
 # The sizes of GPT-2 (Radford et al., 2019); gpt2 has 124,439,808 parameters.

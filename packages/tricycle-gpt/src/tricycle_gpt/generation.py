@@ -1,11 +1,6 @@
 """Generation: ask for the next token, add it, ask again.
 
-Between the model's scores and a token stand three dials:
-
-    temperature  divides the scores: below 1 bolder, above 1 wilder, 0 takes the best
-    top_k        only the k best tokens may be drawn
-    top_p        only the best tokens that together have probability p may be drawn
-                 (Holtzman et al., The Curious Case of Neural Text Degeneration, 2019)
+How a token is drawn from the model's scores, sampling.py says.
 
 The model sees a window of limited length.  When it is full, its older half is dropped and the
 rest is read again: a pause once every half window, instead of reading everything anew for
@@ -21,6 +16,7 @@ import numpy as np
 from tricycle_autograd import no_grad
 from tricycle_gpt.kv_cache import KVCache
 from tricycle_gpt.model import GPT
+from tricycle_gpt.sampling import Dials, choose
 
 
 def generate(
@@ -34,6 +30,7 @@ def generate(
     seed: int = 0,
     stop: Iterable[int] = (),
     cache: bool = True,
+    **dials: Any,
 ) -> Iterator[int]:
     """Continue a text, one token at a time.
 
@@ -44,28 +41,32 @@ def generate(
     stop        ids that end the text; they are not given out
     cache       keep keys and values: the same tokens, much sooner
 
+    temperature, top_k and top_p, and what else there may be, are the dials of `Dials`.
+
     Iterates over the new ids.  Raises ValueError for an empty prompt or dials out of range,
-    IndexError for an id that is not in the vocabulary, FloatingPointError if the model's scores
-    are not numbers.
+    TypeError for a dial that there is not, IndexError for an id that is not in the vocabulary,
+    FloatingPointError if the model's scores are not numbers.
     """
     prompt = [int(i) for i in np.asarray(ids).reshape(-1)]
-    _check_dials(max_tokens, temperature, top_k, top_p, seed)
+    if max_tokens < 0:
+        raise ValueError(f"max_tokens must not be negative, got {max_tokens}")
     _check_prompt(prompt, model.config.vocab_size)
-    return _generate(model, prompt, max_tokens, temperature, top_k, top_p, seed, set(stop), cache)
+    drawing = Dials(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, **dials)
+    kept = KVCache(model.config) if cache else None
+    return _generate(model, prompt, max_tokens, drawing, set(stop), kept)
 
 
-def _generate(model, prompt, max_tokens, temperature, top_k, top_p, seed, stop, use_cache):
-    rng = np.random.default_rng(seed)
+def _generate(model, prompt, max_tokens, dials, stop, cache):
+    rng = np.random.default_rng(dials.seed)
     window = model.config.context_window
     context = prompt[-window:]
-    cache = KVCache(model.config) if use_cache else None
     for _ in range(max_tokens):
         if len(context) > window:
             context = context[-(window - window // 2) :]
             if cache is not None:
                 cache.clear()
         scores = next_scores(model, context, cache)
-        token = choose(scores, temperature, top_k, top_p, rng)
+        token = choose(scores, dials, rng)
         if token in stop:
             return
         context.append(token)
@@ -85,45 +86,6 @@ def next_scores(model: GPT, context: list[int], cache: KVCache | None = None) ->
     finally:
         if was_training:
             model.train()
-
-
-def choose(
-    scores: np.ndarray,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    rng: np.random.Generator,
-) -> int:
-    """Draw a token from its scores (V,).  Temperature 0 takes the best, the first of equals."""
-    if np.isnan(scores).any():
-        raise FloatingPointError("the model's scores are not numbers: its weights are spoilt")
-    if temperature == 0:
-        return int(np.argmax(scores))
-    scores = scores.astype(np.float64)
-    with np.errstate(over="ignore"):  # as far below the best as a float can say: probability 0
-        probabilities = np.exp((scores - scores.max()) / temperature)
-    order = np.argsort(-probabilities, kind="stable")  # best first
-    if top_k is not None:
-        order = order[:top_k]
-    if top_p is not None:
-        cumulative = np.cumsum(probabilities[order])
-        # The token that crosses the line still belongs.
-        order = order[: np.searchsorted(cumulative, top_p * cumulative[-1]) + 1]
-    kept = np.cumsum(probabilities[order])
-    return int(order[np.searchsorted(kept, rng.random() * kept[-1], side="right")])
-
-
-def _check_dials(max_tokens, temperature, top_k, top_p, seed):
-    if max_tokens < 0:
-        raise ValueError(f"max_tokens must not be negative, got {max_tokens}")
-    if not temperature >= 0:
-        raise ValueError(f"temperature must be 0 or above, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
 
 
 def _check_prompt(prompt, vocab_size):

@@ -37,7 +37,7 @@ class Int8GPT(GPT):
         self.token_embedding = Int8Embedding(
             self.head if tied else Int8Matrix(model.token_embedding.weight.array)
         )
-        if model.config.block == "gpt2":
+        if model.config.family.learned_positions:
             self.position_embedding = model.position_embedding
         self.dropout = model.dropout
         self.blocks = [with_int8(block) for block in model.blocks]

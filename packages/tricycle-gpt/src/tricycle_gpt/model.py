@@ -8,7 +8,7 @@ called the residual stream.  At the end each vector is compared with every row o
 table; how well a row fits is that token's score, or logit, for being next.
 
 The two kinds of block, tricycle_nn's TransformerBlock (GPT-2's) and LlamaBlock, can be read
-side by side; a new idea is a new class there and one more line in `make_block`.
+side by side; a new idea is a new class there and a `Family` (families.py).
 """
 
 from typing import Any
@@ -21,12 +21,8 @@ from tricycle_gpt.initialise import initialise_like_gpt2
 from tricycle_nn import (
     Dropout,
     Embedding,
-    LayerNorm,
-    LlamaBlock,
     Module,
     Parameter,
-    RMSNorm,
-    TransformerBlock,
     linear_cross_entropy,
     token_scores,
 )
@@ -52,12 +48,11 @@ class GPT(Module):
         width = config.embedding_dim
         self.config = config
         self.token_embedding = Embedding(config.vocab_size, width, rng=rng)
-        if config.block == "gpt2":
+        if config.family.learned_positions:
             self.position_embedding = Embedding(config.context_window, width, rng=rng)
         self.dropout = Dropout(config.dropout, rng=rng)
-        self.blocks = [make_block(config, rng) for _ in range(config.n_layers)]
-        make_norm = LayerNorm if config.block == "gpt2" else RMSNorm
-        self.norm = make_norm(width, config.norm_eps)
+        self.blocks = [config.family.make_block(config, rng=rng) for _ in range(config.n_layers)]
+        self.norm = config.family.make_norm(width, config.norm_eps)
         if config.tied_head:
             self.head_weight = self.token_embedding.weight
         else:
@@ -100,7 +95,7 @@ class GPT(Module):
         past = 0 if cache is None else cache.length
         self._check(ids, past)
         x = self.token_embedding(ids)  # (B, T, C)
-        if self.config.block == "gpt2":
+        if self.config.family.learned_positions:
             x = x + self.position_embedding(np.arange(past, past + ids.shape[1]))
         x = self.dropout(x)
         for i, block in enumerate(self.blocks):
@@ -127,27 +122,3 @@ class GPT(Module):
                 f"this model looks at {window} tokens at most, got {ids.shape[1] + past}; "
                 "give it the last ones, or use generate(), which does"
             )
-
-
-def make_block(config: GPTConfig, rng: np.random.Generator) -> Module:
-    """One transformer block of the kind and size that the config names."""
-    if config.block == "gpt2":
-        return TransformerBlock(
-            config.embedding_dim,
-            config.n_heads,
-            hidden=config.mlp_width,
-            dropout=config.dropout,
-            eps=config.norm_eps,
-            rng=rng,
-        )
-    return LlamaBlock(
-        config.embedding_dim,
-        config.n_heads,
-        n_key_value_heads=config.key_value_heads,
-        hidden=config.mlp_width,
-        dropout=config.dropout,
-        eps=config.norm_eps,
-        qk_norm=config.qk_norm,
-        theta=config.rotary_theta,
-        rng=rng,
-    )

@@ -15,7 +15,7 @@ def flops_per_token(model: GPT) -> float:
     """
     config = model.config
     multiplied = model.n_parameters()
-    if config.block == "gpt2":
+    if config.family.learned_positions:
         multiplied -= config.context_window * config.embedding_dim
     if not config.tied_head:
         multiplied -= config.vocab_size * config.embedding_dim

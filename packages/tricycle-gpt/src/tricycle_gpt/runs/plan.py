@@ -125,7 +125,8 @@ def plan(
     network = GPT(model, rng=np.random.default_rng(0))
     network.recompute = training.recompute
     parameters = network.n_parameters()
-    tables = vocabulary * width + (model.context_window * width if model.block == "gpt2" else 0)
+    positions = model.context_window if model.family.learned_positions else 0
+    tables = (vocabulary + positions) * width
     optimiser = make_optimiser(network, training)
     first, second = (peak_of_batch(network, windows) for windows in (1, 2))
     state = sum(array.nbytes for array in optimiser.state_dict().values())
