@@ -86,7 +86,7 @@ def activated_linear(activation: Fused) -> Fused:
     return together
 
 
-# The activations of an MLP, and what it runs: a new activation becomes one of them by its name here.
+# What an MLP runs for each activation; a new one needs no more than its name here.
 WITH_LINEAR = {
     activation: activated_linear(activation) for activation in (gelu, relu, relu_squared, silu)
 }

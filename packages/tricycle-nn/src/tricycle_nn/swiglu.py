@@ -124,7 +124,7 @@ class CPU:
 
 swiglu_again = on_flat_arrays(swiglu_pieces_again, results=2)
 ONE = np.float32(1)
-# Below this, σ is taken as 1e-38: to multiply it by anything much larger would make a number of it.
+# σ is taken as 1e-38 below this; multiplying by something large would make it a visible number.
 LOWEST = np.float32(-87)
 
 
