@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tricycle_autograd import Tensor, definitions_only
+from tricycle_autograd import Tensor, concatenate
 from tricycle_autograd.testing import check_fused, draw
-from tricycle_nn import LayerNorm, Parameter, layer_norm
+from tricycle_nn import LayerNorm, Parameter, add_layer_norm, layer_norm
 
 
 def normalised(x, weight=None, bias=None, eps=0.0):
@@ -34,8 +34,8 @@ def test_kernels_agree_with_the_definition(shape):
     # The channels are spread out: nearly constant vectors have slopes too steep to measure.
     x = draw(*shape) + np.arange(shape[-1])
     weight, bias = draw(shape[-1]), draw(shape[-1], seed=1)
-    check_fused(layer_norm, x, weight, bias)
-    check_fused(layer_norm, x, weight, eps=0.1)
+    check_fused(layer_norm, x, weight, bias, keeps=4)
+    check_fused(layer_norm, x, weight, eps=0.1, keeps=4)
 
 
 @settings(deadline=None, max_examples=30)
@@ -93,7 +93,7 @@ def test_a_layer_starts_as_plain_normalisation():
 
 
 def test_shapes_that_do_not_fit_are_explained():
-    x, three, four = Tensor(np.zeros((2, 3))), Tensor(np.zeros(3)), Tensor(np.zeros(4))
+    x, three, four = [Tensor(np.zeros(shape, np.float32)) for shape in ((2, 3), 3, 4)]
     for call in (layer_norm, layer_norm.definition):
         with pytest.raises(ValueError) as error:
             call(x, four)
@@ -106,9 +106,58 @@ def test_shapes_that_do_not_fit_are_explained():
             call(Tensor(np.float64(1)), three)
 
 
-def test_the_definition_runs_in_float64():
-    with definitions_only():
-        assert layer_norm(Tensor(draw(2, 3)), Tensor(draw(3))).dtype == np.float64
+def test_float64_gives_float64_and_gradients_too():
+    tensors = [Tensor(draw(*shape), requires_grad=True) for shape in ((2, 3), (3,), (3,))]
+    y = layer_norm(*tensors)
+    y.sum().backward()
+    assert {y.dtype, *(tensor.grad.dtype for tensor in tensors)} == {np.dtype(np.float64)}
+
+
+class Joined:
+    """Both results of add_layer_norm side by side, for a check that looks at one."""
+
+    __name__ = "add_layer_norm"
+    by_device = add_layer_norm.by_device
+
+    def __call__(self, x, branch, weight, bias=None, eps=1e-5):
+        return concatenate(add_layer_norm(x, branch, weight, bias, eps), axis=-1)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4), (2, 3, 19), (70, 3)])
+def test_adding_and_normalising_agrees_with_the_definition(shape):
+    x, branch = draw(*shape) + np.arange(shape[-1]), draw(*shape, seed=1)
+    weight, bias = draw(shape[-1]), draw(shape[-1], seed=1)
+    check_fused(Joined(), x, branch, weight, bias, eps=0.1, keeps=4)
+    check_fused(Joined(), x, branch, weight, eps=0.1, keeps=4)
+
+
+def through_a_block(add_and_normalise, x, branch, weight, bias, dy):
+    """The result and all gradients of h + 2 · norm(h) with h = x + branch, as in a block."""
+    tensors = [Tensor(array, requires_grad=True) for array in (x, branch, weight, bias)]
+    h, n = add_and_normalise(*tensors)
+    y = h + 2 * n
+    y.backward(dy)
+    return [y.array, *(tensor.grad for tensor in tensors)]
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (40, 33), (2, 100, 64)])
+def test_adding_and_normalising_in_one_pass_or_in_two_gives_the_same_bits(shape):
+    shapes = (shape, shape, shape[-1:], shape[-1:], shape)
+    arrays = [draw(*s, seed=i).astype(np.float32) for i, s in enumerate(shapes)]
+    apart = through_a_block(lambda x, b, *rest: (h := x + b, layer_norm(h, *rest)), *arrays)
+    together = through_a_block(add_layer_norm, *arrays)
+    for one, other in zip(together, apart, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_summands_of_different_shapes_are_refused():
+    x, branch = Tensor(np.ones((2, 3), np.float32)), Tensor(np.ones(3, np.float32))
+    for call in (add_layer_norm, add_layer_norm.definition):
+        with pytest.raises(ValueError) as error:
+            call(x, branch, branch)
+        assert str(error.value) == (
+            "add_layer_norm adds two tensors of one shape, got (2, 3) and (3,)"
+        )
 
 
 def test_vectors_of_no_numbers_are_no_trouble():

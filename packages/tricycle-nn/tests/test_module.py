@@ -8,7 +8,7 @@ import pytest
 
 from tricycle_autograd import Tensor
 from tricycle_autograd.memory import Arena
-from tricycle_nn import MLP, Linear, Module, Parameter, gelu
+from tricycle_nn import MLP, Linear, LlamaBlock, Module, Parameter, TransformerBlock, gelu
 
 
 class Pair(Module):
@@ -161,6 +161,23 @@ def test_another_dtype_leaves_the_old_memory_and_gradient_behind():
     assert pair.first.grad is None
     pair(1.0).sum().backward()
     assert pair.first.grad.dtype == np.float64
+
+
+@pytest.mark.parametrize("block", [TransformerBlock, LlamaBlock])
+def test_a_model_in_float64_computes_and_learns_in_float64(block):
+    single = block(16, 4, dropout=0.1, rng=np.random.default_rng(0))
+    double = copy.deepcopy(single).to("cpu", "float64")
+    x = np.random.default_rng(1).standard_normal((2, 5, 16))
+    expected = single(Tensor(x.astype(np.float32)))
+    given = Tensor(x, requires_grad=True)
+    y = double(given)
+    y.sum().backward()
+    expected.sum().backward()
+    assert {y.dtype, given.grad.dtype} == {np.dtype(np.float64)}
+    np.testing.assert_allclose(y.array, expected.array, rtol=1e-4, atol=1e-5)
+    for precise, other in zip(double.parameters(), single.parameters(), strict=True):
+        assert precise.grad.dtype == np.float64
+        np.testing.assert_allclose(precise.grad, other.grad, rtol=1e-3, atol=1e-4)
 
 
 def test_moving_to_where_it_is_already_changes_nothing():

@@ -50,7 +50,8 @@ def test_both_layouts_are_those_of_other_programs():
 @pytest.mark.parametrize("shape", [(1, 2), (5, 4), (2, 3, 4, 6), (0, 3, 2)])
 def test_kernels_agree_with_the_definition(shape, interleaved):
     positions = np.arange(shape[-2]) + 7
-    check_fused(rotary, draw(*shape), positions=positions, theta=50.0, interleaved=interleaved)
+    options = {"positions": positions, "theta": 50.0, "interleaved": interleaved}
+    check_fused(rotary, draw(*shape), **options, keeps=2)  # the angles
 
 
 # ---- Properties ----

@@ -9,7 +9,7 @@ from tricycle_nn.dropout import Dropout, dropout, set_dropout_step
 from tricycle_nn.embedding import Embedding, embedding
 from tricycle_nn.gelu import gelu
 from tricycle_nn.initialisers import kaiming, normal, uniform, xavier
-from tricycle_nn.layer_norm import LayerNorm, layer_norm
+from tricycle_nn.layer_norm import LayerNorm, add_layer_norm, layer_norm
 from tricycle_nn.linear import Linear, linear
 from tricycle_nn.linear_cross_entropy import linear_cross_entropy
 from tricycle_nn.llama_block import LlamaBlock
@@ -19,7 +19,7 @@ from tricycle_nn.module import Module, Parameter
 from tricycle_nn.muon import Muon
 from tricycle_nn.optimiser import default_groups
 from tricycle_nn.relu import relu, relu_squared
-from tricycle_nn.rms_norm import RMSNorm, rms_norm
+from tricycle_nn.rms_norm import RMSNorm, add_rms_norm, rms_norm
 from tricycle_nn.rotary import rotary
 from tricycle_nn.schedules import CosineSchedule, LinearSchedule, WarmupStableDecay
 from tricycle_nn.sgd import SGD
@@ -48,6 +48,8 @@ __all__ = [
     "RMSNorm",
     "TransformerBlock",
     "WarmupStableDecay",
+    "add_layer_norm",
+    "add_rms_norm",
     "attention",
     "clip_scale",
     "cross_entropy",

@@ -13,38 +13,84 @@ the model does without one of its largest arrays in each block.
     gelu_linear       linear(gelu(x), weight, bias)            in GPT-2's MLP
     swiglu_linear     linear(swiglu(x, gate), weight)          in Llama's
 
-This file: the definitions, the operations, their CPU kernels.
+`activated_linear(activation)` makes such an operation of any activation of one tensor.
+
+This file: the operation, and its kernels made of those of the two.
 """
 
-import numpy as np
+from typing import Any
 
 from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
-from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
-from tricycle_autograd.cpu_math import sigmoid
-from tricycle_autograd.fused import fused
+from tricycle_autograd.fused import Fused, fused
 from tricycle_autograd.tensor import Tensor, record
-from tricycle_nn.gelu import CPU as GELU
-from tricycle_nn.gelu import gelu, gelu_and_slope
-from tricycle_nn.linear import (
-    check_shapes,
-    gradient_of_inputs,
-    gradients_of_parameters,
-    linear,
-    sums,
-)
-from tricycle_nn.pieces import n_pieces, piece
-from tricycle_nn.swiglu import CPU as SWIGLU
+from tricycle_nn.gelu import gelu
+from tricycle_nn.linear import check_shapes, gradients_of_parameters, linear
+from tricycle_nn.relu import relu, relu_squared
 from tricycle_nn.swiglu import check_shapes as check_gate
-from tricycle_nn.swiglu import limited, swiglu
+from tricycle_nn.swiglu import silu, swiglu
 
 
-@fused
-def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Weighted sums of gelu(x), for GPT-2's approximation of GELU; arguments as for linear.
+class Together:
+    """The kernels of an activation and of linear, on one device, as kernels of the two."""
 
-    Raises ValueError for shapes that do not fit.
+    def __init__(self, activation: Any, linear: Any):
+        self.activation = activation
+        self.linear = linear
+
+    def activated(self, inputs):
+        """activation(*inputs)."""
+        return self.activation.forward(*inputs)
+
+    def forward(self, inputs, w, b=None):
+        """activation(*inputs) w + b, (N, out)."""
+        return self.linear.sums(self.activated(inputs), w, b)
+
+    def backward(self, dy, inputs, w):
+        """activation(*inputs) again, and the gradient of each input, from dy (N, out)."""
+        d = self.linear.gradient_of_inputs(dy, w)
+        if hasattr(self.activation, "again"):
+            return self.activation.again(d, *inputs)
+        gradients = self.activation.backward(d, *inputs)
+        gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+        return (self.activated(inputs), *gradients)
+
+
+def attach_kernels(operation: Fused, activation: Fused) -> None:
+    """Give an operation kernels for every device for which both its parts have some."""
+    for device, kernels in activation.by_device.items():
+        if device in linear.by_device:
+            operation.kernels(device)(Together(kernels, linear.by_device[device]))
+
+
+def activated_linear(activation: Fused) -> Fused:
+    """The operation that gives weighted sums of activation(x), and does not keep activation(x).
+
+    activation   a fused operation of one tensor, whose kernels have `forward` and `backward`; and
+                 maybe `again`, which makes both its result and its gradient in one pass
+
+    Returns an operation of x, weight and bias, which are as for `linear`.
     """
-    return linear(gelu(x), weight, bias)
+
+    def definition(x, weight, bias=None):
+        return linear(activation(x), weight, bias)
+
+    definition.__name__ = definition.__qualname__ = f"{activation.__name__}_linear"
+    definition.__doc__ = f"Weighted sums of {activation.__name__}(x); arguments as for linear."
+    together = fused(definition)
+
+    @together.operation
+    def activated_linear_fast(run, x, weight, bias=None):
+        return sums_of_activated(together.__name__, run, (x,), weight, bias)
+
+    attach_kernels(together, activation)
+    return together
+
+
+# What an MLP runs for each activation; a new one needs no more than its name here.
+WITH_LINEAR = {
+    activation: activated_linear(activation) for activation in (gelu, relu, relu_squared, silu)
+}
+gelu_linear = WITH_LINEAR[gelu]
 
 
 @fused
@@ -56,89 +102,34 @@ def swiglu_linear(x: Tensor, gate: Tensor, weight: Tensor, bias: Tensor | None =
     return linear(swiglu(x, gate), weight, bias)
 
 
-@gelu_linear.kernels
-def _(x, weight, bias=None):
-    check_shapes(x, weight, bias)
-    inputs = (x, weight) if bias is None else (x, weight, bias)
-    x_array, w, *b = kernel_inputs("gelu_linear", *inputs)
-    x_node, weight_node = x.node, weight.node
-    rows = as_rows(x_array)  # (N, in)
-    activated = np.empty_like(rows)
-    GELU.forward_tanh(activated.reshape(-1), rows.reshape(-1))
-    y = sums(activated, w, *b)
-
-    def backward(dy):
-        dy = contiguous(dy).reshape(y_shape)
-        activated, dx = np.empty_like(rows), None
-        if x_node is None:
-            GELU.forward_tanh(activated.reshape(-1), rows.reshape(-1))
-        else:
-            dx = gradient_of_inputs(dy, w)
-            CPU.gelu_again(activated.reshape(-1), dx.reshape(-1), rows.reshape(-1))
-            dx = dx.reshape(x_array.shape)
-        return (dx, *gradients_of_parameters(activated, dy, w, weight_node, bias))
-
-    y_shape = y.shape
-    return record(y.reshape(*x.shape[:-1], w.shape[1]), inputs, backward)
-
-
-@swiglu_linear.kernels
-def _(x, gate, weight, bias=None):
+@swiglu_linear.operation
+def swiglu_linear_fast(run, x, gate, weight, bias=None):
     check_gate(x, gate)
-    check_shapes(x, weight, bias)
-    inputs = (x, gate, weight) if bias is None else (x, gate, weight, bias)
-    x_array, gate_array, w, *b = kernel_inputs("swiglu_linear", *inputs)
-    wanted, weight_node = x.node is not None or gate.node is not None, weight.node
-    rows, gates = as_rows(x_array), as_rows(gate_array)  # (N, in)
-    activated = np.empty_like(rows)
-    SWIGLU.swiglu(activated.reshape(-1), rows.reshape(-1), gates.reshape(-1))
-    y = sums(activated, w, *b)
+    return sums_of_activated("swiglu_linear", run, (x, gate), weight, bias)
+
+
+attach_kernels(swiglu_linear, swiglu)
+
+
+def sums_of_activated(name, run, tensors, weight, bias):
+    """linear(activation(*tensors), weight, bias), where the tensors are of one shape."""
+    check_shapes(tensors[0], weight, bias)
+    inputs = (*tensors, weight) if bias is None else (*tensors, weight, bias)
+    arrays = kernel_inputs(name, *inputs)
+    rows = [as_rows(array) for array in arrays[: len(tensors)]]  # (N, in) each
+    w, *b = arrays[len(tensors) :]
+    x_shape, weight_node, has_bias = tensors[0].shape, weight.node, bias is not None
+    wanted = any(tensor.node is not None for tensor in tensors)
 
     def backward(dy):
-        dy = contiguous(dy).reshape(y_shape)
-        activated, dx, d_gate = np.empty_like(rows), None, None
-        if not wanted:
-            SWIGLU.swiglu(activated.reshape(-1), rows.reshape(-1), gates.reshape(-1))
+        dy = as_rows(contiguous(dy))
+        if wanted:
+            activated, *gradients = run.backward(dy, rows, w)
+            gradients = [gradient.reshape(x_shape) for gradient in gradients]
         else:
-            dx, d_gate = gradient_of_inputs(dy, w), np.empty_like(rows)
-            arrays = (activated, dx, d_gate, rows, gates)
-            CPU.swiglu_again(*[array.reshape(-1) for array in arrays])
-            dx, d_gate = dx.reshape(x_array.shape), d_gate.reshape(x_array.shape)
-        return (dx, d_gate, *gradients_of_parameters(activated, dy, w, weight_node, bias))
+            activated, gradients = run.activated(rows), [None] * len(rows)
+        parameters = gradients_of_parameters(run.linear, activated, dy, w, weight_node, has_bias)
+        return (*gradients, *parameters)
 
-    y_shape = y.shape
-    return record(y.reshape(*x.shape[:-1], w.shape[1]), inputs, backward)
-
-
-class CPU:
-    """Flat arrays, in pieces."""
-
-    @staticmethod
-    @cpu_kernel
-    def gelu_again(activated, d, x):
-        """activated = gelu(x); d, the gradient of gelu(x), becomes that of x."""
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            gelu_and_slope(activated[part], d[part], x[part])
-
-    @staticmethod
-    @cpu_kernel
-    def swiglu_again(activated, d, d_gate, x, gate):
-        """activated = swiglu(x, gate); d, its gradient, becomes that of x."""
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            swiglu_and_slopes(activated[part], d[part], d_gate[part], x[part], gate[part])
-
-
-ONE = np.float32(1)
-
-
-@cpu_function
-def swiglu_and_slopes(activated, d, d_gate, x, gate):
-    for i in range(x.size):
-        g = limited(gate[i])
-        s = sigmoid(g)
-        silu = g * s
-        activated[i] = x[i] * silu
-        d_gate[i] = d[i] * x[i] * s * (ONE + g * (ONE - s))
-        d[i] = d[i] * silu
+    y = run.forward(rows, w, *b)
+    return record(y.reshape(*x_shape[:-1], w.shape[1]), inputs, backward)

@@ -23,6 +23,8 @@ Sources: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks fro
 This file: the definition, the operation, its CPU kernel, the layer.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tricycle_autograd import where
@@ -68,40 +70,40 @@ def kept(shape: tuple[int, ...], p: float, seed: int, step: int, stream: int) ->
     return (words.reshape(-1)[:size] >= _threshold(p)).reshape(shape)
 
 
-@dropout.kernels
-def _(x, p, *, seed, step, stream):
+@dropout.operation
+def dropout_fast(run, x, p, *, seed, step, stream):
     _check_settings(p, seed, step, stream)
     if p == 0:
         return x
-    x_array = kernel_inputs("dropout", x)
 
     def drop(array):
-        result = np.empty(x_array.shape, np.float32)
-        CPU.drop(
-            result.reshape(-1),
-            contiguous(array).reshape(-1),
-            np.uint64(seed),
-            np.uint32(step),
-            np.uint32(stream),
-            _threshold(p),
-            np.float32(_scale(p)),
-        )
-        return result
+        return run.drop(array, p, seed, step, stream)
 
-    return record(drop(x_array), (x,), lambda dy: (drop(dy),))
+    def backward(dy):
+        return (drop(contiguous(dy)),)
+
+    return record(drop(kernel_inputs("dropout", x)), (x,), backward)
 
 
+@dropout.kernels("cpu")
 class CPU:
-    @staticmethod
-    @cpu_kernel
-    def drop(y, x, seed, step, stream, threshold, scale):
-        """y = x · scale where the random word is at least the threshold, else 0."""
-        for k in prange(n_pieces(x.size)):
-            words = np.empty(GROUP, np.uint32)
-            for start in range(k * PIECE, min(x.size, (k + 1) * PIECE), GROUP):
-                group = slice(start, min(x.size, start + GROUP))
-                draw_words(words, start // (GROUP // LANES), seed, step, stream)
-                drop_group(y[group], x[group], words, threshold, scale)
+    def drop(x: Any, p, seed, step, stream):
+        """x · 1/(1 − p) where the random word is at least the threshold for p, else 0."""
+        words = np.uint64(seed), np.uint32(step), np.uint32(stream)
+        y = np.empty(x.shape, np.float32)
+        drop_pieces(y.reshape(-1), x.reshape(-1), *words, _threshold(p), np.float32(_scale(p)))
+        return y
+
+
+@cpu_kernel
+def drop_pieces(y, x, seed, step, stream, threshold, scale):
+    """y = x · scale where the random word is at least the threshold, else 0."""
+    for k in prange(n_pieces(x.size)):
+        words = np.empty(GROUP, np.uint32)
+        for start in range(k * PIECE, min(x.size, (k + 1) * PIECE), GROUP):
+            group = slice(start, min(x.size, start + GROUP))
+            draw_words(words, start // (GROUP // LANES), seed, step, stream)
+            drop_group(y[group], x[group], words, threshold, scale)
 
 
 @cpu_function

@@ -20,6 +20,7 @@ import numpy as np
 
 from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
+from tricycle_autograd.devices import move
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tape import gradient_destination
 from tricycle_autograd.tensor import Tensor, record
@@ -41,21 +42,20 @@ def embedding(ids: Any, weight: Tensor) -> Tensor:
     return weight[checked_ids(ids, weight)]
 
 
-@embedding.kernels
-def _(ids, weight):
+@embedding.operation
+def embedding_fast(run, ids, weight):
     ids = checked_ids(ids, weight)
     table = kernel_inputs("embedding", weight)
     weight_node = weight.node
-    flat = ids.reshape(-1)
-    y = np.empty((*ids.shape, table.shape[1]), np.float32)
-    CPU.gather(as_rows(y), flat, table)
+    flat = move(ids.reshape(-1), weight.device)
 
     def backward(dy):
         destination, add, d_weight = gradient_destination(weight_node, table)
-        CPU.scatter(destination, flat, contiguous(dy).reshape(len(flat), table.shape[1]), add)
+        run.scatter(destination, add, flat, as_rows(contiguous(dy)))
         return (d_weight,)
 
-    return record(y, (weight,), backward)
+    y = run.gather(flat, table)
+    return record(y.reshape(*ids.shape, table.shape[1]), (weight,), backward)
 
 
 def checked_ids(ids: Any, weight: Tensor) -> np.ndarray:
@@ -73,21 +73,23 @@ def checked_ids(ids: Any, weight: Tensor) -> np.ndarray:
             f"embedding got id {ids[place]} at position {place}, "
             f"but its table has {rows} rows (ids 0 to {rows - 1})"
         )
-    # A copy, always: the backward pass reads them again, and the caller may have changed his.
+    # A copy, always: the backward pass reads them again, and the caller may have changed theirs.
     return np.array(ids, np.int64, order="C")
 
 
+@embedding.kernels("cpu")
 class CPU:
-    @staticmethod
     @cpu_kernel
-    def gather(y, ids, table):
-        """y (N, C) = the rows of the table (V, C) that ids (N,) name."""
-        for n in prange(len(ids)):
+    def gather(ids: Any, table):
+        """The rows of the table (V, C) that ids (N,) name: (N, C)."""
+        N = len(ids)
+        y = np.empty((N, table.shape[1]), np.float32)
+        for n in prange(N):
             copy_row(y[n], table[ids[n]])
+        return y
 
-    @staticmethod
     @cpu_kernel
-    def scatter(d_table, ids, dy, add):
+    def scatter(d_table: Any, add, ids, dy):
         """d_table (V, C) = (or += if `add`) the sum of the rows of dy (N, C) for each id."""
         C = d_table.shape[1]
         pieces = (C + CHANNELS - 1) // CHANNELS

@@ -20,6 +20,7 @@ This file: the definition, the operation, its CPU kernels.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import exp, multiply_add, sigmoid
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
-from tricycle_nn.pieces import n_pieces, piece
+from tricycle_nn.pieces import n_pieces, on_flat_arrays, piece
 
 CUBE = 0.044715
 
@@ -48,57 +49,71 @@ def gelu(x: Tensor, approximate: str = "tanh") -> Tensor:
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
 
 
-@gelu.kernels
-def _(x, approximate="tanh"):
+@gelu.operation
+def gelu_fast(run, x, approximate="tanh"):
     _check_approximate(approximate)
-    forward, backward_kernel = {
-        "tanh": (CPU.forward_tanh, CPU.backward_tanh),
-        "none": (CPU.forward_exact, CPU.backward_exact),
-    }[approximate]
+    if approximate == "tanh":
+        forward, kernel_backward = run.forward, run.backward
+    else:
+        forward, kernel_backward = run.forward_exact, run.backward_exact
     x_array = kernel_inputs("gelu", x)
-    y = np.empty_like(x_array)
-    forward(y.reshape(-1), x_array.reshape(-1))
 
     def backward(dy):
-        dx = np.empty_like(x_array)
-        backward_kernel(dx.reshape(-1), contiguous(dy).reshape(-1), x_array.reshape(-1))
-        return (dx,)
+        return (kernel_backward(contiguous(dy), x_array),)
 
-    return record(y, (x,), backward)
+    return record(forward(x_array), (x,), backward)
 
 
+@cpu_kernel
+def tanh_pieces(y, x):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        gelu_tanh(y[part], x[part])
+
+
+@cpu_kernel
+def tanh_pieces_backward(dx, dy, x):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        gelu_tanh_backward(dx[part], dy[part], x[part])
+
+
+@cpu_kernel
+def tanh_pieces_again(y, d, x):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        gelu_and_slope(y[part], d[part], x[part])
+
+
+@cpu_kernel
+def exact_pieces(y, x):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        gelu_exact(y[part], x[part])
+
+
+@cpu_kernel
+def exact_pieces_backward(dx, dy, x):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        gelu_exact_backward(dx[part], dy[part], x[part])
+
+
+@gelu.kernels("cpu")
 class CPU:
-    """Flat arrays, in pieces."""
+    """By GPT-2's approximation, and exactly."""
 
-    @staticmethod
-    @cpu_kernel
-    def forward_tanh(y, x):
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            gelu_tanh(y[part], x[part])
+    forward = on_flat_arrays(tanh_pieces)
+    backward = on_flat_arrays(tanh_pieces_backward)
+    forward_exact = on_flat_arrays(exact_pieces)
+    backward_exact = on_flat_arrays(exact_pieces_backward)
 
-    @staticmethod
-    @cpu_kernel
-    def backward_tanh(dx, dy, x):
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            gelu_tanh_backward(dx[part], dy[part], x[part])
-
-    @staticmethod
-    @cpu_kernel
-    def forward_exact(y, x):
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            gelu_exact(y[part], x[part])
-
-    @staticmethod
-    @cpu_kernel
-    def backward_exact(dx, dy, x):
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            gelu_exact_backward(dx[part], dy[part], x[part])
+    def again(d: Any, x):
+        """gelu(x), and from d, its gradient, that of x; d is overwritten."""
+        return tanh_again(d, x), d
 
 
+tanh_again = on_flat_arrays(tanh_pieces_again)
 ONE = np.float32(1)
 HALF = np.float32(0.5)
 # 2u = SLOPE · (x + 0.044715 x³)

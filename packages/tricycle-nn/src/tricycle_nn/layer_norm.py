@@ -19,10 +19,15 @@ normalisation undoes.  The others sum over all vectors:
 Only mean and r are kept, besides x itself: two numbers for each vector; n is recomputed.
 A constant vector has variance 0 and becomes zeros: eps keeps r finite.
 
+`add_layer_norm` adds a branch to the residual stream and normalises the sum in one pass; see
+rms_norm.py for it, and for the gradient that waits at the sum.
+
 Source: Ba, Kiros & Hinton, "Layer Normalization" (2016).
 
-This file: the definition, the operation, its CPU kernels, the layer.
+This file: the definitions, the operations, their CPU kernels, the layer.
 """
+
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +37,8 @@ from tricycle_autograd.cpu_math import dot, row_sum
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.module import Module, Parameter
-from tricycle_nn.pieces import row_chunks
+from tricycle_nn.pieces import add_row, row_chunks, sum_of_chunks
+from tricycle_nn.rms_norm import both_get_it, check_branch
 
 
 @fused
@@ -54,48 +60,109 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float
     return y if bias is None else y + bias
 
 
-@layer_norm.kernels
-def _(x, weight, bias=None, eps=1e-5):
+@fused
+def add_layer_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """h = x + branch, and layer_norm(h, weight, bias, eps): what a residual stream goes through.
+
+    x, branch     (..., C), of one shape
+    weight, bias  (C,), as for layer_norm
+    returns       h and the normalised h, (..., C) each
+
+    Raises ValueError for shapes that do not fit.
+    """
+    check_branch("add_layer_norm", x, branch)
+    h = x + branch
+    return h, layer_norm(h, weight, bias, eps)
+
+
+@layer_norm.operation
+def layer_norm_fast(run, x, weight, bias=None, eps=1e-5):
     _check_shapes(x, weight, bias)
-    inputs = (x, weight) if bias is None else (x, weight, bias)
-    x_array, w, *b = kernel_inputs("layer_norm", *inputs)
+    parameters = (weight,) if bias is None else (weight, bias)
+    x_array, w, *b = kernel_inputs("layer_norm", x, *parameters)
     rows = as_rows(x_array)  # (N, C)
-    y, mean, r = CPU.forward(rows, w, b[0] if b else np.zeros_like(w), np.float32(eps))
-
-    def backward(dy):
-        dy = contiguous(dy).reshape(rows.shape)
-        dx, *sums = CPU.backward(dy, rows, w, mean, r, row_chunks(len(rows)))
-        d_weight, d_bias = [chunks.sum(axis=0) for chunks in sums]
-        return (dx.reshape(x_array.shape), d_weight, d_bias)[:n_inputs]
-
-    n_inputs = len(inputs)
-    return record(y.reshape(x.shape), inputs, backward)
+    y, mean, r = run.forward(rows, w, b[0] if b else None, float(eps))
+    return _recorded(run, x, parameters, rows, w, y, mean, r)
 
 
+@add_layer_norm.operation
+def add_layer_norm_fast(run, x, branch, weight, bias=None, eps=1e-5):
+    check_branch("add_layer_norm", x, branch)
+    _check_shapes(x, weight, bias)
+    parameters = (weight,) if bias is None else (weight, bias)
+    x_array, branch_array, w, *b = kernel_inputs("add_layer_norm", x, branch, *parameters)
+    given = (as_rows(x_array), as_rows(branch_array), w, b[0] if b else None)
+    sums, y, mean, r = run.add_forward(*given, float(eps))
+    h = record(sums.reshape(x.shape), (x, branch), both_get_it)
+    return h, _recorded(run, h, parameters, sums, w, y, mean, r)
+
+
+def _recorded(run, x, parameters, rows, w, y, mean, r):
+    """The tensor of the results y of x's rows."""
+    shape, wanted = x.shape, 1 + len(parameters)
+
+    def backward(dy, waiting):
+        waiting = None if waiting is None else as_rows(contiguous(waiting))
+        dx, *sums = run.backward(as_rows(contiguous(dy)), rows, w, mean, r, waiting)
+        return (dx.reshape(shape), *sums)[:wanted]
+
+    return record(y.reshape(shape), (x, *parameters), backward, takes_waiting=True)
+
+
+@layer_norm.kernels("cpu")
+@add_layer_norm.kernels("cpu")
 class CPU:
     """Rows are independent, so threads share them out; channels stay in one loop."""
 
-    @staticmethod
-    @cpu_kernel
-    def forward(x, weight, bias, eps):
-        N, C = x.shape
-        y, mean, r = np.empty_like(x), np.empty(N, np.float32), np.empty(N, np.float32)
-        for n in prange(N):
-            mean[n], r[n] = normalise_row(y[n], x[n], weight, bias, eps)
-        return y, mean, r
+    def forward(x: Any, weight, bias, eps):
+        return normalise_rows(x, weight, zeros_for(bias, weight), eps)
 
-    @staticmethod
+    def add_forward(x: Any, branch, weight, bias, eps):
+        """h = x + branch, too."""
+        return add_and_normalise_rows(x, branch, weight, zeros_for(bias, weight), eps)
+
     @cpu_kernel
-    def backward(dy, x, weight, mean, r, chunks):
-        """dx, and what each chunk of rows adds to d_weight and to d_bias, (chunks, C) each."""
+    def backward(dy: Any, x, weight, mean, r, waiting):
+        """dx plus what waits there, (N, C) or None; d_weight and d_bias, (C,) each.
+
+        Those two are sums of chunks of rows, in their order.
+        """
         N, C = x.shape
+        chunks = row_chunks(N)
         dx = np.empty_like(x)
-        d_weight = np.zeros((chunks, C), np.float32)
-        d_bias = np.zeros((chunks, C), np.float32)
+        weights, biases = np.zeros((chunks, C), np.float32), np.zeros((chunks, C), np.float32)
         for k in prange(chunks):
             for n in range(N * k // chunks, N * (k + 1) // chunks):
-                backward_row(dx[n], d_weight[k], d_bias[k], dy[n], x[n], weight, mean[n], r[n])
-        return dx, d_weight, d_bias
+                backward_row(dx[n], weights[k], biases[k], dy[n], x[n], weight, mean[n], r[n])
+                if waiting is not None:
+                    add_row(dx[n], waiting[n], dx[n])
+        return dx, sum_of_chunks(weights), sum_of_chunks(biases)
+
+
+def zeros_for(bias, weight):
+    return np.zeros_like(weight) if bias is None else bias
+
+
+@cpu_kernel
+def normalise_rows(x, weight, bias, eps):
+    N = len(x)
+    y, mean, r = np.empty_like(x), np.empty(N, np.float32), np.empty(N, np.float32)
+    for n in prange(N):
+        mean[n], r[n] = normalise_row(y[n], x[n], weight, bias, np.float32(eps))
+    return y, mean, r
+
+
+@cpu_kernel
+def add_and_normalise_rows(x, branch, weight, bias, eps):
+    N = len(x)
+    h, y = np.empty_like(x), np.empty_like(x)
+    mean, r = np.empty(N, np.float32), np.empty(N, np.float32)
+    for n in prange(N):
+        add_row(h[n], x[n], branch[n])
+        mean[n], r[n] = normalise_row(y[n], h[n], weight, bias, np.float32(eps))
+    return h, y, mean, r
 
 
 @cpu_function
@@ -149,3 +216,7 @@ class LayerNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return layer_norm(x, self.weight, self.bias, self.eps)
+
+    def after_adding(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+        """x + branch, and the norm of that: see `add_layer_norm`."""
+        return add_layer_norm(x, branch, self.weight, self.bias, self.eps)

@@ -15,6 +15,8 @@ them.  d_weight is written, or added, straight to where the optimiser wants it.
 This file: the definition, the operation, its CPU kernels, the layer.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
@@ -44,76 +46,83 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y + bias
 
 
-@linear.kernels
-def _(x, weight, bias=None):
+@linear.operation
+def linear_fast(run, x, weight, bias=None):
     check_shapes(x, weight, bias)
     inputs = (x, weight) if bias is None else (x, weight, bias)
     x_array, w, *b = kernel_inputs("linear", *inputs)
-    x_node, weight_node = x.node, weight.node
-    rows = as_rows(x_array)  # (N, in)
-    y = sums(rows, w, *b)
+    x_shape, x_node, weight_node = x.shape, x.node, weight.node
+    rows, has_bias = as_rows(x_array), bias is not None  # (N, in)
 
     def backward(dy):
-        dy = contiguous(dy).reshape(y_shape)
-        dx = None if x_node is None else gradient_of_inputs(dy, w).reshape(x_array.shape)
-        return (dx, *gradients_of_parameters(rows, dy, w, weight_node, bias))
+        dy = as_rows(contiguous(dy))
+        dx = None if x_node is None else run.gradient_of_inputs(dy, w).reshape(x_shape)
+        return (dx, *gradients_of_parameters(run, rows, dy, w, weight_node, has_bias))
 
-    y_shape = y.shape
-    return record(y.reshape(*x.shape[:-1], w.shape[1]), inputs, backward)
-
-
-# ---- On arrays: rows x (N, in), w (in, out), b (out,), dy (N, out) ----
+    y = run.sums(rows, w, *b)
+    return record(y.reshape(*x_shape[:-1], w.shape[1]), inputs, backward)
 
 
-def sums(x, w, b=None):
-    """x w + b, (N, out)."""
-    y = np.empty((len(x), w.shape[1]), np.float32)
-    if b is not None and len(x) == 1:
-        y[0] = b
-    elif b is not None:
-        CPU.fill_rows(y, b)
-    product(y, x, w, b is not None)
-    return y
+def gradients_of_parameters(run, x, dy, w, weight_node, has_bias):
+    """What a backward returns for the weight and, if there is one, the bias.
 
-
-def gradient_of_inputs(dy, w):
-    """dy wᵀ, (N, in)."""
-    dx = np.empty((len(dy), len(w)), np.float32)
-    product(dx, dy, w.T)
-    return dx
-
-
-def gradients_of_parameters(x, dy, w, weight_node, bias):
-    """What a backward returns for the weight and, if there is one, the bias."""
-    d_weight = None
+    run     linear's kernels
+    x, dy   (N, in) and (N, out)
+    """
+    destination, add, d_weight = None, False, None
     if weight_node is not None:
         destination, add, d_weight = gradient_destination(weight_node, w)
-        product(destination, x.T, dy, add)
-    return (d_weight,) if bias is None else (d_weight, column_sum(dy))
+    d_bias = run.gradients_of_parameters(destination, add, x, dy, has_bias)
+    return (d_weight, d_bias) if has_bias else (d_weight,)
 
 
-def column_sum(x: np.ndarray) -> np.ndarray:
-    """The sum of the rows of x (N, C): (C,)."""
-    partial = np.empty((row_chunks(len(x)), x.shape[1]), np.float32)
-    CPU.sum_chunks(partial, x)
-    return partial.sum(axis=0)
-
-
+@linear.kernels("cpu")
 class CPU:
-    @staticmethod
-    @cpu_kernel
-    def fill_rows(y, bias):
-        """Every row of y (N, C) becomes the bias (C,), for a product to add to."""
-        for n in prange(len(y)):
-            fill_row(y[n], bias)
+    """Rows x (N, in), w (in, out), b (out,), dy (N, out)."""
 
-    @staticmethod
-    @cpu_kernel
-    def sum_chunks(partial, x):
-        """partial (chunks, C): the sum of each chunk of the rows of x (N, C)."""
-        N, chunks = len(x), len(partial)
-        for k in prange(chunks):
-            sum_rows(partial[k], x[N * k // chunks : N * (k + 1) // chunks])
+    def sums(x: Any, w, b=None):
+        """x w + b, (N, out)."""
+        y = np.empty((len(x), w.shape[1]), np.float32)
+        if b is not None and len(x) == 1:
+            y[0] = b
+        elif b is not None:
+            fill_rows(y, b)
+        product(y, x, w, b is not None)
+        return y
+
+    def gradient_of_inputs(dy: Any, w):
+        """dy wᵀ, (N, in)."""
+        dx = np.empty((len(dy), len(w)), np.float32)
+        product(dx, dy, w.T)
+        return dx
+
+    def gradients_of_parameters(d_weight: Any, add, x, dy, has_bias):
+        """Write xᵀ dy to d_weight (in, out), or add it; returns d_bias (out,).
+
+        d_weight   None where it is not wanted
+        has_bias   whether d_bias is; None is returned if not
+        """
+        if d_weight is not None:
+            product(d_weight, x.T, dy, add)
+        return sum_chunks(dy).sum(axis=0) if has_bias else None
+
+
+@cpu_kernel
+def fill_rows(y, bias):
+    """Every row of y (N, C) becomes the bias (C,), for a product to add to."""
+    for n in prange(len(y)):
+        fill_row(y[n], bias)
+
+
+@cpu_kernel
+def sum_chunks(x):
+    """The sum of each chunk of the rows of x (N, C): (chunks, C)."""
+    N, C = x.shape
+    chunks = row_chunks(N)
+    sums = np.empty((chunks, C), np.float32)
+    for k in prange(chunks):
+        sum_rows(sums[k], x[N * k // chunks : N * (k + 1) // chunks])
+    return sums
 
 
 @cpu_function

@@ -67,5 +67,6 @@ class LlamaBlock(Module):
 
     def forward(self, x: Tensor, cache: Any = None) -> Tensor:
         """`cache`: this block's keys and values of earlier positions (see CausalSelfAttention)."""
-        x = x + self.attention(self.attention_norm(x), cache)
-        return x + self.mlp(self.mlp_norm(x))
+        branch = self.attention(self.attention_norm(x), cache)
+        x, normalised = self.mlp_norm.after_adding(x, branch)
+        return x + self.mlp(normalised)

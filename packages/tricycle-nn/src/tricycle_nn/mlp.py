@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tricycle_autograd.tensor import Tensor
-from tricycle_nn.activated_linear import gelu_linear, swiglu_linear
+from tricycle_nn.activated_linear import WITH_LINEAR, swiglu_linear
 from tricycle_nn.dropout import Dropout
 from tricycle_nn.gelu import gelu
 from tricycle_nn.linear import Linear
@@ -54,8 +54,9 @@ class MLP(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x)
-        if self.activation is gelu and type(self.down) is Linear:
-            return self.dropout(gelu_linear(x, self.down.weight, self.down.bias))
+        together = WITH_LINEAR.get(self.activation)
+        if together is not None and type(self.down) is Linear:
+            return self.dropout(together(x, self.down.weight, self.down.bias))
         return self.dropout(self.down(self.activation(x)))
 
 

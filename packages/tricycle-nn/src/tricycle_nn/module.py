@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_autograd.arrays import is_floating
 from tricycle_autograd.devices import move
 from tricycle_autograd.tape import Node
 from tricycle_autograd.tensor import Tensor
@@ -77,7 +78,7 @@ class Module:
         A parameter that changes leaves its old memory, and its gradient, behind.  Returns the
         module itself.  Raises TypeError for a dtype that cannot be learned in.
         """
-        if dtype is not None and np.dtype(dtype).kind != "f":
+        if dtype is not None and not is_floating(np.dtype(dtype)):
             raise TypeError(f"parameters are floating point numbers, {np.dtype(dtype)} is not")
         for parameter in self.parameters():
             array = move(parameter.array, device)

@@ -2,7 +2,21 @@
 
 How many pieces there are depends on the sizes alone, never on the number of threads: that is
 why any number of threads gives the same bits.
+
+    n_pieces, piece               of a flat array
+    on_flat_arrays                what an elementwise kernel needs around it
+    add_row                       two rows, one number at a time
+    row_chunks, sum_of_chunks     of rows that all add to one sum
+
+Every elementwise kernel writes the loop over its pieces itself.  It cannot come from one place:
+numba keeps machine code by the file and the name of the function that it compiled, so that what
+one loop made of several helpers would be taken for one another's.
 """
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from tricycle_autograd.cpu import cpu_function
 
@@ -21,10 +35,47 @@ def piece(k, size):
     return slice(k * PIECE, min(size, (k + 1) * PIECE))
 
 
-def row_chunks(n_rows: int) -> int:
+def on_flat_arrays(kernel: Callable, results: int = 1) -> Callable:
+    """Arrays of one shape in, new arrays of that shape out, by a kernel that works on flat ones.
+
+    kernel   called as kernel(*results, *inputs), flat arrays of float32; it fills the results
+    results  how many there are
+
+    Returns a function of the inputs, contiguous arrays, that returns the result or a tuple of
+    them.  One compilation of the kernel serves arrays with any number of axes.
+    """
+
+    def run(*inputs: Any) -> Any:
+        new = [np.empty(inputs[0].shape, np.float32) for _ in range(results)]
+        kernel(*[array.reshape(-1) for array in (*new, *inputs)])
+        return new[0] if results == 1 else tuple(new)
+
+    run.__name__ = run.__qualname__ = kernel.__name__
+    return run
+
+
+@cpu_function
+def add_row(total, a, b):
+    """total = a + b, rows (C,) of which total may be one."""
+    for c in range(len(total)):
+        total[c] = a[c] + b[c]
+
+
+@cpu_function
+def row_chunks(n_rows):
     """How many pieces a sum over rows is cut into.
 
     Every row adds to the same sum.  So that threads never share one, each chunk of rows has a
     sum of its own, and these are added in order at the end.
     """
     return max(1, min(64, n_rows // 16))
+
+
+@cpu_function
+def sum_of_chunks(sums):
+    """The rows of sums (chunks, C), added one after another: (C,)."""
+    total = sums[0].copy()
+    for k in range(1, len(sums)):
+        for c in range(len(total)):
+            total[c] += sums[k, c]
+    return total

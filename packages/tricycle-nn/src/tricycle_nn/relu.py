@@ -20,7 +20,7 @@ from tricycle_autograd.arrays import contiguous, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
-from tricycle_nn.pieces import n_pieces, piece
+from tricycle_nn.pieces import n_pieces, on_flat_arrays, piece
 
 
 @fused
@@ -35,64 +35,64 @@ def relu_squared(x: Tensor) -> Tensor:
     return where(x <= 0, 0.0, x) ** 2
 
 
-@relu.kernels
-def _(x):
+@relu.operation
+def relu_fast(run, x):
     x_array = kernel_inputs("relu", x)
-    y = np.empty_like(x_array)
-    CPU.forward(y.reshape(-1), x_array.reshape(-1))
 
     def backward(dy):
-        dx = np.empty_like(x_array)
-        CPU.backward(dx.reshape(-1), contiguous(dy).reshape(-1), x_array.reshape(-1))
-        return (dx,)
+        return (run.backward(contiguous(dy), x_array),)
 
-    return record(y, (x,), backward)
+    return record(run.forward(x_array), (x,), backward)
 
 
-@relu_squared.kernels
-def _(x):
+@relu_squared.operation
+def relu_squared_fast(run, x):
     x_array = kernel_inputs("relu_squared", x)
-    y = np.empty_like(x_array)
-    CPU.forward_squared(y.reshape(-1), x_array.reshape(-1))
 
     def backward(dy):
-        dx = np.empty_like(x_array)
-        CPU.backward_squared(dx.reshape(-1), contiguous(dy).reshape(-1), x_array.reshape(-1))
-        return (dx,)
+        return (run.backward(contiguous(dy), x_array),)
 
-    return record(y, (x,), backward)
+    return record(run.forward(x_array), (x,), backward)
 
 
+@cpu_kernel
+def relu_pieces(y, x):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        relu_piece(y[part], x[part])
+
+
+@cpu_kernel
+def relu_pieces_backward(dx, dy, x):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        relu_piece_backward(dx[part], dy[part], x[part])
+
+
+@cpu_kernel
+def relu_squared_pieces(y, x):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        relu_squared_piece(y[part], x[part])
+
+
+@cpu_kernel
+def relu_squared_pieces_backward(dx, dy, x):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        relu_squared_piece_backward(dx[part], dy[part], x[part])
+
+
+@relu.kernels("cpu")
 class CPU:
-    """Flat arrays, in pieces."""
+    forward = on_flat_arrays(relu_pieces)
+    backward = on_flat_arrays(relu_pieces_backward)
 
-    @staticmethod
-    @cpu_kernel
-    def forward(y, x):
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            relu_piece(y[part], x[part])
 
-    @staticmethod
-    @cpu_kernel
-    def backward(dx, dy, x):
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            relu_piece_backward(dx[part], dy[part], x[part])
-
-    @staticmethod
-    @cpu_kernel
-    def forward_squared(y, x):
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            relu_squared_piece(y[part], x[part])
-
-    @staticmethod
-    @cpu_kernel
-    def backward_squared(dx, dy, x):
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            relu_squared_piece_backward(dx[part], dy[part], x[part])
+@relu_squared.kernels("cpu")
+class SquaredCPU:
+    forward = on_flat_arrays(relu_squared_pieces)
+    backward = on_flat_arrays(relu_squared_pieces_backward)
 
 
 ZERO = np.float32(0)

@@ -13,10 +13,16 @@ follow from the chain rule through r: with g = dy · weight,
 
 Only r is kept, besides x itself: one number for each vector.  A vector of zeros stays zero.
 
+In a transformer a norm reads the residual stream just after something was added to it.
+`add_rms_norm` does both in one pass over memory; and on the way back the gradient that waits at
+the sum is added in the loop that makes dx, instead of in a pass of its own.
+
 Source: Zhang & Sennrich, "Root Mean Square Layer Normalization" (2019).
 
-This file: the definition, the operation, its CPU kernels, the layer.
+This file: the definitions, the operations, their CPU kernels, the layer.
 """
+
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +32,7 @@ from tricycle_autograd.cpu_math import dot
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.module import Module, Parameter
-from tricycle_nn.pieces import row_chunks
+from tricycle_nn.pieces import add_row, row_chunks, sum_of_chunks
 
 
 @fused
@@ -45,44 +51,94 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
     return x * r * weight
 
 
-@rms_norm.kernels
-def _(x, weight, eps=1e-5):
+@fused
+def add_rms_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """h = x + branch, and rms_norm(h, weight, eps): what a residual stream goes through.
+
+    x, branch  (..., C), of one shape
+    weight     (C,)
+    returns    h and the normalised h, (..., C) each
+
+    Raises ValueError for shapes that do not fit.
+    """
+    check_branch("add_rms_norm", x, branch)
+    h = x + branch
+    return h, rms_norm(h, weight, eps)
+
+
+@rms_norm.operation
+def rms_norm_fast(run, x, weight, eps=1e-5):
     _check_shapes(x, weight)
     x_array, w = kernel_inputs("rms_norm", x, weight)
     rows = as_rows(x_array)  # (N, C)
-    y, r = CPU.forward(rows, w, np.float32(eps))
-
-    def backward(dy):
-        dy = contiguous(dy).reshape(rows.shape)
-        dx, d_weight = CPU.backward(dy, rows, w, r, row_chunks(len(rows)))
-        return dx.reshape(x_array.shape), d_weight.sum(axis=0)
-
-    return record(y.reshape(x.shape), (x, weight), backward)
+    y, r = run.forward(rows, w, float(eps))
+    return _recorded(run, x, weight, rows, w, y, r)
 
 
+@add_rms_norm.operation
+def add_rms_norm_fast(run, x, branch, weight, eps=1e-5):
+    check_branch("add_rms_norm", x, branch)
+    _check_shapes(x, weight)
+    x_array, branch_array, w = kernel_inputs("add_rms_norm", x, branch, weight)
+    sums, y, r = run.add_forward(as_rows(x_array), as_rows(branch_array), w, float(eps))
+    h = record(sums.reshape(x.shape), (x, branch), both_get_it)
+    return h, _recorded(run, h, weight, sums, w, y, r)
+
+
+def both_get_it(dy):
+    """The backward of a sum of two: each of them gets the sum's gradient."""
+    return dy, dy
+
+
+def _recorded(run, x, weight, rows, w, y, r):
+    """The tensor of the results y of x's rows."""
+    shape = x.shape
+
+    def backward(dy, waiting):
+        waiting = None if waiting is None else as_rows(contiguous(waiting))
+        dx, d_weight = run.backward(as_rows(contiguous(dy)), rows, w, r, waiting)
+        return dx.reshape(shape), d_weight
+
+    return record(y.reshape(shape), (x, weight), backward, takes_waiting=True)
+
+
+@rms_norm.kernels("cpu")
+@add_rms_norm.kernels("cpu")
 class CPU:
     """Rows are independent, so threads share them out; channels stay in one loop."""
 
-    @staticmethod
     @cpu_kernel
-    def forward(x, weight, eps):
+    def forward(x: Any, weight, eps):
         N = len(x)
         y, r = np.empty_like(x), np.empty(N, np.float32)
         for n in prange(N):
-            r[n] = normalise_row(y[n], x[n], weight, eps)
+            r[n] = normalise_row(y[n], x[n], weight, np.float32(eps))
         return y, r
 
-    @staticmethod
     @cpu_kernel
-    def backward(dy, x, weight, r, chunks):
-        """dx, and what each chunk of rows adds to d_weight, (chunks, C)."""
+    def add_forward(x: Any, branch, weight, eps):
+        """h = x + branch, too."""
+        N = len(x)
+        h, y, r = np.empty_like(x), np.empty_like(x), np.empty(N, np.float32)
+        for n in prange(N):
+            add_row(h[n], x[n], branch[n])
+            r[n] = normalise_row(y[n], h[n], weight, np.float32(eps))
+        return h, y, r
+
+    @cpu_kernel
+    def backward(dy: Any, x, weight, r, waiting):
+        """dx plus what waits there, (N, C) or None; and d_weight, from chunks of rows in order."""
         N, C = x.shape
-        dx = np.empty_like(x)
-        d_weight = np.zeros((chunks, C), np.float32)
+        chunks = row_chunks(N)
+        dx, sums = np.empty_like(x), np.zeros((chunks, C), np.float32)
         for k in prange(chunks):
             for n in range(N * k // chunks, N * (k + 1) // chunks):
-                backward_row(dx[n], d_weight[k], dy[n], x[n], weight, r[n])
-        return dx, d_weight
+                backward_row(dx[n], sums[k], dy[n], x[n], weight, r[n])
+                if waiting is not None:
+                    add_row(dx[n], waiting[n], dx[n])
+        return dx, sum_of_chunks(sums)
 
 
 @cpu_function
@@ -108,6 +164,12 @@ def backward_row(dx, d_weight, dy, x, weight, r):
         dx[c] = r * (dx[c] - x[c] * back)
 
 
+def check_branch(name, x, branch):
+    """Raise ValueError for two summands of different shapes."""
+    if x.shape != branch.shape:
+        raise ValueError(f"{name} adds two tensors of one shape, got {x.shape} and {branch.shape}")
+
+
 def _check_shapes(x, weight):
     channels = x.shape[-1:]
     if not channels:
@@ -128,3 +190,7 @@ class RMSNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps)
+
+    def after_adding(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+        """x + branch, and the norm of that: see `add_rms_norm`."""
+        return add_rms_norm(x, branch, self.weight, self.eps)

@@ -26,6 +26,7 @@ import numpy as np
 from tricycle_autograd import concatenate, stack
 from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
+from tricycle_autograd.devices import move
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 
@@ -66,44 +67,44 @@ def _turns(x, positions, theta):
         )
     if not theta > 0:
         raise ValueError(f"rotary expected a theta above 0, got {theta}")
-    return _turns_of(positions.astype(np.int64).tobytes(), x.shape[-1], float(theta), x.dtype)
+    key = positions.astype(np.int64).tobytes()
+    return _turns_of(key, x.shape[-1], float(theta), x.dtype, x.device)
 
 
 @lru_cache(maxsize=16)
-def _turns_of(positions, D, theta, dtype):
+def _turns_of(positions, D, theta, dtype, device):
     # Every layer asks for the same ones.  Angles are float64: a large position times a small
     # frequency in float32 would be off by whole degrees.
     frequencies = theta ** (-np.arange(0, D, 2) / D)
     angles = np.outer(np.frombuffer(positions, np.int64), frequencies)
-    return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
+    return tuple(move(turn(angles).astype(dtype), device) for turn in (np.cos, np.sin))
 
 
-@rotary.kernels
-def _(x, positions, theta=10000.0, interleaved=False):
+@rotary.operation
+def rotary_fast(run, x, positions, theta=10000.0, interleaved=False):
     cos, sin = _turns(x, positions, theta)
-    array = kernel_inputs("rotary", x)
-    y = np.empty_like(array)
-    CPU.turn(as_rows(array), cos, sin, interleaved, as_rows(y))
+    shape = x.shape
 
     def backward(dy):
-        dx = np.empty_like(array)
-        CPU.turn(as_rows(contiguous(dy)), cos, -sin, interleaved, as_rows(dx))
-        return (dx,)
+        return (run.turn(as_rows(contiguous(dy)), cos, -sin, interleaved).reshape(shape),)
 
-    return record(y, (x,), backward)
+    y = run.turn(as_rows(kernel_inputs("rotary", x)), cos, sin, interleaved)
+    return record(y.reshape(shape), (x,), backward)
 
 
+@rotary.kernels("cpu")
 class CPU:
-    @staticmethod
     @cpu_kernel
-    def turn(x, cos, sin, interleaved, y):
-        """y, x (N, D), whose rows go through the T rows of cos and sin (T, D/2) again and again."""
+    def turn(x: Any, cos, sin, interleaved):
+        """x (N, D) turned; its rows go through the T rows of cos and sin (T, D/2) repeatedly."""
         T = len(cos)
+        y = np.empty_like(x)
         for n in prange(len(x)):
             if interleaved:
                 turn_neighbours(x[n], cos[n % T], sin[n % T], y[n])
             else:
                 turn_halves(x[n], cos[n % T], sin[n % T], y[n])
+        return y
 
 
 @cpu_function

@@ -18,6 +18,8 @@ Improve Transformer (2020).
 This file: the definitions, the operations, their CPU kernels.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tricycle_autograd import sigmoid
@@ -26,7 +28,7 @@ from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import sigmoid as fast_sigmoid
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
-from tricycle_nn.pieces import n_pieces, piece
+from tricycle_nn.pieces import n_pieces, on_flat_arrays, piece
 
 
 @fused
@@ -47,70 +49,82 @@ def swiglu(x: Tensor, gate: Tensor) -> Tensor:
     return x * silu(gate)
 
 
-@silu.kernels
-def _(x):
+@silu.operation
+def silu_fast(run, x):
     x_array = kernel_inputs("silu", x)
-    y = np.empty_like(x_array)
-    CPU.silu(y.reshape(-1), x_array.reshape(-1))
 
     def backward(dy):
-        dx = np.empty_like(x_array)
-        CPU.silu_backward(dx.reshape(-1), contiguous(dy).reshape(-1), x_array.reshape(-1))
-        return (dx,)
+        return (run.backward(contiguous(dy), x_array),)
 
-    return record(y, (x,), backward)
+    return record(run.forward(x_array), (x,), backward)
 
 
-@swiglu.kernels
-def _(x, gate):
+@swiglu.operation
+def swiglu_fast(run, x, gate):
     check_shapes(x, gate)
     x_array, gate_array = kernel_inputs("swiglu", x, gate)
-    y = np.empty_like(x_array)
-    CPU.swiglu(y.reshape(-1), x_array.reshape(-1), gate_array.reshape(-1))
 
     def backward(dy):
-        dx, d_gate = np.empty_like(x_array), np.empty_like(gate_array)
-        arrays = (dx, d_gate, contiguous(dy), x_array, gate_array)
-        CPU.swiglu_backward(*[array.reshape(-1) for array in arrays])
-        return dx, d_gate
+        return run.backward(contiguous(dy), x_array, gate_array)
 
-    return record(y, (x, gate), backward)
+    return record(run.forward(x_array, gate_array), (x, gate), backward)
 
 
+@cpu_kernel
+def silu_pieces(y, x):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        silu_piece(y[part], x[part])
+
+
+@cpu_kernel
+def silu_pieces_backward(dx, dy, x):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        silu_piece_backward(dx[part], dy[part], x[part])
+
+
+@cpu_kernel
+def swiglu_pieces(y, x, gate):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        swiglu_piece(y[part], x[part], gate[part])
+
+
+@cpu_kernel
+def swiglu_pieces_backward(dx, d_gate, dy, x, gate):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        swiglu_piece_backward(dx[part], d_gate[part], dy[part], x[part], gate[part])
+
+
+@cpu_kernel
+def swiglu_pieces_again(y, d_gate, d, x, gate):
+    for k in prange(n_pieces(x.size)):
+        part = piece(k, x.size)
+        swiglu_and_slopes(y[part], d_gate[part], d[part], x[part], gate[part])
+
+
+@silu.kernels("cpu")
+class SiluCPU:
+    forward = on_flat_arrays(silu_pieces)
+    backward = on_flat_arrays(silu_pieces_backward)
+
+
+@swiglu.kernels("cpu")
 class CPU:
-    """Flat arrays, in pieces."""
+    forward = on_flat_arrays(swiglu_pieces)
+    backward = on_flat_arrays(swiglu_pieces_backward, results=2)
 
-    @staticmethod
-    @cpu_kernel
-    def silu(y, x):
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            silu_piece(y[part], x[part])
-
-    @staticmethod
-    @cpu_kernel
-    def silu_backward(dx, dy, x):
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            silu_piece_backward(dx[part], dy[part], x[part])
-
-    @staticmethod
-    @cpu_kernel
-    def swiglu(y, x, gate):
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            swiglu_piece(y[part], x[part], gate[part])
-
-    @staticmethod
-    @cpu_kernel
-    def swiglu_backward(dx, d_gate, dy, x, gate):
-        for k in prange(n_pieces(x.size)):
-            part = piece(k, x.size)
-            swiglu_piece_backward(dx[part], d_gate[part], dy[part], x[part], gate[part])
+    def again(d: Any, x, gate):
+        """swiglu(x, gate), and from d, its gradient, those of x and gate; d is overwritten."""
+        y, d_gate = swiglu_again(d, x, gate)
+        return y, d, d_gate
 
 
+swiglu_again = on_flat_arrays(swiglu_pieces_again, results=2)
 ONE = np.float32(1)
-# Below this, σ is taken as 1e-38: to multiply it by anything much larger would make a number of it.
+# σ is taken as 1e-38 below this; multiplying by something large would make it a visible number.
 LOWEST = np.float32(-87)
 
 
@@ -148,6 +162,18 @@ def swiglu_piece_backward(dx, d_gate, dy, x, gate):
         s = fast_sigmoid(g)
         dx[i] = dy[i] * g * s
         d_gate[i] = dy[i] * x[i] * s * (ONE + g * (ONE - s))
+
+
+@cpu_function
+def swiglu_and_slopes(y, d_gate, d, x, gate):
+    """y = swiglu(x, gate), and d, the gradient of it, becomes that of x."""
+    for i in range(x.size):
+        g = limited(gate[i])
+        s = fast_sigmoid(g)
+        silu = g * s
+        y[i] = x[i] * silu
+        d_gate[i] = d[i] * x[i] * s * (ONE + g * (ONE - s))
+        d[i] = d[i] * silu
 
 
 def check_shapes(x, gate):

@@ -48,5 +48,6 @@ class TransformerBlock(Module):
 
     def forward(self, x: Tensor, cache: Any = None) -> Tensor:
         """`cache`: this block's keys and values of earlier positions (see CausalSelfAttention)."""
-        x = x + self.attention(self.attention_norm(x), cache)
-        return x + self.mlp(self.mlp_norm(x))
+        branch = self.attention(self.attention_norm(x), cache)
+        x, normalised = self.mlp_norm.after_adding(x, branch)
+        return x + self.mlp(normalised)
