@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tricycle_autograd import Tensor, definitions_only
 from tricycle_autograd.testing import check_fused, draw
 from tricycle_nn import cross_entropy
+from tricycle_nn.cross_entropy import check_targets
 
 
 def loss_and_gradient(logits, targets, **options):
@@ -211,3 +212,12 @@ def test_targets_that_are_refilled_before_the_way_back_change_nothing(by_definit
         loss.backward()
         gradients.append(logits.grad)
     np.testing.assert_array_equal(*gradients)
+
+
+def test_what_is_checked_is_a_copy_of_the_targets():
+    targets = np.array([3, 0])
+    checked = check_targets(Tensor(draw(2, 5)), targets, 5, -100, 0.0)
+    assert not np.shares_memory(checked, targets)
+    assert not np.shares_memory(
+        check_targets(Tensor(draw(2, 5)), Tensor(targets), 5, 0, 0), targets
+    )

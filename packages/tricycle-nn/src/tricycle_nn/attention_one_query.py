@@ -17,11 +17,11 @@ from tricycle_autograd.cpu_math import (
     dot,
     exp,
     log,
-    multiply_add,
     row_maximum,
     row_sum,
     side_by_side,
 )
+from tricycle_autograd.gemm_one_row import add_scaled
 from tricycle_nn.attention_cpu import SUMS, VIEW, empty_heads, rescale_row
 
 ZERO = np.float32(0)
@@ -65,12 +65,6 @@ def _look(q, k, v, out, scores, scale):
     total = row_sum(scores)
     out[:] = ZERO
     for s in range(scores.size):
-        _add_scaled(out, side_by_side(v[s]), scores[s])
+        add_scaled(out, scores[s], side_by_side(v[s]))
     rescale_row(out, ONE / total)
     return largest + log(total)
-
-
-@cpu_function
-def _add_scaled(out, row, factor):
-    for d in range(out.size):
-        out[d] = multiply_add(row[d], factor, out[d])

@@ -69,16 +69,6 @@ def linear_cross_entropy(
     return cross_entropy(token_scores(x, weight), targets, ignore_index, label_smoothing)
 
 
-def _check(x, weight):
-    if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(
-            "linear_cross_entropy expected x (..., C) and weight (V, C), got "
-            f"{x.shape} and {weight.shape}"
-        )
-    if weight.shape[0] == 0:
-        raise ValueError("linear_cross_entropy expected at least one class, got a weight of none")
-
-
 @linear_cross_entropy.operation
 def linear_cross_entropy_fast(run, x, weight, targets, ignore_index=-100, label_smoothing=0.0):
     _check(x, weight)
@@ -146,3 +136,13 @@ def scores_to_gradient(scores, answers, smoothing, share, keep, losses):
         losses[i] = surprise(z, answers[i], smoothing, largest, total)
         if keep:
             belief_minus_target(z, answers[i], smoothing, largest, total, share, z)
+
+
+def _check(x, weight):
+    if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            "linear_cross_entropy expected x (..., C) and weight (V, C), got "
+            f"{x.shape} and {weight.shape}"
+        )
+    if weight.shape[0] == 0:
+        raise ValueError("linear_cross_entropy expected at least one class, got a weight of none")
