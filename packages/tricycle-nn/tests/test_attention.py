@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor, definitions_only, no_grad
-from tricycle_autograd.testing import check_fused, check_gradients, draw
+from tricycle_autograd.testing import check_fused, check_gradients, draw, kept_by
 from tricycle_nn import CausalSelfAttention, attention, packed_attention
 
 
@@ -15,7 +15,7 @@ def single(*shape, seed=0):
 
 
 def wave(*shape, phase):
-    """Numbers that anybody can make again: sin(0.7·n + phase)."""
+    """Numbers that are easily made again: sin(0.7·n + phase)."""
     return np.sin(0.7 * np.arange(np.prod(shape)) + phase).reshape(shape)
 
 
@@ -86,7 +86,8 @@ def test_values_and_gradients_are_those_of_pytorch(by_definition):
     ],
 )
 def test_kernels_agree_with_the_definition(T, options):
-    check_fused(attention, draw(2, 2, T, 3), draw(2, 2, T, 3, seed=1), draw(2, 2, T, 3), **options)
+    q, k, v = draw(2, 2, T, 3), draw(2, 2, T, 3, seed=1), draw(2, 2, T, 3)
+    check_fused(attention, q, k, v, keeps=5, **options)
 
 
 def test_kernels_agree_with_the_definition_when_heads_are_shared():
@@ -124,7 +125,7 @@ def values_and_gradients(operation, *arrays, **options):
 @pytest.mark.parametrize(("T", "H", "G"), [(1, 2, 2), (5, 2, None), (3, 4, 2)])
 def test_packed_kernels_agree_with_the_definition(T, H, G):
     qkv = draw(2, T, (H + 2 * (G or H)) * 3)
-    check_fused(packed_attention, qkv, n_heads=H, n_key_value_heads=G)
+    check_fused(packed_attention, qkv, keeps=3, n_heads=H, n_key_value_heads=G)
 
 
 def test_packed_attention_is_attention_of_the_parts():
@@ -194,10 +195,8 @@ def test_no_table_of_weights_is_kept():
     # What the backward pass holds on to is q, k, v, the result and one number a query: nothing
     # that grows with the square of the time.
     q, k, v = (Tensor(single(1, 1, 300, 4, seed=seed), requires_grad=True) for seed in range(3))
-    cells = attention(q, k, v).node.backward.__closure__
-    kept = [cell.cell_contents for cell in cells]
-    arrays = [array for item in kept for array in (item if isinstance(item, list) else [item])]
-    assert max(array.size for array in arrays if isinstance(array, np.ndarray)) == 300 * 4
+    kept, _ = kept_by(attention(q, k, v))
+    assert sorted(array.size for array in kept) == [300] + 4 * [300 * 4]
 
 
 # ---- The layer ----
@@ -285,8 +284,28 @@ def test_a_packed_width_that_does_not_divide_is_named():
         packed_attention(Tensor(single(3, 6)), 2)
 
 
-def test_float64_runs_the_definition():
-    assert attention(*(Tensor(draw(1, 1, 2, 2)) for _ in range(3))).dtype == np.float64
+def test_float64_runs_the_definition_and_its_gradients_are_slopes():
+    q, k, v = (Tensor(draw(1, 2, 3, 2, seed=seed), requires_grad=True) for seed in range(3))
+    out = attention(q, k, v)
+    out.sum().backward()
+    assert [array.dtype for array in (out.array, q.grad, k.grad, v.grad)] == 4 * [np.float64]
+    qkv = Tensor(draw(1, 3, 12), requires_grad=True)
+    packed = packed_attention(qkv, 2)
+    packed.sum().backward()
+    assert packed.dtype == qkv.grad.dtype == np.float64
+    nudge = np.zeros((1, 2, 3, 2))
+    nudge[0, 1, 2, 0] = 1e-6
+    higher, lower = (attention(Tensor(q.array + step), k, v) for step in (nudge, -nudge))
+    slope = (higher.array - lower.array).sum() / 2e-6
+    np.testing.assert_allclose(q.grad[0, 1, 2, 0], slope, rtol=1e-6, atol=1e-9)
+
+
+def test_float16_is_refused_by_name():
+    q, k, v = (Tensor(draw(1, 2, 3, 2).astype(np.float16)) for _ in range(3))
+    with pytest.raises(TypeError, match=r"attention has kernels for float32 .* q is float16"):
+        attention(q, k, v)
+    with pytest.raises(TypeError, match=r"packed_attention has kernels .* qkv is float16"):
+        packed_attention(Tensor(draw(1, 3, 12).astype(np.float16)), 2)
 
 
 def test_a_layer_whose_heads_do_not_divide_is_named():

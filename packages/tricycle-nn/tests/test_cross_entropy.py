@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tricycle_autograd import Tensor, definitions_only
 from tricycle_autograd.testing import check_fused, draw
 from tricycle_nn import cross_entropy
+from tricycle_nn.cross_entropy import check_targets
 
 
 def loss_and_gradient(logits, targets, **options):
@@ -76,10 +77,12 @@ def test_values_and_gradients_are_those_of_pytorch(label_smoothing, reduction):
 def test_kernels_agree_with_the_definition(reduction, label_smoothing):
     options = {"reduction": reduction, "label_smoothing": label_smoothing}
     targets = np.array([[3, 0, -100], [6, 6, 1]])
-    check_fused(cross_entropy, draw(2, 3, 7), targets, **options)
-    check_fused(cross_entropy, draw(1), np.array(0), **options)
-    check_fused(cross_entropy, draw(0, 5), np.zeros(0, int), **options)
-    check_fused(cross_entropy, draw(2, 5), np.array([4, 1], np.uint16), ignore_index=1, **options)
+    check_fused(cross_entropy, draw(2, 3, 7), targets, keeps=4, **options)
+    check_fused(cross_entropy, draw(1), np.array(0), keeps=4, **options)
+    check_fused(cross_entropy, draw(0, 5), np.zeros(0, int), keeps=4, **options)
+    check_fused(
+        cross_entropy, draw(2, 5), np.array([4, 1], np.uint16), ignore_index=1, keeps=4, **options
+    )
 
 
 # ---- Properties ----
@@ -182,6 +185,39 @@ def test_logits_without_classes_are_named():
         cross_entropy(Tensor(np.zeros((2, 0), np.float32)), [0, 0])
 
 
-def test_definitions_run_in_float64():
-    with definitions_only():
-        assert cross_entropy(Tensor(draw(2, 5)), [0, 1]).dtype == np.float64
+def test_float64_runs_the_definition_gradients_too():
+    logits = Tensor(np.array([[np.log(3), 0.0]]), requires_grad=True)
+    loss = cross_entropy(logits, [0])
+    loss.backward()
+    assert loss.dtype == logits.grad.dtype == np.float64
+    np.testing.assert_allclose(loss.array, np.log(4 / 3), rtol=1e-12)
+    np.testing.assert_allclose(logits.grad, [[-1 / 4, 1 / 4]], rtol=1e-12)
+
+
+def test_float16_is_refused_by_name():
+    with pytest.raises(TypeError, match=r"cross_entropy has kernels .* logits is float16"):
+        cross_entropy(Tensor(np.ones((2, 5), np.float16)), [0, 1])
+
+
+@pytest.mark.parametrize("by_definition", [False, True])
+def test_targets_that_are_refilled_before_the_way_back_change_nothing(by_definition):
+    targets = np.array([3, 0, -100])
+    gradients = []
+    for refill in (False, True):
+        logits = Tensor(draw(3, 5).astype(np.float32), requires_grad=True)
+        with definitions_only() if by_definition else nullcontext():
+            loss = cross_entropy(logits, targets)
+        if refill:
+            targets[:] = 10**9
+        loss.backward()
+        gradients.append(logits.grad)
+    np.testing.assert_array_equal(*gradients)
+
+
+def test_what_is_checked_is_a_copy_of_the_targets():
+    targets = np.array([3, 0])
+    checked = check_targets(Tensor(draw(2, 5)), targets, 5, -100, 0.0)
+    assert not np.shares_memory(checked, targets)
+    assert not np.shares_memory(
+        check_targets(Tensor(draw(2, 5)), Tensor(targets), 5, 0, 0), targets
+    )

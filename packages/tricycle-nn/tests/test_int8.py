@@ -72,3 +72,12 @@ def test_shapes_that_do_not_fit_are_named():
 def test_weights_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="not finite cannot be written as whole numbers"):
         Int8Matrix(np.array([[1.0, np.nan]], np.float32))
+
+
+def test_float64_stays_float64_and_float16_is_refused():
+    matrix, x = Int8Matrix(draw(7, 33)), np.random.default_rng(0).standard_normal((3, 33))
+    y = int8_outputs(Tensor(x), matrix)
+    assert y.dtype == np.float64
+    np.testing.assert_allclose(y.array, x @ matrix.rows().astype(np.float64).T, rtol=1e-12)
+    with pytest.raises(TypeError, match=r"int8 weights expected float32 or float64 .* float16"):
+        int8_outputs(Tensor(x.astype(np.float16)), matrix)

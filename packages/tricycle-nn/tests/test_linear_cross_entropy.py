@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tricycle_autograd import Tensor, no_grad
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.testing import check_fused, draw, kept_by
 from tricycle_nn import cross_entropy, linear_cross_entropy, token_scores
 
 
@@ -36,7 +36,7 @@ def test_kernels_agree_with_the_definition(shape, label_smoothing):
     targets = np.arange(np.prod(shape[:-1], dtype=int)) % 7
     targets = np.where(targets == 4, -100, targets).reshape(shape[:-1])
     options = {"targets": targets, "label_smoothing": label_smoothing}
-    check_fused(linear_cross_entropy, draw(*shape), draw(7, 3, seed=1), **options)
+    check_fused(linear_cross_entropy, draw(*shape), draw(7, 3, seed=1), keeps=3, **options)
 
 
 def test_it_equals_cross_entropy_of_the_product():
@@ -113,3 +113,36 @@ def test_vectors_of_no_numbers_and_tables_of_no_classes():
     check_fused(linear_cross_entropy, draw(2, 0), draw(3, 0), targets=np.array([0, 2]))
     with pytest.raises(ValueError, match="linear_cross_entropy expected at least one class"):
         linear_cross_entropy(Tensor(single(2, 4)), Tensor(single(0, 4)), np.array([-100, -100]))
+
+
+def test_vectors_are_not_kept_for_a_table_that_learns_nothing():
+    x, table = Tensor(single(6, 3), requires_grad=True), Tensor(single(5, 3, seed=1))
+    kept, _ = kept_by(linear_cross_entropy(x, table, [0, 1, 2, 3, 4, 0]))
+    assert sorted(array.shape for array in kept) == [(5, 3), (6, 5)]
+
+
+def test_targets_that_are_refilled_before_the_way_back_change_nothing():
+    targets, gradients = np.array([3, 0, -100]), []
+    for refill in (False, True):
+        x, table = Tensor(single(3, 4), requires_grad=True), Tensor(single(5, 4))
+        loss = linear_cross_entropy(x, table, targets)
+        if refill:
+            targets[:] = 10**9
+        loss.backward()
+        gradients.append(x.grad)
+    np.testing.assert_array_equal(*gradients)
+
+
+def test_float64_runs_the_definition_gradients_too():
+    x, table = Tensor(np.array([[2.0]]), requires_grad=True), Tensor(np.zeros((2, 1)), True)
+    loss = linear_cross_entropy(x, table, [0])
+    loss.backward()
+    assert loss.dtype == x.grad.dtype == table.grad.dtype == np.float64
+    np.testing.assert_allclose(loss.array, np.log(2), rtol=1e-12)
+    np.testing.assert_allclose(table.grad, [[-1], [1]], rtol=1e-12)
+
+
+def test_float16_is_refused_by_name():
+    x, table = Tensor(single(2, 3)), Tensor(single(5, 3).astype(np.float16))
+    with pytest.raises(TypeError, match=r"linear_cross_entropy has kernels .* weight is float16"):
+        linear_cross_entropy(x, table, [0, 1])

@@ -5,6 +5,7 @@ import pytest
 
 from tricycle_autograd import Tensor
 from tricycle_autograd.testing import check_gradients, draw
+from tricycle_autograd.testing_device import emulated
 from tricycle_nn import mean_squared_error
 
 
@@ -25,3 +26,17 @@ def test_its_gradients_are_slopes_for_both(shape):
 def test_shapes_that_would_broadcast_are_refused():
     with pytest.raises(ValueError, match=r"a target for each prediction.*\(3, 1\) and \(3,\)"):
         mean_squared_error(Tensor(np.zeros((3, 1), np.float32)), np.zeros(3))
+
+
+def test_only_the_differences_are_kept_so_that_a_target_may_be_refilled():
+    prediction, target = Tensor(np.ones(3, np.float32), requires_grad=True), np.zeros(3, np.float32)
+    loss = mean_squared_error(prediction, target)
+    target[:] = 9
+    loss.backward()
+    np.testing.assert_allclose(prediction.grad, [2 / 3] * 3, rtol=1e-6)
+
+
+def test_a_target_goes_to_the_device_of_the_prediction():
+    prediction = Tensor(emulated(np.ones(3, np.float32)))
+    loss = mean_squared_error(prediction, np.zeros(3))
+    assert (loss.device, loss.dtype, loss.item()) == ("cuda", np.float32, 1)

@@ -31,13 +31,13 @@ def test_equal_scores_give_equal_probabilities():
 @BOTH
 @pytest.mark.parametrize("shape", [(7,), (1, 5), (3, 1), (2, 3, 19), (70, 3)])
 def test_kernels_agree_with_the_definition(shape, operation):
-    check_fused(operation, 2 * draw(*shape))
+    check_fused(operation, 2 * draw(*shape), keeps=1)
 
 
 @BOTH
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
 def test_kernels_agree_with_the_definition_along_any_axis(axis, operation):
-    check_fused(operation, 2 * draw(3, 4, 5), axis=axis)
+    check_fused(operation, 2 * draw(3, 4, 5), keeps=1, axis=axis)
 
 
 @settings(deadline=None, max_examples=30)
@@ -130,3 +130,20 @@ def test_an_axis_that_is_not_there_is_refused(operation):
 @pytest.mark.parametrize("operation", [softmax, log_softmax])
 def test_rows_of_no_numbers_are_no_trouble(operation):
     check_fused(operation, draw(2, 0))
+
+
+@BOTH
+def test_float64_runs_the_definition_gradients_too(operation):
+    x = Tensor(np.array([0.0, np.log(3)]), requires_grad=True)
+    y = operation(x)
+    y.backward(np.array([1.0, 0.0]))
+    expected = {"softmax": [3 / 16, -3 / 16], "log_softmax": [3 / 4, -3 / 4]}
+    assert y.dtype == x.grad.dtype == np.float64
+    np.testing.assert_allclose(x.grad, expected[operation.__name__], rtol=1e-12)
+
+
+@BOTH
+def test_float16_is_refused_by_name(operation):
+    message = rf"^{operation.__name__} has kernels for float32 on cpu, x is float16"
+    with pytest.raises(TypeError, match=message):
+        operation(Tensor(np.ones(3, np.float16)))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tricycle_autograd import Tensor
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.testing import check_fused, draw, kept_by
 from tricycle_nn import token_scores
-from tricycle_nn.token_scores import gradient_of_vectors
+from tricycle_nn.token_scores import CPU
 
 
 def test_a_vector_is_compared_with_every_row():
@@ -19,7 +19,7 @@ def test_a_vector_is_compared_with_every_row():
 
 @pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 5, 8), (0, 8)])
 def test_kernels_agree_with_the_definition(shape):
-    check_fused(token_scores, draw(*shape), draw(7, 8))
+    check_fused(token_scores, draw(*shape), draw(7, 8), keeps=2)
 
 
 def test_the_gradient_goes_into_a_buffer_and_is_added_there():
@@ -46,12 +46,36 @@ def test_the_way_back_from_many_tokens_makes_no_copy_of_the_table():
     rng = np.random.default_rng(0)
     d_scores = rng.standard_normal((200, 20_000), np.float32)
     table = rng.standard_normal((20_000, 64), np.float32)
-    gradient_of_vectors(d_scores, table)  # loads the kernels
+    CPU.gradient_of_vectors(d_scores, table)  # loads the kernels
     tracemalloc.start()
     try:
-        dx = gradient_of_vectors(d_scores, table)
+        dx = CPU.gradient_of_vectors(d_scores, table)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     np.testing.assert_allclose(dx, d_scores.astype(np.float64) @ table, atol=2e-3)
     assert peak < 0.8 * table.nbytes
+
+
+def test_only_what_the_wanted_gradients_need_is_kept():
+    def kept(x_learns, table_learns):
+        x = Tensor(draw(4, 3).astype(np.float32), requires_grad=x_learns)
+        table = Tensor(draw(5, 3).astype(np.float32), requires_grad=table_learns)
+        return [array.shape for array in kept_by(token_scores(x, table))[0]]
+
+    assert kept(True, False) == [(5, 3)]
+    assert sorted(kept(False, True)) == [(4, 3), (5, 3)]  # the table says how large its gradient is
+
+
+def test_float64_runs_the_definition_gradients_too():
+    x, table = (Tensor(draw(n, 3), requires_grad=True) for n in (4, 5))
+    scores = token_scores(x, table)
+    scores.sum().backward()
+    np.testing.assert_allclose(scores.array, x.array @ table.array.T, rtol=1e-12)
+    assert scores.dtype == x.grad.dtype == table.grad.dtype == np.float64
+
+
+def test_float16_is_refused_by_name():
+    x, table = Tensor(draw(2, 3).astype(np.float16)), Tensor(draw(5, 3).astype(np.float32))
+    with pytest.raises(TypeError, match=r"token_scores has kernels .* x is float16"):
+        token_scores(x, table)

@@ -71,42 +71,37 @@ def _may_see(q, k):
     return array_module(q.array).tri(T, S, S - T, dtype=bool)
 
 
-@attention.kernels
-def _(q, k, v, causal=True, scale=None):
-    scale = np.float32(_check(q, k, v, causal, scale))
+@attention.operation
+def attention_fast(run, q, k, v, causal=True, scale=None):
+    scale = _check(q, k, v, causal, scale)
     inputs = kernel_inputs("attention", q, k, v, layout=rows_contiguous)
-    out = _empty_heads(q.shape)
-    log_sums = np.empty(q.shape[:3], np.float32)
-    if q.shape[2] == 1:  # it sees every key, causal or not
-        attention_one_query.forward(*inputs, out, log_sums, scale)
-    else:
-        attention_cpu.forward(*inputs, out, log_sums, causal, scale)
+    out, log_sums = run.forward(*inputs, causal, scale)
     _count_products(2, q, k, causal)
 
     def backward(dy):
         _count_products(5, inputs[0], inputs[1], causal)
-        gradients = tuple(_empty_heads(array.shape) for array in inputs)
-        attention_cpu.backward(
-            *inputs, out, log_sums, rows_contiguous(dy), *gradients, causal, scale
-        )
-        return gradients
+        return run.backward(rows_contiguous(dy), *inputs, out, log_sums, causal, scale)
 
     return record(out, (q, k, v), backward)
 
 
+@attention.kernels("cpu")
+class CPU:
+    def forward(q: Any, k, v, causal, scale):
+        if q.shape[2] == 1:  # it sees every key, causal or not
+            return attention_one_query.forward(q, k, v, scale)
+        return attention_cpu.forward(q, k, v, causal, scale)
+
+    backward = attention_cpu.backward
+
+
 def _count_products(products, q, k, causal):
-    """Tell a profile what so many products of queries and keys take, for those pairs that meet."""
+    """Count the FLOPs of this many query-key products, over the visible pairs only."""
     if current().observer is not None:
         B, H, T, D = q.shape
         S = k.shape[2]
         pairs = T * S - (T * (T - 1) // 2 if causal else 0)
         count_flops(products * 2 * B * H * D * pairs)
-
-
-def _empty_heads(shape):
-    """A (B, H, T, D) array that lies in memory as (B, T, H, D): to join its heads is to look."""
-    B, H, T, D = shape
-    return np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
 
 
 @fused
@@ -130,30 +125,26 @@ def packed_attention(
     return heads_together(attention(q, k, v, causal, scale))
 
 
-@packed_attention.kernels
-def _(qkv, n_heads, n_key_value_heads=None, causal=True, scale=None):
+@packed_attention.operation
+def packed_attention_fast(run, qkv, n_heads, n_key_value_heads=None, causal=True, scale=None):
     packed = kernel_inputs("packed_attention", qkv, layout=rows_contiguous)
     q, k, v = split_heads(packed, n_heads, n_key_value_heads)
-    B, H, T, D = q.shape
     scale = _check(q, k, v, causal, scale)
-    out = np.empty((B, T, H * D), np.float32)
-    log_sums = np.empty((B, H, T), np.float32)
-    attention_cpu.forward(q, k, v, heads_apart(out, H), log_sums, causal, np.float32(scale))
+    out, log_sums = run.forward(q, k, v, causal, scale)
     _count_products(2, q, k, causal)
 
     def backward(dy):
         _count_products(5, q, k, causal)
-        d_packed = np.empty(packed.shape, np.float32)
-        attention_cpu.backward(
-            *(q, k, v, heads_apart(out, H), log_sums),
-            heads_apart(rows_contiguous(dy), H),
-            *split_heads(d_packed, n_heads, n_key_value_heads),
-            causal,
-            np.float32(scale),
-        )
-        return (d_packed,)
+        dy = heads_apart(rows_contiguous(dy), n_heads)
+        return (run.backward(dy, q, k, v, out, log_sums, causal, scale),)
 
-    return record(out, (qkv,), backward)
+    return record(heads_together(out), (qkv,), backward)
+
+
+@packed_attention.kernels("cpu")
+class PackedCPU:
+    forward = attention_cpu.forward
+    backward = attention_cpu.packed_backward
 
 
 # ---- Heads: the same for tensors and for arrays, which they look at without copying ----

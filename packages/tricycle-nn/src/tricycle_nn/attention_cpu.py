@@ -14,7 +14,8 @@ and then follows the chain rule through out = p·v, p = softmax(s), s = scale·q
 
 All arrays are four-dimensional views, (batch, head, position, number), of any strides except
 that the numbers of one head lie side by side: slices of a packed projection and of a cache
-are worked on where they are.
+are worked on where they are.  Results are made as (batch, position, head, number) and seen as
+the others are, so that joining the heads is a reshape without a copy.
 
 Forward, each block of queries is a piece of work of its own.  Backward, the queries of a head
 all add to the same keys, so a piece is a key head with all the query heads that read it, and
@@ -34,30 +35,59 @@ VIEW = "float32[:, :, :, :]"  # with any strides
 SUMS = "float32[:, :, ::1]"
 
 
+def forward(q, k, v, causal, scale):
+    """out (B, H, T, D) and log_sums (B, H, T), from q (B, H, T, D) and k, v (B, G, S, D)."""
+    out, log_sums = empty_heads(*q.shape), np.empty(q.shape[:3], np.float32)
+    look_back(q, k, v, out, log_sums, causal, np.float32(scale))
+    return out, log_sums
+
+
+def backward(dy, q, k, v, out, log_sums, causal, scale):
+    """dq, dk and dv from dy (B, H, T, D), and what `forward` was given and made."""
+    dq, dk, dv = (empty_heads(*array.shape) for array in (q, k, v))
+    send_back(q, k, v, out, log_sums, dy, dq, dk, dv, causal, np.float32(scale))
+    return dq, dk, dv
+
+
+def packed_backward(dy, q, k, v, out, log_sums, causal, scale):
+    """dq, dk and dv side by side, as packed_attention is given q, k and v: (B, T, (H + 2G)·D)."""
+    B, H, T, D = q.shape
+    G = k.shape[1]
+    heads = empty_heads(B, H + 2 * G, T, D)
+    dq, dk, dv = heads[:, :H], heads[:, H : H + G], heads[:, H + G :]
+    send_back(q, k, v, out, log_sums, dy, dq, dk, dv, causal, np.float32(scale))
+    return heads.transpose(0, 2, 1, 3).reshape(B, T, (H + 2 * G) * D)
+
+
+def empty_heads(B, H, T, D):
+    """Room for (B, H, T, D) that lies in memory as (B, T, H, D)."""
+    return np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
+
+
 @cpu_kernel(signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, boolean, float32)")
-def forward(q, k, v, out, log_sums, causal, scale):
-    """out (B, H, T, D), log_sums (B, H, T), from q (B, H, T, D) and k, v (B, G, S, D)."""
+def look_back(q, k, v, out, log_sums, causal, scale):
+    """Writes out and log_sums."""
     B, H, T, _ = q.shape
     n_blocks = (T + QUERIES - 1) // QUERIES
     for piece in prange(B * H * n_blocks):
         b, h, block = piece // n_blocks // H, piece // n_blocks % H, piece % n_blocks
-        _look_back(b, h, block * QUERIES, q, k, v, out, log_sums, causal, scale)
+        _block_looks_back(b, h, block * QUERIES, q, k, v, out, log_sums, causal, scale)
 
 
 @cpu_kernel(
     signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, {VIEW}, {VIEW}, {VIEW}, {VIEW}, "
     "boolean, float32)"
 )
-def backward(q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
-    """dq, dk and dv from what the forward pass was given and made, and dy (B, H, T, D)."""
+def send_back(q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
+    """Writes dq, dk and dv."""
     B, G = k.shape[:2]
     for piece in prange(B * G):
         b, g = piece // G, piece % G
-        _send_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale)
+        _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale)
 
 
 @cpu_function
-def _look_back(b, h, start, q, k, v, out, log_sums, causal, scale):
+def _block_looks_back(b, h, start, q, k, v, out, log_sums, causal, scale):
     """The block of queries of one head that begins at `start`."""
     T, D, S = q.shape[2], q.shape[3], k.shape[2]
     g, stop = h // (q.shape[1] // k.shape[1]), min(T, start + QUERIES)
@@ -79,11 +109,11 @@ def _look_back(b, h, start, q, k, v, out, log_sums, causal, scale):
     multiply(out, scores, v[b, g, :n_keys], False)
     # Divided by the total only now, when D numbers are left of each row of n_keys.
     for i in range(M):
-        _rescale_row(side_by_side(out[i]), shares[i])
+        rescale_row(side_by_side(out[i]), shares[i])
 
 
 @cpu_function
-def _send_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
+def _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
     """All blocks of queries that read one key head; their additions to dk and dv go in order."""
     H, T, D = q.shape[1:]
     G, S = k.shape[1], k.shape[2]
@@ -116,7 +146,7 @@ def _send_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
             multiply(dk[:n_keys], d_scores.T, q_scaled, True)
             multiply(dq[b, h, mine], d_scores, k[:n_keys], False)
             for t in range(start, stop):
-                _rescale_row(side_by_side(dq[b, h, t]), scale)
+                rescale_row(side_by_side(dq[b, h, t]), scale)
 
 
 @cpu_function
@@ -156,7 +186,8 @@ def _scale_row(out, x, factor):
 
 
 @cpu_function
-def _rescale_row(x, factor):
-    """In place: by _scale_row the compiler, who sees that the two overlap, would do it slowly."""
+def rescale_row(x, factor):
+    """In place.  _scale_row would be slow here: its two arguments would overlap, which prevents
+    vectorising."""
     for j in range(x.size):
         x[j] *= factor

@@ -17,20 +17,27 @@ from tricycle_autograd.cpu_math import (
     dot,
     exp,
     log,
-    multiply_add,
     row_maximum,
     row_sum,
     side_by_side,
 )
-from tricycle_nn.attention_cpu import SUMS, VIEW
+from tricycle_autograd.gemm_one_row import add_scaled
+from tricycle_nn.attention_cpu import SUMS, VIEW, empty_heads, rescale_row
 
 ZERO = np.float32(0)
 ONE = np.float32(1)
 
 
+def forward(q, k, v, scale):
+    """out (B, H, 1, D) and log_sums (B, H, 1), from q (B, H, 1, D) and k, v (B, G, S, D)."""
+    out, log_sums = empty_heads(*q.shape), np.empty(q.shape[:3], np.float32)
+    look_once(q, k, v, out, log_sums, np.float32(scale))
+    return out, log_sums
+
+
 @cpu_kernel(signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, float32)")
-def forward(q, k, v, out, log_sums, scale):
-    """out (B, H, 1, D), log_sums (B, H, 1), from q (B, H, 1, D) and k, v (B, G, S, D)."""
+def look_once(q, k, v, out, log_sums, scale):
+    """Writes out and log_sums."""
     B, G = k.shape[:2]
     group = q.shape[1] // G
     for piece in prange(B * G):
@@ -58,14 +65,6 @@ def _look(q, k, v, out, scores, scale):
     total = row_sum(scores)
     out[:] = ZERO
     for s in range(scores.size):
-        _add_scaled(out, side_by_side(v[s]), scores[s])
-    share = ONE / total
-    for d in range(out.size):
-        out[d] *= share
+        add_scaled(out, scores[s], side_by_side(v[s]))
+    rescale_row(out, ONE / total)
     return largest + log(total)
-
-
-@cpu_function
-def _add_scaled(out, row, factor):
-    for d in range(out.size):
-        out[d] = multiply_add(row[d], factor, out[d])

@@ -12,8 +12,9 @@ everywhere, a target of 1-ε on t plus ε/V on each class (Szegedy et al. 2015):
 
 The gradient is the best bargain in deep learning: belief minus target, softmax(z) - target.
 
-Kept for the backward pass: the logits, which are left as they are, and for each row max z and
-Σ exp(z - max z); apart, for log Σ exp z would lose the digits that large logits leave to it.
+Kept for the backward pass: the logits, which are left as they are, a copy of the targets, and
+for each row max z and Σ exp(z - max z).  These two are kept separately: in log Σ exp z the small
+digits would be lost beside a large maximum.
 Where the logits are made by a product and are the largest array of a whole model,
 linear_cross_entropy.py uses their memory for the gradient too.
 """
@@ -23,9 +24,10 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import take_along_axis, where
-from tricycle_autograd.arrays import kernel_inputs
+from tricycle_autograd.arrays import as_rows, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import exp, log, row_sum
+from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.softmax import finite_maximum, log_softmax
@@ -68,9 +70,14 @@ def cross_entropy(
     return losses.sum() / (max(int(counts.sum()), 1) if reduction == "mean" else 1)
 
 
-def check_targets(targets, rows, n_classes, ignore_index, label_smoothing):
-    """The targets as an integer array of shape `rows`, or a clear error."""
-    targets = targets.array if isinstance(targets, Tensor) else np.asarray(targets)
+def check_targets(x, targets, n_classes, ignore_index, label_smoothing):
+    """A copy of the targets as integers, one for each row of x and on its device, or an error.
+
+    A copy, which is what is checked: the caller may fill an array of targets anew at any time.
+    """
+    targets = targets.array if isinstance(targets, Tensor) else targets
+    targets = array_module(x.array).array(targets)
+    rows = x.shape[:-1]
     if targets.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy expected integer targets, got {targets.dtype}")
     if targets.shape != rows:
@@ -93,60 +100,81 @@ def _check(logits, targets, ignore_index, label_smoothing, reduction):
         raise ValueError(f"cross_entropy expected logits (..., V), got {logits.shape}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    rows, V = logits.shape[:-1], logits.shape[-1]
-    return check_targets(targets, rows, V, ignore_index, label_smoothing)
+    return check_targets(logits, targets, logits.shape[-1], ignore_index, label_smoothing)
 
 
-@cross_entropy.kernels
-def _(logits, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+@cross_entropy.operation
+def cross_entropy_fast(
+    run, logits, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"
+):
     targets = _check(logits, targets, ignore_index, label_smoothing, reduction)
     array = kernel_inputs("cross_entropy", logits)
-    V = logits.shape[-1]
-    rows, row_targets = array.reshape(-1, V), numbered(targets, ignore_index)
-    largest, totals, losses = np.empty((3, len(rows)), np.float32)
-    smoothing = np.float32(label_smoothing)
-    CPU.forward(rows, row_targets, smoothing, largest, totals, losses)
-    n = max(int(np.count_nonzero(row_targets >= 0)), 1) if reduction == "mean" else 1
+    shape, smoothing = array.shape, float(label_smoothing)
+    rows, answers = as_rows(array), numbered(targets, ignore_index)
+    losses, largest, totals = run.forward(rows, answers, smoothing)
+    count = how_many_count(answers) if reduction == "mean" else 1
 
     def backward(dy):
-        d_losses = np.empty(len(rows), np.float32)
-        d_losses[:] = dy.reshape(-1) / np.float32(n)
-        d_rows = np.empty_like(rows)
-        CPU.backward(rows, row_targets, smoothing, largest, totals, d_losses, d_rows)
-        return (d_rows.reshape(array.shape),)
+        dy = dy.reshape(-1)  # one number, or one for each row
+        d_rows = run.backward(dy, rows, answers, smoothing, largest, totals, count)
+        return (d_rows.reshape(shape),)
 
-    if reduction == "none":
-        return record(losses.reshape(targets.shape), (logits,), backward)
-    return record(losses.sum() / np.float32(n), (logits,), backward)
+    result = losses.reshape(shape[:-1]) if reduction == "none" else run.average(losses, count)
+    return record(result, (logits,), backward)
 
 
 def numbered(targets, ignore_index):
     """Targets for the kernels, in one row: int64, and -1 where a row is to be ignored."""
-    return np.where(targets == ignore_index, -1, targets.astype(np.int64)).reshape(-1)
+    where = array_module(targets).where
+    return where(targets == ignore_index, -1, targets.astype(np.int64)).reshape(-1)
 
 
+def how_many_count(answers):
+    """The number of rows that are not ignored, as a divisor: at least 1."""
+    return max(int((answers >= 0).sum()), 1)
+
+
+@cross_entropy.kernels("cpu")
 class CPU:
-    """logits (N, V); targets (N,) with -1 for ignored rows; largest, totals and losses (N,)."""
+    """rows (N, V); answers (N,) with -1 for ignored rows; losses, largest and totals (N,)."""
 
-    @staticmethod
     @cpu_kernel
-    def forward(logits, targets, smoothing, largest, totals, losses):
-        for i in prange(logits.shape[0]):
+    def forward(rows: Any, answers, smoothing):
+        """losses, largest, totals."""
+        N, share = len(rows), np.float32(smoothing)
+        losses = np.empty(N, np.float32)
+        largest, totals = np.empty(N, np.float32), np.empty(N, np.float32)
+        for i in prange(N):
             losses[i] = ZERO
-            if targets[i] >= 0:
-                largest[i] = finite_maximum(logits[i])
-                totals[i] = sum_of_exp(logits[i], largest[i])
-                losses[i] = surprise(logits[i], targets[i], smoothing, largest[i], totals[i])
+            if answers[i] >= 0:
+                largest[i] = finite_maximum(rows[i])
+                totals[i] = sum_of_exp(rows[i], largest[i])
+                losses[i] = surprise(rows[i], answers[i], share, largest[i], totals[i])
+        return losses, largest, totals
 
-    @staticmethod
-    @cpu_kernel
-    def backward(logits, targets, smoothing, largest, totals, d_losses, d_logits):
-        for i in prange(logits.shape[0]):
-            if targets[i] >= 0:
-                z, dz, m = logits[i], d_logits[i], largest[i]
-                belief_minus_target(z, targets[i], smoothing, m, totals[i], d_losses[i], dz)
-            else:
-                d_logits[i] = ZERO
+    def average(losses: Any, count):
+        """Σ losses / count, one number."""
+        return losses.sum() / np.float32(count)
+
+    def backward(dy: Any, rows, answers, smoothing, largest, totals, count):
+        """The gradient of the rows; dy is that of each loss (N,), or of their average (1,)."""
+        d_losses, d_rows = np.empty(len(rows), np.float32), np.empty_like(rows)
+        d_losses[:] = dy / np.float32(count)
+        beliefs_minus_targets(
+            rows, answers, np.float32(smoothing), largest, totals, d_losses, d_rows
+        )
+        return d_rows
+
+
+@cpu_kernel
+def beliefs_minus_targets(rows, answers, smoothing, largest, totals, d_losses, d_rows):
+    """Writes d_rows."""
+    for i in prange(len(rows)):
+        if answers[i] >= 0:
+            z, dz, m = rows[i], d_rows[i], largest[i]
+            belief_minus_target(z, answers[i], smoothing, m, totals[i], d_losses[i], dz)
+        else:
+            d_rows[i] = ZERO
 
 
 @cpu_function

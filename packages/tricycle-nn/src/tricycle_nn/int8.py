@@ -55,12 +55,14 @@ class Int8Matrix:
         return self.numbers[which] * self.scales[which][..., None]
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
-        """x (N, in) times the rows: (N, out)."""
+        """x (N, in) times the rows: (N, out), in float32 or float64 as x is."""
+        if x.dtype == np.float64:
+            return x @ self.rows().T
         y = np.empty((len(x), len(self.scales)), np.float32)
         if len(x) <= FEW_ROWS:
             n_pieces = max(1, min(self.numbers.size // PIECE_NUMBERS, len(self.scales)))
             for row, out in zip(contiguous(x), y, strict=True):
-                CPU.one_row(out, row, self.numbers, self.scales, n_pieces)
+                one_row(out, row, self.numbers, self.scales, n_pieces)
         else:
             for start in range(0, len(self.scales), BLOCK_OUTPUTS):
                 some = slice(start, start + BLOCK_OUTPUTS)
@@ -88,12 +90,17 @@ def int8_outputs(x: Tensor, matrix: Int8Matrix) -> Tensor:
     """x (..., in) times the rows of a matrix of whole numbers: (..., out).
 
     Raises RuntimeError while recording an x that wants a gradient, ValueError for shapes that
-    do not fit.
+    do not fit, and TypeError for an x that is neither float32 nor float64.
     """
     if is_recording() and x.requires_grad:
         raise RuntimeError(
             "no gradient flows through int8 weights; train the model they were made from, and "
             "run this one under no_grad()"
+        )
+    if x.dtype not in (np.float32, np.float64):
+        raise TypeError(
+            f"int8 weights expected float32 or float64 inputs, got {x.dtype}; convert them with "
+            ".astype('float32')"
         )
     n_outputs, n_inputs = matrix.numbers.shape
     if x.ndim == 0 or x.shape[-1] != n_inputs:
@@ -101,12 +108,10 @@ def int8_outputs(x: Tensor, matrix: Int8Matrix) -> Tensor:
     return wrap(matrix.outputs(as_rows(x.array)).reshape(*x.shape[:-1], n_outputs))
 
 
-class CPU:
-    @staticmethod
-    @cpu_kernel
-    def one_row(out, x, numbers, scales, n_pieces):
-        """out (out,) = numbers (out, in) · x (in,), each times its scale."""
-        for piece in prange(n_pieces):
-            first, end = piece * out.size // n_pieces, (piece + 1) * out.size // n_pieces
-            for o in range(first, end):
-                out[o] = dot_int8(numbers[o], x) * scales[o]
+@cpu_kernel
+def one_row(out, x, numbers, scales, n_pieces):
+    """out (out,) = numbers (out, in) · x (in,), each times its scale."""
+    for piece in prange(n_pieces):
+        first, end = piece * out.size // n_pieces, (piece + 1) * out.size // n_pieces
+        for o in range(first, end):
+            out[o] = dot_int8(numbers[o], x) * scales[o]

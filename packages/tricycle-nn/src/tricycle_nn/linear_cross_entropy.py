@@ -35,12 +35,14 @@ from tricycle_nn.cross_entropy import (
     belief_minus_target,
     check_targets,
     cross_entropy,
+    how_many_count,
     numbered,
     sum_of_exp,
     surprise,
 )
 from tricycle_nn.softmax import finite_maximum
-from tricycle_nn.token_scores import gradient_of_vectors, token_scores
+from tricycle_nn.token_scores import CPU as TokenScoresCPU
+from tricycle_nn.token_scores import token_scores
 
 CHUNK = 2**25  # floats of logits at once when nothing is kept: 128 MB
 ZERO = np.float32(0)
@@ -67,6 +69,75 @@ def linear_cross_entropy(
     return cross_entropy(token_scores(x, weight), targets, ignore_index, label_smoothing)
 
 
+@linear_cross_entropy.operation
+def linear_cross_entropy_fast(run, x, weight, targets, ignore_index=-100, label_smoothing=0.0):
+    _check(x, weight)
+    targets = check_targets(x, targets, weight.shape[0], ignore_index, label_smoothing)
+    array, table = kernel_inputs("linear_cross_entropy", x, weight)
+    shape, rows, answers = array.shape, as_rows(array), numbered(targets, ignore_index)
+    x_node, weight_node = x.node, weight.node
+    keep = is_recording() and not (x_node is None and weight_node is None)
+    share = 1 / how_many_count(answers)
+    loss, d_scores = run.loss(rows, table, answers, float(label_smoothing), share, keep)
+    if weight_node is None:
+        rows = None  # only the gradient of the weight needs them
+
+    def backward(dy):
+        dx = d_weight = None
+        if x_node is not None:
+            dx = run.gradient_of_vectors(dy, d_scores, table).reshape(shape)
+        if weight_node is not None:
+            destination, add, d_weight = gradient_destination(weight_node, table)
+            run.gradient_of_table(destination, dy, d_scores, rows, add)
+        return dx, d_weight
+
+    return record(loss, (x, weight), backward)
+
+
+@linear_cross_entropy.kernels("cpu")
+class CPU:
+    """rows (N, C); table (V, C); answers (N,) with -1 for ignored rows; d_scores (N, V)."""
+
+    def loss(rows: Any, table, answers, smoothing, share, keep):
+        """share · Σ losses; and its gradient for the scores if `keep`, else None."""
+        N, V = len(rows), len(table)
+        chunk = N if keep else max(1, min(N, CHUNK // V))
+        smoothing, share = np.float32(smoothing), np.float32(share)
+        losses, block = np.empty(N, np.float32), np.empty((chunk, V), np.float32)
+        for start in range(0, N, max(chunk, 1)):
+            part = slice(start, start + chunk)
+            scores = block[: len(rows[part])]
+            product(scores, rows[part], table.T)
+            scores_to_gradient(scores, answers[part], smoothing, share, keep, losses[part])
+        return losses.sum() * share, block if keep else None
+
+    def gradient_of_vectors(dy: Any, d_scores, table):
+        """dx (N, C), times dy, the gradient of the loss."""
+        dx = TokenScoresCPU.gradient_of_vectors(d_scores, table)
+        dx *= dy
+        return dx
+
+    def gradient_of_table(destination: Any, dy, d_scores, rows, add):
+        """d_weight (V, C), written into a destination, or added to it."""
+        product(destination, d_scores.T, rows * dy, add)
+
+
+@cpu_kernel
+def scores_to_gradient(scores, answers, smoothing, share, keep, losses):
+    """The loss of each row; and where they lie, if `keep`, the gradient of share · Σ losses."""
+    for i in prange(len(scores)):
+        if answers[i] < 0:
+            losses[i] = ZERO
+            scores[i] = ZERO
+            continue
+        z = scores[i]
+        largest = finite_maximum(z)
+        total = sum_of_exp(z, largest)
+        losses[i] = surprise(z, answers[i], smoothing, largest, total)
+        if keep:
+            belief_minus_target(z, answers[i], smoothing, largest, total, share, z)
+
+
 def _check(x, weight):
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
@@ -75,57 +146,3 @@ def _check(x, weight):
         )
     if weight.shape[0] == 0:
         raise ValueError("linear_cross_entropy expected at least one class, got a weight of none")
-
-
-@linear_cross_entropy.kernels
-def _(x, weight, targets, ignore_index=-100, label_smoothing=0.0):
-    _check(x, weight)
-    targets = check_targets(targets, x.shape[:-1], len(weight.array), ignore_index, label_smoothing)
-    x_array, weight_array = kernel_inputs("linear_cross_entropy", x, weight)
-    rows, targets = as_rows(x_array), numbered(targets, ignore_index)
-    N, V = len(rows), len(weight_array)
-    x_node, weight_node = x.node, weight.node
-    keep = is_recording() and not (x_node is None and weight_node is None)
-    chunk = N if keep else max(1, min(N, CHUNK // V))
-    share = np.float32(1 / max(int(np.count_nonzero(targets >= 0)), 1))
-    losses = np.empty(N, np.float32)
-    block = np.empty((chunk, V), np.float32)
-    for start in range(0, N, max(chunk, 1)):
-        part = slice(start, start + chunk)
-        logits = block[: len(rows[part])]
-        product(logits, rows[part], weight_array.T)
-        smoothing = np.float32(label_smoothing)
-        CPU.logits_to_gradient(logits, targets[part], smoothing, share, keep, losses[part])
-
-    def backward(dy):
-        dx = d_weight = None
-        if x_node is not None:
-            dx = gradient_of_vectors(block, weight_array)
-            dx *= dy
-            dx = dx.reshape(x_array.shape)
-        if weight_node is not None:
-            destination, add, d_weight = gradient_destination(weight_node, weight_array)
-            product(destination, block.T, rows * dy, add)
-        return dx, d_weight
-
-    return record(losses.sum() * share, (x, weight), backward)
-
-
-class CPU:
-    """logits (N, V); targets (N,) with -1 for ignored rows; losses (N,)."""
-
-    @staticmethod
-    @cpu_kernel
-    def logits_to_gradient(logits, targets, smoothing, share, keep, losses):
-        """The loss of each row; and where they lie, if `keep`, the gradient of share · Σ losses."""
-        for i in prange(logits.shape[0]):
-            if targets[i] < 0:
-                losses[i] = ZERO
-                logits[i] = ZERO
-                continue
-            z = logits[i]
-            largest = finite_maximum(z)
-            total = sum_of_exp(z, largest)
-            losses[i] = surprise(z, targets[i], smoothing, largest, total)
-            if keep:
-                belief_minus_target(z, targets[i], smoothing, largest, total, share, z)

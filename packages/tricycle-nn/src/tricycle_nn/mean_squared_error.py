@@ -8,6 +8,7 @@ and their gradients, 2·(prediction - target)/size, come by themselves.
 
 from typing import Any
 
+from tricycle_autograd.devices import array_module
 from tricycle_autograd.tensor import Tensor
 
 
@@ -20,7 +21,9 @@ def mean_squared_error(prediction: Tensor, target: Any) -> Tensor:
     Raises ValueError for different shapes: broadcasting here would compare every prediction
     with every target, which is never what was meant.
     """
-    target = target if isinstance(target, Tensor) else Tensor(target).astype(prediction.dtype)
+    if not isinstance(target, Tensor):
+        target = array_module(prediction.array).asarray(target)
+        target = Tensor(target).astype(prediction.dtype)
     if prediction.shape != target.shape:
         raise ValueError(
             "mean_squared_error expected a target for each prediction, got shapes "

@@ -18,6 +18,8 @@ choose from, and all probabilities are 0 (their logarithms -inf), with gradients
 This file: the definitions, the operations, their CPU kernels.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tricycle_autograd import exp, log, where
@@ -26,6 +28,7 @@ from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import EXP_MIN, dot, row_maximum, row_sum
 from tricycle_autograd.cpu_math import exp as fast_exp
 from tricycle_autograd.cpu_math import log as log_of_one
+from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 
@@ -65,61 +68,66 @@ def _or_one(total):
     return where(total == 0, 1.0, total)
 
 
-@softmax.kernels
-def _(x, axis=-1):
-    _check_axis("softmax", x, axis)
-    return _along_rows(x, axis, "softmax", CPU.softmax, CPU.softmax_backward)
+@softmax.operation
+def softmax_fast(run, x, axis=-1):
+    return _along_rows("softmax", run, x, axis)
 
 
-@log_softmax.kernels
-def _(x, axis=-1):
-    _check_axis("log_softmax", x, axis)
-    return _along_rows(x, axis, "log_softmax", CPU.log_softmax, CPU.log_softmax_backward)
+@log_softmax.operation
+def log_softmax_fast(run, x, axis=-1):
+    return _along_rows("log_softmax", run, x, axis)
 
 
-def _along_rows(x, axis, name, forward, backward_kernel):
+def _along_rows(name, run, x, axis):
     """Run kernels that work on rows along any axis, by moving that axis to the end."""
-    x_array = np.moveaxis(kernel_inputs(name, x), axis, -1)
-    shape = x_array.shape
-    n_columns = shape[-1]
-    y = np.empty((x_array.size // max(1, n_columns), n_columns), np.float32)
-    forward(y, contiguous(x_array).reshape(y.shape))
+    _check_axis(name, x, axis)
+    array = kernel_inputs(name, x)
+    moveaxis = array_module(array).moveaxis
+    array = moveaxis(array, axis, -1)
+    shape, C = array.shape, array.shape[-1]
+    y = run.forward(contiguous(array).reshape(array.size // max(1, C), C))  # no rows of nothing
 
     def backward(dy):
-        dy = contiguous(np.moveaxis(dy, axis, -1)).reshape(y.shape)
-        dx = np.empty_like(y)
-        backward_kernel(dx, dy, y)
-        return (np.moveaxis(dx.reshape(shape), -1, axis),)
+        dx = run.backward(contiguous(moveaxis(dy, axis, -1)).reshape(y.shape), y)
+        return (moveaxis(dx.reshape(shape), -1, axis),)
 
-    return record(np.moveaxis(y.reshape(shape), -1, axis), (x,), backward)
+    return record(moveaxis(y.reshape(shape), -1, axis), (x,), backward)
 
 
+@softmax.kernels("cpu")
 class CPU:
-    """Rows are independent, so threads share them out."""
+    """Rows (N, C) are independent, so threads share them out."""
 
-    @staticmethod
     @cpu_kernel
-    def softmax(y, x):
+    def forward(x: Any):
+        y = np.empty_like(x)
         for n in prange(len(x)):
             softmax_row(y[n], x[n])
+        return y
 
-    @staticmethod
     @cpu_kernel
-    def softmax_backward(dx, dy, y):
+    def backward(dy: Any, y):
+        dx = np.empty_like(y)
         for n in prange(len(y)):
             softmax_row_backward(dx[n], dy[n], y[n])
+        return dx
 
-    @staticmethod
+
+@log_softmax.kernels("cpu")
+class LogCPU:
     @cpu_kernel
-    def log_softmax(y, x):
+    def forward(x: Any):
+        y = np.empty_like(x)
         for n in prange(len(x)):
             log_softmax_row(y[n], x[n])
+        return y
 
-    @staticmethod
     @cpu_kernel
-    def log_softmax_backward(dx, dy, y):
+    def backward(dy: Any, y):
+        dx = np.empty_like(y)
         for n in prange(len(y)):
             log_softmax_row_backward(dx[n], dy[n], y[n])
+        return dx
 
 
 ZERO = np.float32(0)

@@ -10,6 +10,8 @@ In training, linear_cross_entropy does this and the loss in one go; this is for 
 scores themselves, and for generation.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
@@ -35,41 +37,56 @@ def token_scores(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.swapaxes(-1, -2)
 
 
-@token_scores.kernels
-def _(x, weight):
+@token_scores.operation
+def token_scores_fast(run, x, weight):
     _check(x, weight)
-    x_array, table = kernel_inputs("token_scores", x, weight)
-    rows = as_rows(x_array)  # (N, C)
+    array, table = kernel_inputs("token_scores", x, weight)
+    shape, rows = array.shape, as_rows(array)  # (N, C)
     x_node, weight_node = x.node, weight.node
-    scores = np.empty((len(rows), len(table)), np.float32)
-    product(scores, rows, table.T)
-    shape = scores.shape
+    scores = run.scores(rows, table)
+    result = scores.reshape(*shape[:-1], scores.shape[1])
+    scores_shape = scores.shape
+    if weight_node is None:
+        rows = None  # only the gradient of the weight needs them
 
     def backward(dy):
-        dy = contiguous(dy).reshape(shape)
+        d_scores = contiguous(dy).reshape(scores_shape)
         dx = d_weight = None
         if x_node is not None:
-            dx = gradient_of_vectors(dy, table).reshape(x_array.shape)
+            dx = run.gradient_of_vectors(d_scores, table).reshape(shape)
         if weight_node is not None:
             destination, add, d_weight = gradient_destination(weight_node, table)
-            product(destination, dy.T, rows, add)
+            run.gradient_of_table(destination, d_scores, rows, add)
         return dx, d_weight
 
-    return record(scores.reshape(*x.shape[:-1], len(table)), (x, weight), backward)
+    return record(result, (x, weight), backward)
 
 
-def gradient_of_vectors(d_scores: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """d_scores (N, V) times the table (V, C): (N, C).
+@token_scores.kernels("cpu")
+class CPU:
+    """rows (N, C); table (V, C); scores and their gradient (N, V)."""
 
-    In parts, because a product packs the smaller operand, a copy of its size: here the table,
-    the largest array of parameters in a model.
-    """
-    N, V = d_scores.shape
-    dx = np.empty((N, table.shape[1]), np.float32)
-    for start in range(0, max(V, 1), TOKENS):
-        part = slice(start, start + TOKENS)
-        product(dx, d_scores[:, part], table[part], add=start > 0)
-    return dx
+    def scores(rows: Any, table):
+        scores = np.empty((len(rows), len(table)), np.float32)
+        product(scores, rows, table.T)
+        return scores
+
+    def gradient_of_vectors(d_scores: Any, table):
+        """dx (N, C).
+
+        In parts, because a product packs the smaller operand, a copy of its size: here the table,
+        the largest array of parameters in a model.
+        """
+        N, V = d_scores.shape
+        dx = np.empty((N, table.shape[1]), np.float32)
+        for start in range(0, max(V, 1), TOKENS):
+            part = slice(start, start + TOKENS)
+            product(dx, d_scores[:, part], table[part], add=start > 0)
+        return dx
+
+    def gradient_of_table(destination: Any, d_scores, rows, add):
+        """d_weight (V, C), written into a destination, or added to it."""
+        product(destination, d_scores.T, rows, add)
 
 
 def _check(x, weight):
