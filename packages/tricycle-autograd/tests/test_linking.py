@@ -12,7 +12,7 @@ COMPILE = """
 import importlib, json, sys
 import numba
 from numba.core.codegen import CPUCodeLibrary
-from tricycle_autograd import cpu
+from tricycle_autograd import machine_code
 
 module, kernel, cured = sys.argv[1:]
 linked = {}
@@ -25,8 +25,8 @@ def look_and_get_module(library):
 
 CPUCodeLibrary._get_module_for_linking = look_and_get_module
 if cured == "no":
-    cpu.link_before_lowering = lambda: None
-cpu.compile_here()
+    machine_code.link_before_lowering = lambda: None
+machine_code.process.compiles = True
 getattr(importlib.import_module(module), kernel).store(None)
 lowered = [name for name, code in linked.items() if "sunkaddr" in code]
 print(json.dumps([numba.__version__, sorted(linked), lowered]))
