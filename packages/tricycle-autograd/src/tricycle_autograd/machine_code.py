@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tricycle_autograd import compiling, threads
+from tricycle_autograd import compiling, first_use, threads
 from tricycle_autograd.compiling import describe
 from tricycle_autograd.kernel_cache import cache_folder, process
 from tricycle_autograd.linking import link_before_lowering
@@ -101,11 +101,14 @@ class Compiled:
             self._have_stored(None)
             load(self.signature)
             dispatcher.disable_compile()
+            self._try_once(dispatcher, None)
         else:
 
             def store_and_load(types):
                 self._have_stored(types)
-                return load(types)
+                loaded = load(types)
+                self._try_once(dispatcher, types)
+                return loaded
 
             dispatcher.compile = store_and_load
         return dispatcher
@@ -133,11 +136,22 @@ class Compiled:
             process.announce_compilation()
             compiling.service.compile(request)
 
+    def _try_once(self, dispatcher, types):
+        """See to it that what was loaded has been found right on this machine: first_use.py."""
+        if process.compiles:
+            return
+        try:
+            first_use.try_once(self, dispatcher, types, self._mark(types).with_suffix(".right"))
+        except RuntimeError:
+            self._dispatcher = None  # made again at the next call, tried again, and refused again
+            raise
+
     def _mark(self, types):
         """A file whose being there says that numba has stored, and will find, the machine code."""
         # numba looks by the source file's path and age, and by the kind of processor.
         source = Path(self.function.__code__.co_filename)
-        parts = (self.function.__qualname__, types, str(source), source.stat().st_mtime_ns)
+        processor = first_use.processor()
+        parts = self.function.__qualname__, types, str(source), source.stat().st_mtime_ns, processor
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
         return cache_folder(self.files(), self.constants()) / f"{self.__name__}-{digest}.stored"
 

@@ -6,6 +6,7 @@ The texts are read and their pieces counted (`counting.py`), then pairs are merg
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from . import first_use
 from .progress import Progress
 from .splitting import splitter
 from .texts import texts_of
@@ -41,6 +42,8 @@ def train_on_texts(
 
     from . import counting, training  # they import numba
 
+    first_use.splitting(pattern)
+    first_use.training()
     split = splitter(pattern)
     with Progress("reading", None, "B") as progress:
         counter = counting.count_all(texts_of(texts, pattern, progress), split, workers)

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba
 from numba.core import event
@@ -87,6 +88,6 @@ class _SayWhenCompiling(event.Listener):
 
 
 link_before_lowering()  # linking.py is in the hash: what was made before is not used again
-OURS: set[Callable] = set()
+OURS: set[Any] = set()  # numba's dispatchers
 CACHE_FOLDER = cache_folder()
 event.register("numba:compile", _SayWhenCompiling())

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import documents, formats, shards
+from . import documents, first_use, formats, shards
 from .corpus import LARGEST_ID, train_on_texts
 from .special_tokens import allowed_tokens, cut_at
 from .splitting import compile_pattern, splitter
@@ -95,6 +95,7 @@ class Tokeniser:
     def _encoder(self):
         from .encoding import Encoder
 
+        first_use.encoding(by_merges=self._merges is not None)
         tokens = [self._token_of.get(i, b"") for i in range(self.n_vocab)]
         merges = None
         if self._merges is not None:
@@ -104,6 +105,7 @@ class Tokeniser:
 
     @cached_property
     def _split(self):
+        first_use.splitting(self.pattern)
         return splitter(self.pattern)
 
     @cached_property

@@ -1,0 +1,204 @@
+"""What this package's kernels are tried on when they are first used: tricycle_autograd.first_use.
+
+A few rows of lengths that fill no register evenly, for every kernel; a test sees to it that none is
+forgotten.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Generator = np.random.Generator
+
+N, C = 5, 37  # rows, and numbers in each
+EPS = np.float32(1e-5)
+HALF = np.float32(0.5)
+
+
+def numbers(rng: Generator, *shape: int) -> np.ndarray:
+    """Normally distributed float32."""
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def zeros(*shape: int) -> np.ndarray:
+    """Room for a result."""
+    return np.zeros(shape, np.float32)
+
+
+def elementwise(n_results: int, n_inputs: int) -> Callable[[Generator], tuple]:
+    """Arguments of a kernel of flat arrays: results first."""
+    return lambda rng: (
+        *(zeros(N * C) for _ in range(n_results)),
+        *(3 * numbers(rng, N * C) for _ in range(n_inputs)),
+    )
+
+
+def in_place(n_changed: int, n_inputs: int) -> Callable[[Generator], tuple]:
+    """The same for a kernel that changes arrays beside one that it fills."""
+    return lambda rng: (zeros(N * C), *(numbers(rng, N * C) for _ in range(n_changed + n_inputs)))
+
+
+def rows(rng: Generator) -> tuple:
+    """y, x."""
+    return zeros(N, C), 3 * numbers(rng, N, C)
+
+
+def rows_back(rng: Generator) -> tuple:
+    """dx, dy, y."""
+    return zeros(N, C), numbers(rng, N, C), -np.abs(numbers(rng, N, C))
+
+
+def layer_norm_back(rng: Generator) -> tuple:
+    """dy, x, weight, mean, r, chunks."""
+    rows, means = numbers(rng, 2, N, C), numbers(rng, 2, N)
+    return rows[0], rows[1], numbers(rng, C), means[0], np.abs(means[1]), 2
+
+
+def rms_norm_back(rng: Generator) -> tuple:
+    """dy, x, weight, r, chunks."""
+    dy, x = numbers(rng, 2, N, C)
+    return dy, x, numbers(rng, C), np.abs(numbers(rng, N)), 2
+
+
+TARGETS = np.array([3, 36, -1, 0, 17])
+
+
+def cross_entropy(rng: Generator) -> tuple:
+    """logits, targets, smoothing, largest, totals, losses."""
+    return 3 * numbers(rng, N, C), TARGETS, np.float32(0.1), zeros(N), zeros(N), zeros(N)
+
+
+def cross_entropy_back(rng: Generator) -> tuple:
+    """logits, targets, smoothing, largest, totals, d_losses, d_logits."""
+    logits = numbers(rng, N, C)
+    largest, d_losses = logits.max(axis=1), numbers(rng, N)
+    totals = np.exp(logits - largest[:, None]).sum(axis=1)
+    return logits, TARGETS, np.float32(0.1), largest, totals, d_losses, zeros(N, C)
+
+
+def linear_cross_entropy(rng: Generator) -> tuple:
+    """logits, targets, smoothing, share, keep, losses."""
+    return 3 * numbers(rng, N, C), TARGETS, np.float32(0.1), np.float32(0.25), True, zeros(N)
+
+
+HEADS, KEY_HEADS, QUERIES, KEYS, SIZE = 2, 1, 9, 11, 5
+
+
+def heads(n: int, positions: int) -> np.ndarray:
+    """(1, n, positions, SIZE), that lies as a slice of a packed projection does."""
+    return zeros(1, positions, 3 * n, SIZE).transpose(0, 2, 1, 3)[:, n : 2 * n]
+
+
+def attention(rng: Generator, queries: int = QUERIES) -> tuple:
+    """q, k, v, out, log_sums."""
+    q, out = heads(HEADS, queries), heads(HEADS, queries)
+    k, v = heads(KEY_HEADS, KEYS), heads(KEY_HEADS, KEYS)
+    for array in (q, k, v):
+        array[...] = numbers(rng, *array.shape)
+    return q, k, v, out, zeros(1, HEADS, queries)
+
+
+def attention_back(rng: Generator) -> tuple:
+    """q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale."""
+    q, k, v, out, log_sums = attention(rng)
+    dy = heads(HEADS, QUERIES)
+    for array in (out, dy):
+        array[...] = numbers(rng, *array.shape)
+    log_sums[...] = 3
+    gradients = [heads(x.shape[1], x.shape[2]) for x in (q, k, v)]
+    return q, k, v, out, log_sums, dy, *gradients, True, HALF
+
+
+def embedding_gather(rng: Generator) -> tuple:
+    """y, ids, table."""
+    return zeros(N, C), np.array([3, 0, 7, 3, 1]), numbers(rng, 8, C)
+
+
+def embedding_scatter(rng: Generator) -> tuple:
+    """d_table, ids, dy, add."""
+    return numbers(rng, 8, C), np.array([3, 0, 7, 3, 1]), numbers(rng, N, C), True
+
+
+def dropout(rng: Generator) -> tuple:
+    """y, x, seed, step, stream, threshold, scale."""
+    settings = np.uint64(2**40 + 7), np.uint32(3), np.uint32(5), np.uint32(2**31), np.float32(2)
+    return zeros(150), numbers(rng, 150), *settings
+
+
+def rotary(rng: Generator) -> tuple:
+    """x, cos, sin, interleaved, y."""
+    return numbers(rng, 6, 22), numbers(rng, 3, 11), numbers(rng, 3, 11), False, zeros(6, 22)
+
+
+def int8(rng: Generator) -> tuple:
+    """out, x, numbers, scales, n_pieces."""
+    whole = rng.integers(-127, 128, (9, C)).astype(np.int8)
+    return zeros(9), numbers(rng, C), whole, np.abs(numbers(rng, 9)), 2
+
+
+def adamw(rng: Generator) -> tuple:
+    """w, g, m, v, grad_scale, new1, new2, shrink, rate, correction, eps."""
+    w, g, m, v = numbers(rng, 4, C)
+    settings = (0.5, 0.1, 0.01, 0.001, 0.02, 1.5, 1e-8)
+    return w, g, m, np.abs(v), *(np.float32(x) for x in settings)
+
+
+def sgd(rng: Generator) -> tuple:
+    """w, g, u, grad_scale, learning_rate, momentum, decay, nesterov."""
+    return *numbers(rng, 3, C), HALF, np.float32(0.01), np.float32(0.9), np.float32(0.1), True
+
+
+def muon(rng: Generator) -> tuple:
+    """w, g, u, places, grad_scale, momentum, shrink, rate."""
+    places = np.array([(0, 0, 4, 10, 0, 5), (0, 0, 4, 10, 5, 5), (40, 40, 7, 3, 0, 3)])
+    settings = HALF, np.float32(0.95), np.float32(0.001), np.float32(0.02)
+    return *numbers(rng, 3, 61), places, *settings
+
+
+TRIALS: dict[str, Callable[[Generator], tuple]] = {
+    "activated_linear.CPU.gelu_again": in_place(1, 1),
+    "activated_linear.CPU.swiglu_again": lambda rng: (
+        zeros(N * C),
+        numbers(rng, N * C),
+        zeros(N * C),
+        numbers(rng, N * C),
+        numbers(rng, N * C),
+    ),
+    "adamw.adamw_kernel": adamw,
+    "attention_cpu.forward": lambda rng: (*attention(rng), True, HALF),
+    "attention_cpu.backward": attention_back,
+    "attention_one_query.forward": lambda rng: (*attention(rng, 1), HALF),
+    "clipping.sums_of_squares": lambda rng: (numbers(rng, C),),
+    "cross_entropy.CPU.forward": cross_entropy,
+    "cross_entropy.CPU.backward": cross_entropy_back,
+    "dropout.CPU.drop": dropout,
+    "embedding.CPU.gather": embedding_gather,
+    "embedding.CPU.scatter": embedding_scatter,
+    "gelu.CPU.forward_tanh": elementwise(1, 1),
+    "gelu.CPU.backward_tanh": elementwise(1, 2),
+    "gelu.CPU.forward_exact": elementwise(1, 1),
+    "gelu.CPU.backward_exact": elementwise(1, 2),
+    "int8.CPU.one_row": int8,
+    "layer_norm.CPU.forward": lambda rng: (numbers(rng, N, C), *numbers(rng, 2, C), EPS),
+    "layer_norm.CPU.backward": layer_norm_back,
+    "linear.CPU.fill_rows": lambda rng: (zeros(N, C), numbers(rng, C)),
+    "linear.CPU.sum_chunks": lambda rng: (zeros(2, C), numbers(rng, 11, C)),
+    "linear_cross_entropy.CPU.logits_to_gradient": linear_cross_entropy,
+    "muon.muon_kernel": muon,
+    "relu.CPU.forward": elementwise(1, 1),
+    "relu.CPU.backward": elementwise(1, 2),
+    "relu.CPU.forward_squared": elementwise(1, 1),
+    "relu.CPU.backward_squared": elementwise(1, 2),
+    "rms_norm.CPU.forward": lambda rng: (numbers(rng, N, C), numbers(rng, C), EPS),
+    "rms_norm.CPU.backward": rms_norm_back,
+    "rotary.CPU.turn": rotary,
+    "sgd.sgd_kernel": sgd,
+    "softmax.CPU.softmax": rows,
+    "softmax.CPU.softmax_backward": rows_back,
+    "softmax.CPU.log_softmax": rows,
+    "softmax.CPU.log_softmax_backward": rows_back,
+    "swiglu.CPU.silu": elementwise(1, 1),
+    "swiglu.CPU.silu_backward": elementwise(1, 2),
+    "swiglu.CPU.swiglu": elementwise(1, 2),
+    "swiglu.CPU.swiglu_backward": elementwise(2, 3),
+}
