@@ -138,7 +138,7 @@ def multiply(out, a, b, add):
 
 
 @multiply.without_numba
-def _(out, a, b, add):
+def plain_multiply(out, a, b, add):
     out[...] = a @ b + out if add else a @ b
 
 
