@@ -7,7 +7,7 @@ Where the two differ there is an error that says so, and no training that ends i
 
 What to try a kernel on stands in the room `trials` of its package:
 
-    TRIALS = {"softmax.CPU.softmax": lambda rng: (zeros(3, 37), numbers(rng, 3, 37)), ...}
+    TRIALS = {"softmax.CPU.backward": lambda rng: (numbers(rng, 3, 37), numbers(rng, 3, 37)), ...}
 
 by the module's name in the package and the kernel's in the module.  The arrays are made of the
 types that the kernel was just loaded for, so that no other machine code has to be compiled for

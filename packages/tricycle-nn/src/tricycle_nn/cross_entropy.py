@@ -142,10 +142,9 @@ class CPU:
     def forward(rows: Any, answers, smoothing):
         """losses, largest, totals."""
         N, share = len(rows), np.float32(smoothing)
-        losses = np.empty(N, np.float32)
-        largest, totals = np.empty(N, np.float32), np.empty(N, np.float32)
+        losses = np.zeros(N, np.float32)
+        largest, totals = np.zeros(N, np.float32), np.zeros(N, np.float32)
         for i in prange(N):
-            losses[i] = ZERO
             if answers[i] >= 0:
                 largest[i] = finite_maximum(rows[i])
                 totals[i] = sum_of_exp(rows[i], largest[i])

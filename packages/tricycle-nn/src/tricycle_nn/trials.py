@@ -39,13 +39,13 @@ def in_place(n_changed: int, n_inputs: int) -> Callable[[Generator], tuple]:
 
 
 def rows(rng: Generator) -> tuple:
-    """y, x."""
-    return zeros(N, C), 3 * numbers(rng, N, C)
+    """x."""
+    return (3 * numbers(rng, N, C),)
 
 
 def rows_back(rng: Generator) -> tuple:
-    """dx, dy, y."""
-    return zeros(N, C), numbers(rng, N, C), -np.abs(numbers(rng, N, C))
+    """dy, y."""
+    return numbers(rng, N, C), -np.abs(numbers(rng, N, C))
 
 
 def layer_norm_back(rng: Generator) -> tuple:
@@ -64,12 +64,12 @@ TARGETS = np.array([3, 36, -1, 0, 17])
 
 
 def cross_entropy(rng: Generator) -> tuple:
-    """logits, targets, smoothing, largest, totals, losses."""
-    return 3 * numbers(rng, N, C), TARGETS, np.float32(0.1), zeros(N), zeros(N), zeros(N)
+    """rows, answers, smoothing."""
+    return 3 * numbers(rng, N, C), TARGETS, 0.1
 
 
 def cross_entropy_back(rng: Generator) -> tuple:
-    """logits, targets, smoothing, largest, totals, d_losses, d_logits."""
+    """rows, answers, smoothing, largest, totals, d_losses, d_rows."""
     logits = numbers(rng, N, C)
     largest, d_losses = logits.max(axis=1), numbers(rng, N)
     totals = np.exp(logits - largest[:, None]).sum(axis=1)
@@ -77,7 +77,7 @@ def cross_entropy_back(rng: Generator) -> tuple:
 
 
 def linear_cross_entropy(rng: Generator) -> tuple:
-    """logits, targets, smoothing, share, keep, losses."""
+    """scores, answers, smoothing, share, keep, losses."""
     return 3 * numbers(rng, N, C), TARGETS, np.float32(0.1), np.float32(0.25), True, zeros(N)
 
 
@@ -165,12 +165,12 @@ TRIALS: dict[str, Callable[[Generator], tuple]] = {
         numbers(rng, N * C),
     ),
     "adamw.adamw_kernel": adamw,
-    "attention_cpu.forward": lambda rng: (*attention(rng), True, HALF),
-    "attention_cpu.backward": attention_back,
-    "attention_one_query.forward": lambda rng: (*attention(rng, 1), HALF),
+    "attention_cpu.look_back": lambda rng: (*attention(rng), True, HALF),
+    "attention_cpu.send_back": attention_back,
+    "attention_one_query.look_once": lambda rng: (*attention(rng, 1), HALF),
     "clipping.sums_of_squares": lambda rng: (numbers(rng, C),),
     "cross_entropy.CPU.forward": cross_entropy,
-    "cross_entropy.CPU.backward": cross_entropy_back,
+    "cross_entropy.beliefs_minus_targets": cross_entropy_back,
     "dropout.CPU.drop": dropout,
     "embedding.CPU.gather": embedding_gather,
     "embedding.CPU.scatter": embedding_scatter,
@@ -178,12 +178,12 @@ TRIALS: dict[str, Callable[[Generator], tuple]] = {
     "gelu.CPU.backward_tanh": elementwise(1, 2),
     "gelu.CPU.forward_exact": elementwise(1, 1),
     "gelu.CPU.backward_exact": elementwise(1, 2),
-    "int8.CPU.one_row": int8,
+    "int8.one_row": int8,
     "layer_norm.CPU.forward": lambda rng: (numbers(rng, N, C), *numbers(rng, 2, C), EPS),
     "layer_norm.CPU.backward": layer_norm_back,
     "linear.CPU.fill_rows": lambda rng: (zeros(N, C), numbers(rng, C)),
     "linear.CPU.sum_chunks": lambda rng: (zeros(2, C), numbers(rng, 11, C)),
-    "linear_cross_entropy.CPU.logits_to_gradient": linear_cross_entropy,
+    "linear_cross_entropy.scores_to_gradient": linear_cross_entropy,
     "muon.muon_kernel": muon,
     "relu.CPU.forward": elementwise(1, 1),
     "relu.CPU.backward": elementwise(1, 2),
@@ -193,10 +193,10 @@ TRIALS: dict[str, Callable[[Generator], tuple]] = {
     "rms_norm.CPU.backward": rms_norm_back,
     "rotary.CPU.turn": rotary,
     "sgd.sgd_kernel": sgd,
-    "softmax.CPU.softmax": rows,
-    "softmax.CPU.softmax_backward": rows_back,
-    "softmax.CPU.log_softmax": rows,
-    "softmax.CPU.log_softmax_backward": rows_back,
+    "softmax.CPU.forward": rows,
+    "softmax.CPU.backward": rows_back,
+    "softmax.LogCPU.forward": rows,
+    "softmax.LogCPU.backward": rows_back,
     "swiglu.CPU.silu": elementwise(1, 1),
     "swiglu.CPU.silu_backward": elementwise(1, 2),
     "swiglu.CPU.swiglu": elementwise(1, 2),
