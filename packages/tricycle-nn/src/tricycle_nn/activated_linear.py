@@ -87,7 +87,7 @@ def activated_linear(activation: Fused) -> Fused:
 
 
 # What an MLP runs for each activation; a new one needs no more than its name here.
-WITH_LINEAR = {
+WITH_LINEAR: dict[Any, Fused] = {
     activation: activated_linear(activation) for activation in (gelu, relu, relu_squared, silu)
 }
 gelu_linear = WITH_LINEAR[gelu]
