@@ -75,9 +75,9 @@ class Parameters:
         numbers = sum(p.size for p in self.all[self.tables : self.last]) // LAYERS
         self.block = 4 * numbers + 8 * C * CONTEXT
 
-    def parameters(self) -> list[Parameter]:
-        """All of them (what `default_groups` asks a model for)."""
-        return self.all
+    def named_parameters(self) -> list[tuple[str, Parameter]]:
+        """All of them, by number (what `default_groups` asks a model for)."""
+        return [(str(i), parameter) for i, parameter in enumerate(self.all)]
 
     def walked(self, bucket: Bucket) -> float:
         """The share of the backward pass after which a bucket is complete."""

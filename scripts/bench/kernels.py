@@ -33,7 +33,9 @@ from tricycle_autograd.gemm import product
 from tricycle_nn.activated_linear import gelu_linear, swiglu_linear
 from tricycle_nn.adamw import adamw_update
 from tricycle_nn.int8 import Int8Matrix
-from tricycle_nn.muon import muon_update
+from tricycle_nn.muon import Place, muon_update
+from tricycle_nn.optimiser import Scalars
+from tricycle_nn.sgd import sgd_update
 
 N, C, V = 4096, 384, 1024  # rows, channels, vocabulary
 B, H, T, D = 4, 6, 256, 64  # batch, heads, time, head size
@@ -148,7 +150,8 @@ def adamw_defined(weights: np.ndarray) -> Callable[[], np.ndarray]:
     m, v = np.zeros_like(w), np.zeros_like(w)
 
     def step_by_definition():
-        adamw_update(w, g, m, v, next(step), 1e-3, 0.9, 0.999, 1e-8, 0.1)
+        scalars = Scalars(1e-3, step=next(step))
+        adamw_update.definition(w, g, m, v, scalars, 0.9, 0.999, 1e-8, 0.1)
         return w
 
     return step_by_definition
@@ -159,8 +162,7 @@ def sgd_defined(weights: np.ndarray) -> Callable[[], np.ndarray]:
     u = np.zeros_like(w)
 
     def step_by_definition():
-        u[...] = 0.9 * u + (g + 0.1 * w)
-        w[...] -= 1e-3 * u
+        sgd_update.definition(w, g, u, Scalars(1e-3), momentum=0.9, weight_decay=0.1)
         return w
 
     return step_by_definition
@@ -169,9 +171,12 @@ def sgd_defined(weights: np.ndarray) -> Callable[[], np.ndarray]:
 def muon_defined(weights: np.ndarray) -> Callable[[], np.ndarray]:
     w, g = weights.copy(), np.cos(weights)
     u = np.zeros_like(w)
+    rows, columns = w.shape
+    places = [Place(0, 0, 0, rows, columns, 0, columns)]
 
     def step_by_definition():
-        muon_update(w, g, u, 1e-3, 0.95, 0.1)
+        flat = w.reshape(-1), g.reshape(-1), u.reshape(-1)
+        muon_update.definition(*flat, Scalars(1e-3), places, 0.95, 0.1)
         return w
 
     return step_by_definition

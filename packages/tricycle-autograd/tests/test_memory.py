@@ -1,9 +1,11 @@
 import ctypes
+import gc
 import os
 import platform
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,11 +15,14 @@ from tricycle_autograd import Tensor, no_grad
 from tricycle_autograd.memory import (
     ALIGNMENT,
     Arena,
+    _arena_of,
     aligned_zeros,
+    flat_zeros,
     give_back_freed_memory,
     joined,
     keep_freed_memory,
 )
+from tricycle_autograd.testing_device import EmulatedArray, emulated
 
 SHAPES = st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), min_size=1, max_size=6)
 
@@ -56,11 +61,12 @@ def test_a_gradient_is_found_in_the_flat_array():
 
 def test_windows_that_follow_each_other_are_joined():
     a, b, c = leaf(3, value=1.0), leaf(4, 5, value=2.0), leaf(2, value=3.0)
-    Arena([a, b, c])
+    arena = Arena([a, b, c])
     outside = np.full((2, 2), 4, np.float32)
     arrays = [a.array, b.array, outside, c.array, a.array]
     flat = [array.tolist() for array in joined(arrays)]
     assert flat == [[1.0] * 3 + [0.0] * 13 + [2.0] * 20, [4.0] * 4, [3.0] * 2, [1.0] * 3]
+    assert np.shares_memory(next(joined(arrays)), arena.values)
 
 
 def test_a_window_that_is_left_out_is_not_joined_in():
@@ -91,6 +97,40 @@ def test_runs_leave_out_the_tensors_without_a_gradient():
     assert arena.runs_with_gradient() == [(0, 16), (48, 64)]
     b.grad = np.ones(17, np.float32)
     assert arena.runs_with_gradient() == [(0, 64)]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("upload", [np.asarray, emulated])
+def test_an_arena_has_the_dtype_and_the_device_of_its_tensors(dtype, upload):
+    a, b = [Tensor(upload(np.ones(n, dtype)), requires_grad=True) for n in (3, 20)]
+    arena = Arena([a, b])
+    line = 64 // np.dtype(dtype).itemsize
+    assert arena.starts[:2] == [0, line]
+    for flat in (arena.values, arena.gradients):
+        assert flat.dtype == dtype
+        assert type(flat) is type(a.array) is type(upload(np.ones(1)))
+    b.grad = upload(np.full(20, 2, dtype))
+    assert arena.runs_with_gradient() == [(line, arena.starts[2])]
+    assert arena.gradients[line : line + 20].tolist() == [2.0] * 20
+    (flat,) = joined([a.array, b.array])
+    assert flat.size == line + 20
+
+
+def test_windows_are_forgotten_with_their_arena():
+    a = leaf(3)
+    arena = Arena([a])
+    (window,) = arena.windows(arena.values)
+    places = set(arena.places)
+    assert places <= set(_arena_of.keys())
+    del arena
+    gc.collect()
+    assert not places & set(_arena_of.keys())
+    assert [flat.tolist() for flat in joined([a.array, window])] == [[1.0] * 3] * 2
+
+
+def test_flat_zeros_are_where_the_other_array_is():
+    assert flat_zeros(3, np.float32, np.ones(1)).tolist() == [0.0] * 3
+    assert type(flat_zeros(3, np.float32, emulated(np.ones(1)))) is EmulatedArray
 
 
 # ---- Coming home ----
@@ -191,16 +231,30 @@ def test_what_is_no_tensor_is_refused():
 
 
 def test_another_dtype_is_refused_with_the_way_out():
+    for array in (np.ones(2, np.float16), np.ones(2, ">f4")):
+        tensor = Tensor(array, requires_grad=True)
+        with pytest.raises(TypeError, match=r'float16 on cpu|>f4 on cpu; .*\("cpu", "float32"\)'):
+            Arena([tensor])
+
+
+def test_tensors_that_differ_in_dtype_or_device_are_refused():
     wide = Tensor(np.ones(2), requires_grad=True)
-    with pytest.raises(TypeError, match=r'got float64 on cpu; .* model\.to\("cpu", "float32"\)'):
-        Arena([wide])
+    message = "one dtype and one device, got float32 on cpu and float64 on cpu; bring the model"
+    with pytest.raises(TypeError, match=message):
+        Arena([leaf(2), wide])
+    there = Tensor(emulated(np.ones(2, np.float32)), requires_grad=True)
+    with pytest.raises(TypeError, match="got float32 on cpu and float32 on cuda"):
+        Arena([leaf(2), there])
 
 
 def test_a_tensor_that_became_float64_is_refused_when_it_should_come_home():
     a = leaf(2)
     arena = Arena([a])
     a.array = a.array.astype(np.float64)
-    with pytest.raises(TypeError, match="got float64 on cpu"):
+    message = (
+        r'of float32 parameters on cpu got float64 on cpu; .* model.to\("cpu", "float32"\), or'
+    )
+    with pytest.raises(TypeError, match=message):
         arena.adopt()
 
 
@@ -251,7 +305,9 @@ def test_giving_memory_back_takes_nothing_that_is_in_use():
 @given(SHAPES, st.sets(st.integers(0, 5)))
 def test_joined_windows_hold_the_numbers_of_each_in_order_and_zeros(shapes, left_out):
     tensors = [leaf(*shape, value=i + 1.0) for i, shape in enumerate(shapes)]
-    Arena(tensors)
+    arena = Arena(tensors)
     chosen = [t.array for i, t in enumerate(tensors) if i not in left_out and t.size]
-    found = [number for flat in joined(chosen) for number in flat.tolist() if number]
+    stretches = list(joined(chosen))
+    assert all(flat.base is arena.values.base for flat in stretches)
+    found = [number for flat in stretches for number in flat.tolist() if number]
     assert found == [number for array in chosen for number in array.reshape(-1).tolist()]

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tricycle_autograd.testing import check_update, draw
 from tricycle_nn import AdamW, Parameter
 from tricycle_nn.adamw import CHUNK, adamw_update
+from tricycle_nn.optimiser import Scalars
 
 GOLDEN = Path(__file__).with_name("optimiser_golden.npz")
 
@@ -59,6 +61,14 @@ def test_a_number_that_never_had_a_gradient_stays_exactly():
 # ---- The array language ----
 
 
+@pytest.mark.parametrize("shape", [(7, 5), (CHUNK + 3,), ()])
+def test_kernels_and_definition_agree(shape):
+    w, g, m = (draw(*shape, seed=seed) for seed in range(3))
+    v = draw(*shape, seed=3) ** 2
+    settings = {"beta1": 0.9, "beta2": 0.99, "eps": 1e-6, "weight_decay": 0.1}
+    check_update(adamw_update, w, g, m, v, scalars=Scalars(0.1, 0.5, step=3), **settings)
+
+
 @given(
     size=st.sampled_from([1, 2, 16, 50, 1000, CHUNK + 3]),
     seed=st.integers(0, 2**32 - 1),
@@ -79,7 +89,8 @@ def test_the_kernel_computes_what_the_array_language_says(
         gradient = rng.standard_normal(size, np.float32)
         weight.grad = gradient
         optimiser.step(grad_scale)
-        settings = (step, 0.01, beta1, beta2, 1e-6, weight_decay, grad_scale)
+        scalars = Scalars(0.01, grad_scale, step)
+        settings = (scalars, beta1, beta2, 1e-6, weight_decay)
         adamw_update(w, gradient.astype(np.float64), m, v, *settings)
     np.testing.assert_allclose(weight.array, w, rtol=1e-5, atol=1e-5)
     state = optimiser.state_dict()
@@ -122,3 +133,8 @@ def test_betas_that_are_no_shares_are_refused(wrong):
 def test_an_eps_that_would_divide_zero_by_zero_is_refused(eps):
     with pytest.raises(ValueError, match=f"eps must be above 0, got {eps}"):
         AdamW([one()], eps=eps)
+
+
+def test_an_eps_that_is_zero_in_float32_is_refused():
+    with pytest.raises(ValueError, match="above 0 in float32 too, where 1e-50 is 0; take a larger"):
+        AdamW([one()], eps=1e-50)

@@ -3,7 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tricycle_autograd.testing import check_update
 from tricycle_nn import SGD, Parameter, clip_scale, gradient_norm, scale_for_norm
+from tricycle_nn.clipping import CHUNK, sum_of_flat_squares
 
 
 def parameter(gradient):
@@ -60,6 +62,11 @@ def test_a_gradient_that_is_no_number_is_not_called_short():
 def test_squares_beyond_float32_are_summed():
     # (1e30)² is no float32; the sum is taken in float64.
     assert gradient_norm([parameter([1e30])]) == pytest.approx(1e30, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 2 * CHUNK + 3])
+def test_kernels_and_definition_agree(size):
+    check_update(sum_of_flat_squares, np.random.default_rng(0).standard_normal(size))
 
 
 # ---- Properties ----

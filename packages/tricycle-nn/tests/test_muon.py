@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tricycle_autograd.testing import check_update
 from tricycle_nn import AdamW, Combined, Muon, Parameter
-from tricycle_nn.muon import LIKE_ADAMW, ROUNDS, muon_update, orthogonalise
+from tricycle_nn.muon import LIKE_ADAMW, ROUNDS, Place, muon_update, orthogonalise
+from tricycle_nn.optimiser import Scalars
 
 
 def draw(*shape, seed=0):
@@ -49,22 +51,30 @@ def test_singular_values_end_near_one(rows, columns, seed):
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 9), (9, 5), (33, 70), (64, 16), (60, 120)])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_the_kernel_computes_what_the_array_language_says(shape, parts):
-    rows, columns = shape[0], shape[1] * parts
-    weight, parameter = draw(rows, columns), Parameter(draw(rows, columns))
-    velocity = np.zeros_like(weight)
-    optimiser = Muon(
-        [{"parameters": [parameter], "parts": parts}], 0.1, momentum=0.9, weight_decay=0.2
-    )
-    for step in range(3):
-        gradient = draw(rows, columns, seed=step + 1)
-        parameter.grad = gradient
-        optimiser.step(grad_scale=0.5)
-        for part in np.split(np.arange(columns), parts):
-            w, u = weight[:, part], velocity[:, part]
-            muon_update(w, gradient[:, part], u, 0.1, 0.9, 0.2, grad_scale=0.5)
-            weight[:, part], velocity[:, part] = w, u
-        np.testing.assert_allclose(parameter.array, weight, rtol=2e-3, atol=2e-4)
+def test_kernels_and_definition_agree(shape, parts):
+    """On matrices side by side, which start elsewhere in each of the flat arrays."""
+    rows, columns = shape
+    width = columns * parts
+    w, g, u = draw(rows * width + 3), draw(rows * width + 5, seed=1), draw(rows * width, seed=2)
+    places = [Place(3, 5, 0, rows, width, i * columns, columns) for i in range(parts)]
+    settings = {"places": places, "momentum": 0.9, "weight_decay": 0.2}
+    scalars = Scalars(0.1, grad_scale=0.5)
+    check_update(muon_update, w, g, u, scalars=scalars, atol=2e-3, **settings)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_each_part_of_a_parameter_is_a_matrix_of_its_own(parts):
+    gradient = draw(9, 5 * parts, seed=1)
+    parameter = with_gradient(draw(9, 5 * parts), gradient)
+    alone = [
+        with_gradient(*pair)
+        for pair in zip(
+            np.split(parameter.array, parts, axis=1), np.split(gradient, parts, axis=1), strict=True
+        )
+    ]
+    Muon([{"parameters": [parameter], "parts": parts}], 0.1).step()
+    Muon(alone, 0.1).step()
+    np.testing.assert_array_equal(parameter.array, np.concatenate([p.array for p in alone], axis=1))
 
 
 def test_a_step_is_as_large_as_one_of_adamw():
@@ -86,9 +96,10 @@ def test_a_gradient_of_zeros_only_decays():
     np.testing.assert_allclose(parameter.array, 0.95)
 
 
-def both(seed=0):
+def both(seed=0, named=False):
     matrix, vector = Parameter(draw(6, 8, seed=seed)), Parameter(draw(8, seed=seed))
-    return matrix, vector, Combined([Muon([matrix], 0.1), AdamW([vector], 0.1)])
+    given = [[("m", matrix)], [("v", vector)]] if named else [[matrix], [vector]]
+    return matrix, vector, Combined([Muon(given[0], 0.1), AdamW(given[1], 0.1)])
 
 
 def test_two_optimisers_step_as_one():
@@ -105,18 +116,33 @@ def test_two_optimisers_step_as_one():
     assert vector.grad is None
 
 
-def test_what_was_saved_goes_on_bit_for_bit():
+def test_a_state_of_two_names_moments_after_parameters():
+    assert [*both(named=True)[2].state_dict()] == [
+        "0/steps_taken",
+        "0/learning_rate",
+        "m.velocity",
+        "1/steps_taken",
+        "1/learning_rate",
+        "v.first_moment",
+        "v.second_moment",
+    ]
+
+
+@pytest.mark.parametrize(
+    "then, now", [(False, False), (True, True), (False, True)], ids=["positions", "names", "older"]
+)
+def test_what_was_saved_goes_on_bit_for_bit(then, now):
     def steps(matrix, vector, optimiser, seeds):
         for seed in seeds:
             matrix.grad, vector.grad = draw(6, 8, seed=seed), draw(8, seed=seed)
             optimiser.step()
 
-    matrix, vector, optimiser = both()
+    matrix, vector, optimiser = both(named=then)
     steps(matrix, vector, optimiser, [1, 2])
     state, weights = optimiser.state_dict(), (matrix.array.copy(), vector.array.copy())
     steps(matrix, vector, optimiser, [3, 4])
 
-    again, vector_again, resumed = both(seed=9)
+    again, vector_again, resumed = both(seed=9, named=now)
     again.array[...], vector_again.array[...] = weights
     resumed.load_state_dict(state)
     steps(again, vector_again, resumed, [3, 4])
@@ -138,5 +164,7 @@ def test_what_cannot_work_is_said():
     matrix = Parameter(draw(2, 2))
     with pytest.raises(ValueError, match="two optimisers would move one parameter"):
         Combined([Muon([matrix]), AdamW([matrix])])
+    with pytest.raises(ValueError, match="two parameters are called w; a state could not tell"):
+        Combined([Muon([("w", matrix)]), AdamW([("w", Parameter(draw(2)))])])
     with pytest.raises(ValueError, match="was not saved by 2 optimisers together: it has 7/x"):
         both()[2].load_state_dict({"7/x": np.zeros(1)})

@@ -1,13 +1,26 @@
 """What every optimiser shares; each test runs with both."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tricycle_autograd import Tensor
-from tricycle_nn import SGD, AdamW, Linear, Muon, Parameter, default_groups
-from tricycle_nn.optimiser import Optimiser
+from tricycle_autograd import Tensor, definitions_only
+from tricycle_autograd.testing_device import emulated
+from tricycle_nn import (
+    SGD,
+    AdamW,
+    Combined,
+    Linear,
+    Muon,
+    Parameter,
+    clip_scale,
+    cross_entropy,
+    default_groups,
+    gradient_norm,
+)
+from tricycle_nn.optimiser import Optimiser, flattened
 
 BOTH = pytest.mark.parametrize(
     "make",
@@ -159,8 +172,8 @@ def test_cutting_parameters_into_groups_changes_no_bit(make):
 def test_default_groups_decay_matrices_only():
     layer = Linear(3, 2, rng=np.random.default_rng(0))
     matrices, vectors = default_groups(layer, weight_decay=0.1)
-    assert matrices == {"parameters": [layer.weight], "weight_decay": 0.1}
-    assert vectors == {"parameters": [layer.bias], "weight_decay": 0.0}
+    assert matrices == {"parameters": [("weight", layer.weight)], "weight_decay": 0.1}
+    assert vectors == {"parameters": [("bias", layer.bias)], "weight_decay": 0.0}
 
 
 def test_default_groups_leave_out_a_group_of_nothing():
@@ -259,6 +272,57 @@ def test_a_state_has_a_name_for_every_moment():
     }
 
 
+def test_moments_are_named_after_their_parameter():
+    layer = Linear(2, 3, rng=np.random.default_rng(0))
+    state = AdamW(default_groups(layer, 0.1)).state_dict()
+    assert {name: array.shape for name, array in state.items()} == {
+        "steps_taken": (),
+        "learning_rate": (),
+        "weight.first_moment": (2, 3),
+        "weight.second_moment": (2, 3),
+        "bias.first_moment": (3,),
+        "bias.second_moment": (3,),
+    }
+    by_pairs = SGD(layer.named_parameters()).state_dict()
+    assert list(by_pairs)[2:] == ["weight.velocity", "bias.velocity"]
+
+
+def test_a_state_by_positions_goes_on_bit_for_bit_where_parameters_have_names():
+    def make(named):
+        layer = Linear(5, 3, rng=np.random.default_rng(0))
+        groups = default_groups(layer, 0.1)
+        if not named:
+            groups = [{**g, "parameters": [p for _, p in g["parameters"]]} for g in groups]
+        return layer, AdamW(groups, 0.1)
+
+    def steps(layer, optimiser, seeds):
+        for seed in seeds:
+            give_gradients(layer.parameters(), seed)
+            optimiser.step()
+
+    older, optimiser = make(named=False)
+    steps(older, optimiser, [1, 2])
+    layer, another = make(named=True)
+    layer.load_state_dict(older.state_dict())
+    another.load_state_dict(optimiser.state_dict())
+    steps(older, optimiser, [3])
+    steps(layer, another, [3])
+    assert layer.weight.array.tobytes() == older.weight.array.tobytes()
+    assert layer.bias.array.tobytes() == older.bias.array.tobytes()
+
+
+def test_a_state_by_positions_that_does_not_fit_is_refused():
+    state = AdamW([parameter(2, 3), parameter(4)]).state_dict()
+    layer = Linear(2, 3, rng=np.random.default_rng(0))
+    message = "missing bias.first_moment; missing bias.second_moment; unknown 0.1.first_moment"
+    with pytest.raises(ValueError, match=message):
+        AdamW(default_groups(layer, 0.1)).load_state_dict(state)
+    one = AdamW([("weight", parameter(2, 4))])
+    message = r"weight.first_moment is \(2, 3\), not \(2, 4\)"
+    with pytest.raises(ValueError, match=message):
+        one.load_state_dict(AdamW([parameter(2, 3)]).state_dict())
+
+
 @BOTH
 def test_a_state_is_a_copy_that_later_steps_do_not_change(make):
     weight = parameter(3)
@@ -289,8 +353,8 @@ def test_a_model_in_place_of_its_parameters_is_refused(make):
         make(layer.weight)
     with pytest.raises(TypeError, match="got one dict; .*put it in a list"):
         make({"parameters": [layer.weight]})
-    with pytest.raises(TypeError, match=r"got a tuple; pass model\.parameters\(\)"):
-        make(layer.named_parameters())
+    with pytest.raises(TypeError, match=r"all of them \(name, tensor\) pairs; pass model\."):
+        make([layer.weight, ("bias", layer.bias)])
 
 
 @BOTH
@@ -300,6 +364,12 @@ def test_a_parameter_given_twice_is_refused(make):
         make([weight, weight])
     with pytest.raises(ValueError, match="a parameter is in two groups; put each one in one"):
         make([{"parameters": [weight]}, {"parameters": [weight]}])
+
+
+@BOTH
+def test_a_name_given_twice_is_refused(make):
+    with pytest.raises(ValueError, match="two parameters are called w; a state could not tell"):
+        make([{"parameters": [("w", parameter(3))]}, {"parameters": [("w", parameter(3))]}])
 
 
 @BOTH
@@ -335,8 +405,10 @@ def test_a_learning_rate_that_is_negative_or_no_number_is_refused(kind, rate):
 def test_other_tensors_are_refused(make):
     with pytest.raises(TypeError, match="an optimiser looks after leaves"):
         make([Tensor([1.0])])
-    with pytest.raises(TypeError, match="float32 parameters on the cpu, got float64"):
-        make([Parameter(np.ones(3))])
+    with pytest.raises(TypeError, match="float32, float64, bfloat16, got float16 on cpu; bring"):
+        make([Parameter(np.ones(3, np.float16))])
+    with pytest.raises(TypeError, match="got float32 on cpu and float64 on cpu; bring .* or make"):
+        make([parameter(3), Parameter(np.ones(3))])
 
 
 @BOTH
@@ -406,3 +478,188 @@ def test_an_optimiser_knows_how_many_bytes_it_keeps_for_each_number(kind):
     (group,) = kind([parameter(16, 8)]).groups
     held = sum(moment.nbytes for moment in group.moments.values())
     assert held == kind.bytes_per_parameter * 16 * 8
+
+
+@pytest.mark.parametrize("kind", [AdamW, SGD, Muon])
+def test_neighbours_that_are_kept_are_one_run(kind):
+    weights = [parameter(4, 4, seed=i) for i in range(3)]
+    (group,) = kind(weights, 0.1).groups
+    give_gradients(weights, 0)
+    group.keep([(0, 16), (16, 32)])
+    assert list(group.runs()) == [(0, 32, 0)]
+
+
+# ---- Other dtypes, other devices ----
+
+
+@pytest.mark.parametrize("kind", [AdamW, SGD, Muon])
+def test_float64_parameters_move_in_float64(kind):
+    single, precise = parameter(6, 4), Parameter(draw(6, 4).astype(np.float64))
+    optimisers = kind([single], 0.1), kind([precise], 0.1)
+    for seed in range(3):
+        for weight, optimiser in zip((single, precise), optimisers, strict=True):
+            give_gradients([weight], seed)
+            optimiser.step(grad_scale=0.5)
+    assert precise.array.dtype == np.float64
+    assert {m.dtype.name for m in optimisers[1].groups[0].moments.values()} == {"float64"}
+    np.testing.assert_allclose(single.array, precise.array, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(gradient_norm([single]), gradient_norm([precise]), rtol=1e-6)
+
+
+def half(*shape, seed=0):
+    return Parameter(draw(*shape, seed=seed).astype(ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize("kind", [AdamW, SGD, Muon])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_bfloat16_parameters_are_their_rounded_masters(kind, device):
+    """Steps that are smaller than bfloat16's last bit add up."""
+    rough = half(8, 4)
+    if device == "cuda":
+        rough = Parameter(emulated(rough.array))
+    exact = Parameter(rough.numpy().astype(np.float32))
+    one, other = kind([("w", rough)], 1e-4), kind([("w", exact)], 1e-4)
+    gradient = np.sign(draw(8, 4, seed=3)).astype(ml_dtypes.bfloat16)
+    with definitions_only():
+        for _ in range(100):
+            rough.grad = gradient if device == "cpu" else emulated(gradient)
+            exact.grad = gradient.astype(np.float32)
+            one.step()
+            other.step()
+    assert rough.device == device
+    masters = one.masters()["w"]
+    assert masters.dtype == np.float32
+    np.testing.assert_array_equal(masters, exact.array)
+    np.testing.assert_array_equal(rough.numpy(), exact.array.astype(ml_dtypes.bfloat16))
+    assert (masters != rough.numpy().astype(np.float32)).any()
+
+
+def test_kernels_move_the_masters_of_bfloat16_parameters_on_the_cpu():
+    rough = half(40)
+    exact = Parameter(rough.array.astype(np.float32))
+    one, other = AdamW([("w", rough)], 0.01), AdamW([("w", exact)], 0.01)
+    for seed in range(5):
+        rough.grad = draw(40, seed=seed).astype(ml_dtypes.bfloat16)
+        exact.grad = rough.grad.astype(np.float32)
+        scale = clip_scale([rough], 1.0)
+        assert scale == clip_scale([exact], 1.0)
+        one.step(scale)
+        other.step(scale)
+    assert one.masters()["w"].tobytes() == exact.array.tobytes()
+
+
+def test_masters_are_saved_and_loaded_with_the_other_moments():
+    def steps(weight, optimiser, seeds):
+        for seed in seeds:
+            weight.grad = draw(40, seed=seed).astype(weight.dtype)
+            optimiser.step()
+
+    straight = half(40)
+    optimiser = AdamW([("w", straight)], 1e-3)
+    steps(straight, optimiser, range(3))
+    state = optimiser.state_dict()
+    assert state["w.master"].dtype == np.float32
+    resumed, single = half(40, seed=1), parameter(40, seed=1)
+    again, in_float32 = AdamW([("w", resumed)], 1e-3), AdamW([("w", single)], 1e-3)
+    resumed.array[...] = straight.array
+    again.load_state_dict(state)
+    steps(straight, optimiser, range(3, 6))
+    steps(resumed, again, range(3, 6))
+    assert resumed.array.tobytes() == straight.array.tobytes()
+    assert again.masters()["w"].tobytes() == optimiser.masters()["w"].tobytes()
+
+    in_float32.load_state_dict(state)  # goes on without masters, from what they were
+    assert single.array.tobytes() == state["w.master"].tobytes()
+    del state["w.master"]
+    with pytest.raises(ValueError, match=r"missing w\.master"):
+        again.load_state_dict(state)
+
+
+def test_weights_that_are_loaded_later_are_taken_over_by_the_masters():
+    weight = half(20)
+    optimiser = SGD([("w", weight)], 0.5)
+    weight.array[...] = 3.0
+    assert (optimiser.masters()["w"] == 3.0).all()
+    weight.grad = np.ones(20, ml_dtypes.bfloat16)
+    optimiser.step()
+    assert (weight.array == 2.5).all()
+
+
+def test_masters_are_dealt_out_like_the_other_moments():
+    weights = [half(32, seed=1), half(32, seed=2)]
+    optimiser = AdamW(weights, 0.1)
+    (group,) = optimiser.groups
+    group.keep([(32, 64)])
+    assert {name: m.size for name, m in group.moments.items()} == {
+        "first_moment": 32,
+        "second_moment": 32,
+        "master": 32,
+    }
+    before = [weight.array.copy() for weight in weights]
+    for weight in weights:
+        weight.grad = np.ones(32, ml_dtypes.bfloat16)
+    optimiser.step()
+    assert (weights[0].array == before[0]).all()
+    assert (weights[1].array != before[1]).all()
+
+
+def test_parameters_without_masters_are_their_own():
+    weight = parameter(3)
+    masters = Combined([SGD([("w", weight)]), AdamW([parameter(2, seed=1)])]).masters()
+    assert list(masters) == ["w", "1/0.0"]
+    assert masters["w"].tolist() == weight.tolist()
+    assert masters["w"] is not weight.array
+
+
+@pytest.mark.parametrize("kind", [AdamW, SGD, Muon])
+def test_on_another_device_a_step_is_the_same_by_the_definitions(kind):
+    here, there = parameter(6, 4), Parameter(emulated(draw(6, 4)))
+    one, other = kind([("w", here)], 0.1), kind([("w", there)], 0.1)
+    with definitions_only():
+        for seed in range(3):
+            here.grad = draw(6, 4, seed=seed)
+            there.grad = emulated(draw(6, 4, seed=seed))
+            assert clip_scale([here], 1.0) == clip_scale([there], 1.0)
+            one.step(0.5)
+            other.step(0.5)
+    assert there.device == "cuda"
+    assert here.array.tobytes() == there.numpy().tobytes()
+    state = other.state_dict()
+    assert {type(array) for array in state.values()} == {np.ndarray}
+    other.load_state_dict(state)
+
+
+def test_a_model_trains_with_definitions_for_everything():
+    """Layers, loss, norm and step: nothing that was compiled runs, and little differs."""
+
+    def losses():
+        layer = Linear(6, 4, rng=np.random.default_rng(0))
+        groups = [("weight", layer.weight)], [("bias", layer.bias)]
+        optimiser = Combined([Muon(groups[0], 0.05), AdamW(groups[1], 0.05)])
+        x, targets = draw(16, 6), np.arange(16) % 4
+        found = []
+        for _ in range(8):
+            optimiser.zero_grad()
+            loss = cross_entropy(layer(Tensor(x)), Tensor(targets))
+            loss.backward()
+            optimiser.step(clip_scale(layer.parameters(), 0.5))
+            found.append(loss.item())
+        return found
+
+    by_kernels = losses()
+    with definitions_only(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tricycle_autograd.machine_code.Compiled.__call__", refuse)
+        by_definitions = losses()
+    np.testing.assert_allclose(by_definitions, by_kernels, rtol=1e-3)
+    assert by_definitions[-1] < by_definitions[0]
+
+
+def refuse(kernel, *_args):
+    pytest.fail(f"{kernel.function.__name__} ran, and definitions were asked for")
+
+
+def test_arrays_that_cannot_be_changed_in_place_are_refused():
+    with pytest.raises(ValueError, match=r"step wants arrays of one shape, got \(2,\), \(3,\)"):
+        flattened("step", np.zeros(2), np.zeros(3))
+    with pytest.raises(ValueError, match=r"in order in memory; got .* array\.copy\(\)"):
+        flattened("step", np.zeros((2, 3)).T)

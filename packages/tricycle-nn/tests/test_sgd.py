@@ -3,7 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tricycle_autograd.testing import check_update, draw
 from tricycle_nn import SGD, Parameter
+from tricycle_nn.optimiser import Scalars
+from tricycle_nn.sgd import CHUNK, sgd_update
 
 GOLDEN = Path(__file__).with_name("optimiser_golden.npz")
 
@@ -48,6 +51,17 @@ def test_weight_decay_by_hand():
     # gradient 0 + 0.5 · w: the weight loses a quarter of itself with each step of half.
     weight = one()
     assert moves(SGD([weight], 0.5, weight_decay=0.5), weight, [0.0, 0.0]) == [0.75, 0.5625]
+
+
+# ---- The array language ----
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (CHUNK + 3,), ()])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_kernels_and_definition_agree(shape, nesterov):
+    w, g, u = (draw(*shape, seed=seed) for seed in range(3))
+    settings = {"momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1}
+    check_update(sgd_update, w, g, u, scalars=Scalars(0.1, grad_scale=0.5), **settings)
 
 
 # ---- PyTorch's numbers ----

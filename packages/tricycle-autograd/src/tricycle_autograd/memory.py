@@ -8,7 +8,8 @@ values and another on a flat array of gradients:
     values      | embedding ........ | weight .... | bias . | weight .... |
     gradients   | embedding ........ | weight .... | bias . | weight .... |
 
-The windows start at multiples of 64 bytes, a cache line; the padding stays zero.  A backward
+The windows start at multiples of 64 bytes, a cache line; the padding stays zero.  Both flat arrays
+are on the device, and of the dtype, of the tensors, which agree on these.  A backward
 pass writes its gradients straight into the windows (see tape.gradient_destination).
 """
 
@@ -16,15 +17,18 @@ import ctypes
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
+from tricycle_autograd.devices import array_module, device_of
 from tricycle_autograd.tensor import Tensor
 
 ALIGNMENT = 64  # bytes: one cache line, and the widest vector
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for two of its settings
 LARGEST_KEPT = 32 << 20  # bytes of one array: more glibc does not allow
 MOST_KEPT = 1 << 30  # bytes of free memory at the end of the heap
+DTYPES = ("float32", "float64", "bfloat16")  # of what is learned
 
 
 def keep_freed_memory() -> None:
@@ -60,14 +64,22 @@ def aligned_zeros(size: int, dtype=np.float32) -> np.ndarray:
     return block[start : start + size * itemsize].view(dtype)
 
 
+def flat_zeros(size: int, dtype: Any, like: Any) -> Any:
+    """A flat array of zeros on the device where the array `like` is; on the cpu aligned_zeros."""
+    if device_of(like) == "cpu":
+        return aligned_zeros(size, dtype)
+    return array_module(like).zeros(size, dtype)
+
+
 class Arena:
     """Flat arrays that a list of leaf tensors keeps its values and gradients in.
 
-    tensors    float32 leaves on the cpu, each listed once
+    tensors    leaves of one dtype (float32, float64 or bfloat16) on one device, each listed once
     values     (size,) the numbers of all of them, in order, with padding
     gradients  (size,) their gradients; only the windows of tensors that have one are valid
 
-    Raises ValueError for a tensor listed twice, TypeError for another dtype or device.
+    Raises ValueError for a tensor listed twice, TypeError for another dtype, and for tensors that
+    differ in dtype or device.
     """
 
     def __init__(self, tensors: Iterable[Tensor]):
@@ -76,16 +88,27 @@ class Arena:
             raise ValueError("a parameter is listed twice; give each one to an optimiser once")
         for tensor in self.tensors:
             _check_leaf(tensor)
-        per_window = ALIGNMENT // np.dtype(np.float32).itemsize
+        _check_alike(self.tensors)
+        like: Any = self.tensors[0].array if self.tensors else np.empty(0, np.float32)
+        per_window = ALIGNMENT // like.dtype.itemsize
         sizes = [-(-tensor.size // per_window) * per_window for tensor in self.tensors]
-        self.starts = [0, *np.cumsum(sizes).tolist()]
-        self.values = aligned_zeros(self.starts[-1])
-        self.gradients = aligned_zeros(self.starts[-1])
+        self.starts = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
+        self.values = flat_zeros(self.starts[-1], like.dtype, like)
+        self.gradients = flat_zeros(self.starts[-1], like.dtype, like)
         self.value_windows = self.windows(self.values)
         self.gradient_windows = self.windows(self.gradients)
+        self.places = {
+            id(window): (flat, i)
+            for flat, windows in (
+                (self.values, self.value_windows),
+                (self.gradients, self.gradient_windows),
+            )
+            for i, window in enumerate(windows)
+        }
+        _arena_of.update(dict.fromkeys(self.places, self))
         self.adopt()
 
-    def windows(self, flat: np.ndarray) -> list[np.ndarray]:
+    def windows(self, flat: Any) -> list[Any]:
         """One view for each tensor on a flat array of the arena's size."""
         return [
             flat[start : start + tensor.size].reshape(tensor.shape)
@@ -96,18 +119,15 @@ class Arena:
         """Bring every tensor (back) home, keeping its numbers and its gradient.
 
         A tensor may have been given another array since: by `model.to()`, by hand, or by
-        another arena.
+        another arena.  Raises TypeError for one of another dtype or on another device, ValueError
+        for one of another shape.
         """
         for tensor, value, gradient in zip(
             self.tensors, self.value_windows, self.gradient_windows, strict=True
         ):
             if tensor.array is not value:
                 _check_leaf(tensor)
-                if tensor.shape != value.shape:
-                    raise ValueError(
-                        f"a parameter of shape {value.shape} was given an array of shape "
-                        f"{tensor.shape}; make a new optimiser for parameters of another shape"
-                    )
+                self._check_replacement(tensor, value)
                 value[...] = tensor.array
                 tensor.array = value
             node: Any = tensor.node  # not None: these are leaves
@@ -116,6 +136,20 @@ class Arena:
                     gradient[...] = node.grad
                     node.grad = gradient
                 node.buffer = gradient
+
+    def _check_replacement(self, tensor, value):
+        if _kind(tensor.array) != _kind(value):
+            dtype, device = _kind(value)
+            raise TypeError(
+                f"an optimiser of {dtype} parameters on {device} got {tensor.dtype} on "
+                f'{tensor.device}; bring the model back with model.to("{device}", "{dtype}"), or '
+                "make a new optimiser for it"
+            )
+        if tensor.shape != value.shape:
+            raise ValueError(
+                f"a parameter of shape {value.shape} was given an array of shape "
+                f"{tensor.shape}; make a new optimiser for parameters of another shape"
+            )
 
     def runs_with_gradient(self) -> list[tuple[int, int]]:
         """Start and end of each stretch of tensors that have a gradient: usually one, the whole."""
@@ -130,39 +164,48 @@ class Arena:
         return runs
 
 
-def joined(arrays: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+# The windows on values and gradients of all arenas there are, by their id.  It stays theirs: an
+# arena holds its windows as long as it lives, and leaves this dictionary when it dies.
+_arena_of: WeakValueDictionary[int, Arena] = WeakValueDictionary()
+
+
+def joined(arrays: Iterable[Any]) -> Iterator[Any]:
     """Windows on arenas, flat: those that follow each other as one array, in the order they come.
 
     Between two windows lies padding, which is zeros.  An array that is no window, or stands alone,
     comes flat and for itself.  For loops over all numbers of a model that do not care where a
     parameter ends: to start a kernel for each would take longer than the kernels.
     """
-    window, start, end = None, 0, 0  # what is being joined: its last array, and addresses
+    flat, start, end, following = None, 0, 0, 0  # what is being joined, and where the next starts
     for array in arrays:
-        address = array.__array_interface__["data"][0]
-        if window is not None and array.base is window.base and 0 <= address - end < ALIGNMENT:
-            window, end = array, address + array.nbytes
+        home, first, last, next_start = _place(array)
+        if home is not None and home is flat and first == following:
+            end, following = last, next_start
             continue
-        if window is not None:
-            yield _stretch(window.base, start, end)
-        window = array if _is_window(array) else None
-        start, end = address, address + array.nbytes
-        if window is None:
+        if flat is not None:
+            yield flat[start:end]
+        flat, start, end, following = home, first, last, next_start
+        if flat is None:
             yield array.reshape(-1)
-    if window is not None:
-        yield _stretch(window.base, start, end)
+    if flat is not None:
+        yield flat[start:end]
 
 
-def _is_window(array):
-    """Whether an array lies in a block of aligned_zeros, its numbers in order."""
-    block = array.base
-    is_block = isinstance(block, np.ndarray) and block.ndim == 1 and block.dtype == np.uint8
-    return is_block and array.dtype == np.float32 and array.flags.c_contiguous
+def _place(array):
+    """The flat array that a window is on, its start and end, and the next window's start.
+
+    The flat array is None for an array that is no window.
+    """
+    arena = _arena_of.get(id(array))
+    if arena is None:
+        return None, 0, 0, 0
+    flat, i = arena.places[id(array)]
+    start = arena.starts[i]
+    return flat, start, start + array.size, arena.starts[i + 1]
 
 
-def _stretch(block, start, end):
-    first = block.__array_interface__["data"][0]
-    return block[start - first : end - first].view(np.float32)
+def _kind(array):
+    return array.dtype.name, device_of(array)
 
 
 def _check_leaf(tensor):
@@ -176,8 +219,18 @@ def _check_leaf(tensor):
             "an optimiser looks after leaves: Parameters, or Tensors made with "
             "requires_grad=True, not results of operations"
         )
-    if tensor.dtype != np.float32 or type(tensor.array) is not np.ndarray:
+    if tensor.dtype.name not in DTYPES or not tensor.dtype.isnative:
         raise TypeError(
-            f"optimisers keep float32 parameters on the cpu, got {tensor.dtype} on "
-            f'{tensor.device}; bring the model there with model.to("cpu", "float32")'
+            f"an optimiser moves parameters of {', '.join(DTYPES)}, got {tensor.dtype} on "
+            f'{tensor.device}; bring the model there with model.to("{tensor.device}", "float32")'
+        )
+
+
+def _check_alike(tensors):
+    kinds = sorted({_kind(tensor.array) for tensor in tensors})
+    if len(kinds) > 1:
+        given = " and ".join(f"{dtype} on {device}" for dtype, device in kinds)
+        raise TypeError(
+            f"the parameters of a group have one dtype and one device, got {given}; bring the "
+            'model there with model.to("cpu", "float32"), or make a group of each kind'
         )

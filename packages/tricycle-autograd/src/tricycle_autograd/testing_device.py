@@ -20,7 +20,7 @@ from tricycle_autograd.devices import register
 IN_CUPY = """
     abs absolute add all any arange argmax argmin argsort array asanyarray asarray
     ascontiguousarray bitwise_and bitwise_or broadcast_to ceil clip concatenate copyto cos
-    cumprod cumsum diagonal divide dot einsum empty empty_like equal exp expand_dims expm1
+    cumprod cumsum diagonal divide dot einsum empty empty_like equal exp expand_dims expm1 eye
     flatnonzero flip float16 float32 float64 floor full full_like greater greater_equal inf
     int32 int64 invert isfinite isinf isnan less less_equal log log1p logical_and logical_not
     logical_or matmul max maximum mean min minimum moveaxis multiply nan ndarray negative

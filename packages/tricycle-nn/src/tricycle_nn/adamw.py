@@ -18,7 +18,8 @@ Sources: Kingma & Ba, Adam (2014); Loshchilov & Hutter, Decoupled Weight Decay (
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
-from tricycle_nn.optimiser import Optimiser, Parameters, check_share
+from tricycle_autograd.fused import fused_update
+from tricycle_nn.optimiser import Optimiser, Parameters, check_share, flattened
 
 CHUNK = 65536  # numbers a thread takes at a time: 256 kB of each of four arrays
 
@@ -50,34 +51,32 @@ class AdamW(Optimiser):
         check_share("beta2", betas[1])
         if not eps > 0:
             raise ValueError(f"eps must be above 0, got {eps}")
+        if not np.float32(eps) > 0:
+            raise ValueError(
+                f"eps must be above 0 in float32 too, where {eps} is 0; take a larger one, such as "
+                "1e-8"
+            )
         super().__init__(parameters, learning_rate, weight_decay=weight_decay)
         self.betas = betas
         self.eps = eps
 
-    def update(self, values, gradients, *moments, grad_scale, **settings):
+    def update(self, values, gradients, *moments, scalars, **settings):
         beta1, beta2 = self.betas
-        adamw_kernel(
-            values,
-            gradients,
-            *moments,
-            np.float32(grad_scale),
-            # 1 − β in float64 first: float32's nearest number to 0.999 is off by 1e-5 of 0.001.
-            np.float32(1 - beta1),
-            np.float32(1 - beta2),
-            np.float32(self.learning_rate * settings["weight_decay"]),
-            # lr / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ): the corrections for the start at zero.
-            np.float32(self.learning_rate / (1 - beta1**self.steps_taken)),
-            np.float32(1 / np.sqrt(1 - beta2**self.steps_taken)),
-            np.float32(self.eps),
+        adamw_update(
+            *(values, gradients, *moments, scalars),
+            *(beta1, beta2, self.eps),
+            **settings,
         )
 
 
-def adamw_update(w, g, m, v, step, learning_rate, beta1, beta2, eps, weight_decay, grad_scale=1.0):
-    """One step in array language: what the kernel computes.  w, m and v are changed in place.
+@fused_update
+def adamw_update(w, g, m, v, scalars, beta1, beta2, eps, weight_decay):
+    """One step; w, m and v are changed in place.
 
     w, g, m, v   arrays of one shape: weights, gradients, running means
-    step         counts from 1
+    scalars      see Scalars
     """
+    learning_rate, grad_scale, step = scalars
     g = g * grad_scale
     m += (1 - beta1) * (g - m)
     v += (1 - beta2) * (g * g - v)
@@ -86,17 +85,47 @@ def adamw_update(w, g, m, v, step, learning_rate, beta1, beta2, eps, weight_deca
     w -= learning_rate * weight_decay * w + learning_rate * m_hat / (np.sqrt(v_hat) + eps)
 
 
-@cpu_kernel
-def adamw_kernel(w, g, m, v, grad_scale, new1, new2, shrink, rate, correction, eps):
-    """`adamw_update` in one pass over memory.  w, g, m, v (N,).
+@adamw_update.operation
+def adamw_update_fast(run, w, g, m, v, scalars, beta1, beta2, eps, weight_decay):
+    learning_rate, grad_scale, step = scalars
+    run.step(
+        *flattened("adamw_update", w, g, m, v),
+        np.float32(grad_scale),
+        # 1 − β in float64 first: float32's nearest number to 0.999 is off by 1e-5 of 0.001.
+        np.float32(1 - beta1),
+        np.float32(1 - beta2),
+        np.float32(learning_rate * weight_decay),
+        # lr / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ): the corrections for the start at zero.
+        np.float32(learning_rate / (1 - beta1**step)),
+        np.float32(1 / np.sqrt(1 - beta2**step)),
+        np.float32(eps),
+    )
 
-    new1, new2 = 1 − β₁, 1 − β₂;  shrink = lr · decay
-    """
-    for chunk in prange((w.size + CHUNK - 1) // CHUNK):
-        i, j = chunk * CHUNK, min(w.size, (chunk + 1) * CHUNK)
-        adamw_chunk(
-            w[i:j], g[i:j], m[i:j], v[i:j], grad_scale, new1, new2, shrink, rate, correction, eps
-        )
+
+@adamw_update.kernels("cpu")
+class CPU:
+    """Flat arrays, in chunks, in one pass over memory."""
+
+    @staticmethod
+    @cpu_kernel
+    def step(w, g, m, v, grad_scale, new1, new2, shrink, rate, correction, eps):
+        """new1, new2 = 1 − β₁, 1 − β₂;  shrink = lr · decay"""
+        for chunk in prange((w.size + CHUNK - 1) // CHUNK):
+            i, j = chunk * CHUNK, min(w.size, (chunk + 1) * CHUNK)
+            here = slice(i, j)
+            adamw_chunk(
+                w[here],
+                g[here],
+                m[here],
+                v[here],
+                grad_scale,
+                new1,
+                new2,
+                shrink,
+                rate,
+                correction,
+                eps,
+            )
 
 
 @cpu_function

@@ -6,15 +6,18 @@ memory less.  Source: Pascanu et al., On the difficulty of training recurrent ne
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from tricycle_autograd.arrays import contiguous
 from tricycle_autograd.cpu import cpu_kernel, prange
 from tricycle_autograd.cpu_math import sum_of_squares
+from tricycle_autograd.fused import fused_update
 from tricycle_autograd.memory import joined
 from tricycle_autograd.profiling import profiled
 from tricycle_autograd.tensor import Tensor
+from tricycle_nn.optimiser import flattened, in_float32
 
 CHUNK = 65536  # numbers summed by one thread at a time; the chunks' sums are added in order
 
@@ -25,13 +28,25 @@ def gradient_norm(parameters: Iterable[Tensor]) -> float:
     return sum_of_all_squares(g for g in gradients if g is not None) ** 0.5
 
 
-def sum_of_all_squares(arrays: Iterable[np.ndarray]) -> float:
-    """The sum of the squares of every number in some float32 arrays."""
-    total = 0.0
+def sum_of_all_squares(arrays: Iterable[Any]) -> float:
+    """The sum of the squares of every number in some arrays, all on one device."""
+    total: Any = 0.0
     with profiled("gradient_norm"):
         for flat in joined(contiguous(array) for array in arrays if array.size):
-            total += float(sums_of_squares(flat).sum())
-    return total
+            total = total + sum_of_flat_squares(in_float32(flat))
+    return float(total)  # the one number that leaves the device
+
+
+@fused_update
+def sum_of_flat_squares(flat):
+    """The sum of the squares of a flat array (N,), in float64; nothing is changed."""
+    precise = flat.astype(np.float64)
+    return (precise * precise).sum()
+
+
+@sum_of_flat_squares.operation
+def sum_of_flat_squares_fast(run, flat):
+    return run.sum(*flattened("sum_of_flat_squares", flat))
 
 
 def clip_scale(parameters: Iterable[Tensor], max_norm: float) -> float:
@@ -50,11 +65,20 @@ def scale_for_norm(norm: float, max_norm: float) -> float:
     return 1.0 if norm <= max_norm else max_norm / norm
 
 
-@cpu_kernel
-def sums_of_squares(flat):
-    """flat (N,) -> the sum of squares of each chunk, in float64."""
-    chunks = (flat.size + CHUNK - 1) // CHUNK
-    sums = np.empty(chunks)
-    for chunk in prange(chunks):
-        sums[chunk] = sum_of_squares(flat[chunk * CHUNK : min(flat.size, (chunk + 1) * CHUNK)])
-    return sums
+@sum_of_flat_squares.kernels("cpu")
+class CPU:
+    """Chunks by any thread; their sums in order."""
+
+    @staticmethod
+    def sum(flat):
+        return CPU.sums_of_chunks(flat).sum()
+
+    @staticmethod
+    @cpu_kernel
+    def sums_of_chunks(flat):
+        """flat (N,) -> the sum of squares of each chunk, in float64."""
+        chunks = (flat.size + CHUNK - 1) // CHUNK
+        sums = np.empty(chunks)
+        for chunk in prange(chunks):
+            sums[chunk] = sum_of_squares(flat[chunk * CHUNK : min(flat.size, (chunk + 1) * CHUNK)])
+        return sums

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tricycle_nn.optimiser import Group, Optimiser
+from tricycle_nn.optimiser import Group, Optimiser, check_names
 
 
 class Combined:
@@ -17,7 +17,8 @@ class Combined:
 
     optimisers  each with parameters of its own
 
-    Raises ValueError for none at all, and for a parameter that two of them would move.
+    Raises ValueError for none at all, for a parameter that two of them would move, and for two
+    parameters of one name.
     """
 
     def __init__(self, optimisers: Sequence[Optimiser]):
@@ -27,6 +28,7 @@ class Combined:
         everyone = [id(p) for group in self.groups for p in group.arena.tensors]
         if len(set(everyone)) < len(everyone):
             raise ValueError("two optimisers would move one parameter; give it to one of them")
+        check_names(self.groups)
 
     @property
     def groups(self) -> list[Group]:
@@ -59,19 +61,35 @@ class Combined:
             optimiser.zero_grad()
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """All their states; names begin with the optimiser's place: "1/0.12.first_moment"."""
-        return {
-            f"{i}/{name}": array
-            for i, optimiser in enumerate(self.optimisers)
-            for name, array in optimiser.state_dict().items()
-        }
+        """All their states in one.
+
+        Moments are named after their parameters.  What has no such name begins with its
+        optimiser's place: "1/steps_taken", and "1/0.12.first_moment" for a parameter given without
+        a name.
+        """
+        state = {}
+        for i, optimiser in enumerate(self.optimisers):
+            named = set(optimiser.moments_of_names())
+            for name, array in optimiser.state_dict().items():
+                state[name if name in named else f"{i}/{name}"] = array
+        return state
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Take over what `state_dict` returned.  ValueError for what does not fit."""
+        """Take over what `state_dict` returned, also before moments had their parameters' names.
+
+        ValueError for what does not fit.
+        """
         places = [str(i) for i in range(len(self.optimisers))]
         parts: dict[str, dict[str, np.ndarray]] = {place: {} for place in places}
+        home = {
+            name: place
+            for place, optimiser in zip(places, self.optimisers, strict=True)
+            for name in optimiser.moments_of_names()
+        }
         for name, array in state.items():
             place, _, rest = name.partition("/")
+            if name in home:
+                place, rest = home[name], name
             if place not in parts:
                 raise ValueError(
                     f"this state was not saved by {len(places)} optimisers together: it has {name}"
@@ -79,3 +97,14 @@ class Combined:
             parts[place][rest] = array
         for optimiser, part in zip(self.optimisers, parts.values(), strict=True):
             optimiser.load_state_dict(part)
+
+    def masters(self) -> dict[str, np.ndarray]:
+        """Every parameter as exactly as it is known (see Optimiser.masters).
+
+        A parameter given without a name begins with its optimiser's place: "1/0.12".
+        """
+        return {
+            name if name in optimiser.names() else f"{i}/{name}": array
+            for i, optimiser in enumerate(self.optimisers)
+            for name, array in optimiser.masters().items()
+        }

@@ -40,12 +40,16 @@ method; Amsel et al., The Polar Express (2025) for choosing a, b, c round by rou
 Muon is scalable for LLM training (2025) for decay and the factor.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import sum_of_squares
+from tricycle_autograd.devices import array_module
+from tricycle_autograd.fused import fused_update
 from tricycle_autograd.gemm import multiply
-from tricycle_nn.optimiser import Optimiser, Parameters, check_share
+from tricycle_nn.optimiser import MASTER, Optimiser, Parameters, check_share, in_float32
 
 # a, b, c of each round: what a linear programme finds for the least |1 - (a s + b s³ + c s⁵)| on a
 # grid over the interval in which the round before has left s.
@@ -93,47 +97,97 @@ class Muon(Optimiser):
             for tensor in group.arena.tensors:
                 _check_matrix(tensor, group.settings["parts"])
 
-    def update_group(self, group, grad_scale):
-        parts = group.settings["parts"]
-        places = [
-            (start, place + start - first, *tensor.shape, column, tensor.shape[1] // parts)
-            for first, last, place in group.runs()
-            for start, tensor in zip(group.arena.starts, group.arena.tensors, strict=False)
-            if first <= start < last
-            for column in range(0, tensor.shape[1], tensor.shape[1] // parts)
-        ]
-        if not places:
+    def update_group(self, group, scalars):
+        runs = list(group.runs())
+        if not runs:
             return
-        muon_kernel(
-            group.arena.values,
-            group.arena.gradients,
+        for run in runs:
+            group.exact(*run)
+        muon_update(
+            group.moments.get(MASTER, group.arena.values),
+            in_float32(group.arena.gradients),
             group.moments["velocity"],
-            np.array(places, np.int64),
-            np.float32(grad_scale),
-            np.float32(self.momentum),
-            np.float32(self.learning_rate * group.settings["weight_decay"]),
-            np.float32(self.learning_rate * LIKE_ADAMW),
+            scalars,
+            places=[place for run in runs for place in _places(group, *run)],
+            momentum=self.momentum,
+            weight_decay=group.settings["weight_decay"],
         )
+        for run in runs:
+            group.round_masters(*run)
 
 
-def muon_update(w, g, u, learning_rate, momentum, weight_decay, grad_scale=1.0):
-    """One step of one matrix in array language: what the kernel computes.
+class Place(NamedTuple):
+    """Where a matrix is.
 
-    w, g, u   (rows, columns): weights, gradient, velocity; w and u are changed in place
+    weight, gradient, velocity  where its parameter starts in each of the flat arrays
+    rows, width                 the parameter's shape
+    first, columns              of the parameter's columns those that are the matrix's
     """
-    g = g * grad_scale
-    u *= momentum
-    u += g
-    step = LIKE_ADAMW * max(w.shape) ** 0.5 * orthogonalise(g + momentum * u)
-    w -= learning_rate * (weight_decay * w + step)
+
+    weight: int
+    gradient: int
+    velocity: int
+    rows: int
+    width: int
+    first: int
+    columns: int
+
+    def matrix(self, flat: Any, start: int) -> Any:
+        """The matrix (rows, columns), seen in a flat array in which its parameter starts there."""
+        parameter = flat[start : start + self.rows * self.width].reshape(self.rows, self.width)
+        return parameter[:, self.first : self.first + self.columns]
 
 
-def orthogonalise(matrix: np.ndarray) -> np.ndarray:
+def _places(group, first, last, place):
+    """The place of every matrix in a run of a group."""
+    parts = group.settings["parts"]
+    for start, tensor in zip(group.arena.starts, group.arena.tensors, strict=False):
+        if first <= start < last:
+            rows, width = tensor.shape
+            velocity = place + start - first
+            weight = velocity if MASTER in group.moments else start
+            for column in range(0, width, width // parts):
+                yield Place(weight, start, velocity, rows, width, column, width // parts)
+
+
+@fused_update
+def muon_update(w, g, u, scalars, places, momentum, weight_decay):
+    """One step of many matrices; w and u are changed in place.
+
+    w, g, u   flat arrays: weights, gradients, velocities
+    scalars   see Scalars
+    places    a Place for each matrix
+    """
+    learning_rate, grad_scale, _ = scalars
+    for place in places:
+        matrix, velocity = place.matrix(w, place.weight), place.matrix(u, place.velocity)
+        gradient = place.matrix(g, place.gradient) * grad_scale
+        velocity *= momentum
+        velocity += gradient
+        step = LIKE_ADAMW * max(matrix.shape) ** 0.5 * orthogonalise(gradient + momentum * velocity)
+        matrix -= learning_rate * (weight_decay * matrix + step)
+
+
+@muon_update.operation
+def muon_update_fast(run, w, g, u, scalars, places, momentum, weight_decay):
+    learning_rate, grad_scale, _ = scalars
+    run.step(
+        *(w, g, u),
+        places,
+        np.float32(grad_scale),
+        np.float32(momentum),
+        np.float32(learning_rate * weight_decay),
+        np.float32(learning_rate * LIKE_ADAMW),
+    )
+
+
+def orthogonalise(matrix: Any) -> Any:
     """The matrix with its singular values brought to between 0.8 and 1.2, about: (M, N)."""
     x = matrix if len(matrix) <= len(matrix.T) else matrix.T  # the smaller X Xᵀ
-    x = x / (np.linalg.norm(x) + TINY)
+    xp = array_module(x)
+    x = x / (xp.sqrt((x * x).sum()) + TINY)
     gram = x @ x.T
-    one = q = np.eye(len(x), dtype=x.dtype)
+    one = q = xp.eye(len(x), dtype=x.dtype)
     for a, b, c in ROUNDS:
         p = a * one + b * gram + c * gram @ gram
         q = p @ q
@@ -142,28 +196,31 @@ def orthogonalise(matrix: np.ndarray) -> np.ndarray:
     return x if len(matrix) <= len(matrix.T) else x.T
 
 
-@cpu_kernel
-def muon_kernel(w, g, u, places, grad_scale, momentum, shrink, rate):
-    """`muon_update` of many matrices, each by one thread.
+@muon_update.kernels("cpu")
+class CPU:
+    """Each matrix by one thread."""
 
-    w, g, u  (N,): weights, gradients and velocities of all of them
-    places   (matrices, 6): where the parameter starts, and its velocity; its rows and columns, and
-             of the matrix in it the first column and how many there are
-    shrink   lr · decay;  rate = 0.2 · lr
-    """
-    for k in prange(len(places)):
-        start, u_start, rows, width, first, columns = places[k]
-        end, u_end = start + rows * width, u_start + rows * width
-        mine = slice(first, first + columns)
-        move_matrix(
-            w[start:end].reshape(rows, width)[:, mine],
-            g[start:end].reshape(rows, width)[:, mine],
-            u[u_start:u_end].reshape(rows, width)[:, mine],
-            grad_scale,
-            momentum,
-            shrink,
-            rate,
-        )
+    @staticmethod
+    def step(w, g, u, places, *numbers):
+        CPU.move_matrices(w, g, u, np.array(places, np.int64), *numbers)
+
+    @staticmethod
+    @cpu_kernel
+    def move_matrices(w, g, u, places, grad_scale, momentum, shrink, rate):
+        """shrink = lr · decay;  rate = 0.2 · lr;  places (matrices, 7), see Place"""
+        for k in prange(len(places)):
+            w_start, g_start, u_start, rows, width, first, columns = places[k]
+            size = rows * width
+            mine = slice(first, first + columns)
+            move_matrix(
+                w[w_start : w_start + size].reshape(rows, width)[:, mine],
+                g[g_start : g_start + size].reshape(rows, width)[:, mine],
+                u[u_start : u_start + size].reshape(rows, width)[:, mine],
+                grad_scale,
+                momentum,
+                shrink,
+                rate,
+            )
 
 
 @cpu_function

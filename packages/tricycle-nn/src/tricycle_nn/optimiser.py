@@ -6,48 +6,81 @@ A group is a set of parameters with settings of their own, in the form
 
 Each group's parameters move into an arena (see tricycle_autograd.memory), so that a step is
 one loop over flat memory.  The moments an optimiser keeps are flat arrays of the same layout.
+In a saved state they are named after their parameter, where the optimiser was given its name:
+pairs, as `model.named_parameters()` gives them, in place of parameters.
 
 Where several processes train one model together, each can look after a part of every arena,
 and needs the moments of that part only: `Group.keep`.
+
+*Masters.*  bfloat16 has 8 bits for a number, and a step is mostly smaller than the last of them.
+So for bfloat16 parameters an optimiser keeps one moment more, the master: the parameter in
+float32.  A step moves the master, and rounds it into the parameter.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from tricycle_autograd.memory import Arena, aligned_zeros
+from tricycle_autograd.devices import array_module, move
+from tricycle_autograd.memory import Arena, flat_zeros
 from tricycle_autograd.profiling import profiled
 from tricycle_autograd.tensor import Tensor
 from tricycle_nn.module import Module
 
-Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
+Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
+MASTER = "master"  # the moment that is a bfloat16 parameter in float32
+
+
+class Scalars(NamedTuple):
+    """What changes from step to step, as an update is given it.
+
+    learning_rate  how far to go
+    grad_scale     multiplies every gradient on the way
+    step           counts from 1
+    """
+
+    learning_rate: float
+    grad_scale: float = 1.0
+    step: int = 1
 
 
 class Group:
     """Parameters in one arena, with their settings and the optimiser's memory of them.
 
     arena       where they and their gradients live
+    names       the parameters' names; None for each that was given without
     settings    such as weight_decay, by name
-    moments     flat arrays laid out like the kept stretches of the arena, by name
+    moments     flat arrays laid out like the kept stretches of the arena, by name: float64 for
+                float64 parameters, float32 for others, whose masters are among them if they are
+                bfloat16
     kept        (start, end) of each stretch of the arena that is moved here: all of it, unless
                 `keep` says otherwise
     one_by_one  whether every number moves by itself, or each parameter as a whole
     """
 
     def __init__(self, parameters, settings, moment_names, one_by_one):
-        self.arena = Arena(parameters)
+        self.names, tensors = _names_and_tensors(parameters)
+        self.arena = Arena(tensors)
         self.settings = settings
         self.one_by_one = one_by_one
         self.kept = [(0, self.arena.starts[-1])]
-        self.moments = {name: aligned_zeros(self.arena.starts[-1]) for name in moment_names}
+        values = self.arena.values
+        dtype = np.float64 if values.dtype == np.float64 else np.float32
+        has_masters = values.dtype.name == "bfloat16"
+        self.moments = {
+            name: flat_zeros(values.size, dtype, values)
+            for name in (*moment_names, *[MASTER] * has_masters)
+        }
+        if has_masters:
+            self.moments[MASTER][...] = values
 
     def keep(self, stretches: list[tuple[int, int]]) -> None:
         """From now on look after these stretches of the arena only, (start, end) in order.
 
-        Their moments stay, those of the others are let go: somebody else moves those numbers, and
-        `state_dict` is for a group that keeps all.  Raises ValueError for a stretch that cuts a
-        parameter which moves as a whole.
+        Their moments stay, those of the others are let go: another process moves those numbers,
+        and `state_dict` is for a group that keeps all.  Raises ValueError for a stretch that cuts
+        a parameter which moves as a whole.
         """
         cuts = {cut for stretch in stretches for cut in stretch}
         if not self.one_by_one and not cuts <= set(self.arena.starts):
@@ -56,10 +89,13 @@ class Group:
                 "whole; cut where parameters start"
             )
         for name, whole in self.moments.items():
-            self.moments[name] = aligned_zeros(sum(end - start for start, end in stretches))
-            if stretches:
-                np.concatenate([whole[a:b] for a, b in stretches], out=self.moments[name])
-        self.kept = list(stretches)
+            size = sum(end - start for start, end in stretches)
+            self.moments[name] = flat_zeros(size, whole.dtype, whole)
+            place = 0
+            for start, end in stretches:
+                self.moments[name][place : place + end - start] = whole[start:end]
+                place += end - start
+        self.kept = _merged(stretches)
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
         """Start and end of each kept stretch that has a gradient, and its place in the moments."""
@@ -70,6 +106,26 @@ class Group:
                 if start < end:
                     yield start, end, place + start - a
                 place += b - a
+
+    def exact(self, start: int, end: int, place: int) -> Any:
+        """What a step moves in a run: the values themselves, or their masters if they have any.
+
+        A master from which its parameter differs takes the parameter's number: it was changed
+        since, by loading weights or by hand.
+        """
+        values = self.arena.values[start:end]
+        if MASTER not in self.moments:
+            return values
+        masters = self.moments[MASTER][place : place + end - start]
+        same = masters.astype(values.dtype) == values
+        xp = array_module(values)
+        masters[...] = xp.where(same, masters, values.astype(np.float32))
+        return masters
+
+    def round_masters(self, start: int, end: int, place: int) -> None:
+        """Write the moved masters of a run, if there are any, into their parameters."""
+        if MASTER in self.moments:
+            self.arena.values[start:end] = self.moments[MASTER][place : place + end - start]
 
 
 class AnyOptimiser(Protocol):
@@ -106,8 +162,9 @@ class Optimiser:
     learning_rate  set it before each step to follow a schedule
     steps_taken    counts the steps so far
 
-    Raises TypeError for what is no float32 parameter on the cpu, ValueError for settings out
-    of range, for a parameter given twice, and for none at all.
+    Raises TypeError for what is no parameter, and for parameters in one group that differ in dtype
+    or device; ValueError for settings out of range, for a parameter or a name given twice, and for
+    no parameter at all.
     """
 
     moment_names: tuple[str, ...] = ()
@@ -127,6 +184,7 @@ class Optimiser:
             raise ValueError("an optimiser needs at least one parameter, got none")
         if len(set(everyone)) < len(everyone):
             raise ValueError("a parameter is in two groups; put each one in one group")
+        check_names(self.groups)
 
     def step(self, grad_scale: float = 1.0) -> None:
         """Move every parameter that has a gradient; the others stay as they are.
@@ -138,23 +196,28 @@ class Optimiser:
         after it, for its backward pass would find the new ones.
         """
         self.steps_taken += 1
+        scalars = Scalars(self.learning_rate, grad_scale, self.steps_taken)
         with profiled(f"{type(self).__name__}.step"):
             for group in self.groups:
                 group.arena.adopt()
-                self.update_group(group, grad_scale)
+                self.update_group(group, scalars)
 
-    def update_group(self, group, grad_scale):
+    def update_group(self, group, scalars):
         """Move what has a gradient in a group: by `update`, if every number moves by itself."""
         for start, end, place in group.runs():
+            moments = [
+                group.moments[name][place : place + end - start] for name in self.moment_names
+            ]
             self.update(
-                group.arena.values[start:end],
-                group.arena.gradients[start:end],
-                *(moment[place : place + end - start] for moment in group.moments.values()),
-                grad_scale=grad_scale,
+                group.exact(start, end, place),
+                in_float32(group.arena.gradients[start:end]),
+                *moments,
+                scalars=scalars,
                 **group.settings,
             )
+            group.round_masters(start, end, place)
 
-    def update(self, values, gradients, *moments, grad_scale, **settings):
+    def update(self, values, gradients, *moments, scalars, **settings):
         """Change `values` and the moments in place: flat arrays, all of one length."""
         raise NotImplementedError(f"{type(self).__name__} has no update()")
 
@@ -167,20 +230,32 @@ class Optimiser:
     def state_dict(self) -> dict[str, np.ndarray]:
         """A copy of all that is needed to go on exactly: steps taken, learning rate, moments.
 
-        Moments are named by the parameter's place in the order it was given, and its group:
-        "0.12.first_moment" has the shape of parameter 12 of group 0.
+        Moments are named after their parameter: "blocks.0.mlp.up.weight.first_moment" has its
+        shape.  One that was given without a name is called by its place in the order it was
+        given, and its group: "0.12.first_moment" belongs to parameter 12 of group 0.
         """
         state = {
             "steps_taken": np.array(self.steps_taken, np.int64),
             "learning_rate": np.array(self.learning_rate, np.float64),
         }
-        for name, window in self._moment_windows():
-            state[name] = window.copy()
+        for name, _, window in self._moment_windows():
+            state[name] = np.array(move(window, "cpu"))
         return state
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Take over what `state_dict` returned.  ValueError lists every name that does not fit."""
-        windows = dict(self._moment_windows())
+        """Take over what `state_dict` returned.
+
+        Read are also a state from before moments had their parameters' names, and one with
+        masters by an optimiser that keeps none: there they are the parameters.  ValueError lists
+        every name that does not fit.
+        """
+        windows = {name: window for name, _, window in self._moment_windows()}
+        if not windows.keys() & state.keys():
+            newer = {position: name for name, position, _ in self._moment_windows()}
+            state = {newer.get(name, name): array for name, array in state.items()}
+        for name, window in self._windows([group.arena.values for group in self.groups]):
+            if f"{name}.{MASTER}" in state:
+                windows.setdefault(f"{name}.{MASTER}", window)
         shapes: dict[str, tuple[int, ...]] = {"steps_taken": (), "learning_rate": ()}
         shapes |= {name: window.shape for name, window in windows.items()}
         problems = [f"missing {name}" for name in shapes if name not in state]
@@ -196,25 +271,58 @@ class Optimiser:
         self.steps_taken = int(state["steps_taken"])
         self.learning_rate = float(state["learning_rate"])
         for name, window in windows.items():
-            window[...] = state[name]
+            array = np.asarray(state[name], window.dtype)
+            window[...] = array_module(window).asarray(array)
+
+    def masters(self) -> dict[str, np.ndarray]:
+        """A copy of every parameter as exactly as it is known: what a checkpoint should hold.
+
+        That is the master in float32 where there is one, and the parameter where there is none,
+        by its name.  For an optimiser that keeps all of its groups, as `state_dict` is.
+        """
+        for group in self.groups:
+            group.arena.adopt()
+        exact = [group.exact(0, group.arena.starts[-1], 0) for group in self.groups]
+        return {name: np.array(move(window, "cpu")) for name, window in self._windows(exact)}
+
+    def names(self) -> list[str]:
+        """The parameters' names, of those that were given one."""
+        return [name for group in self.groups for name in group.names if name]
+
+    def moments_of_names(self) -> list[str]:
+        """What a state may hold for the parameters that were given a name, masters included."""
+        moments = (*self.moment_names, MASTER)
+        return [f"{name}.{moment}" for name in self.names() for moment in moments]
+
+    def _windows(self, flats):
+        """The name, or position, of every parameter and its window on its group's flat array."""
+        for g, (group, flat) in enumerate(zip(self.groups, flats, strict=True)):
+            windows = group.arena.windows(flat)
+            for p, (name, window) in enumerate(zip(group.names, windows, strict=True)):
+                yield name or f"{g}.{p}", window
 
     def _moment_windows(self):
+        """The name, the name by position and the window of every moment of every parameter."""
         for g, group in enumerate(self.groups):
             for moment_name, moment in group.moments.items():
-                for p, window in enumerate(group.arena.windows(moment)):
-                    yield f"{g}.{p}.{moment_name}", window
+                windows = group.arena.windows(moment)
+                for p, (name, window) in enumerate(zip(group.names, windows, strict=True)):
+                    position = f"{g}.{p}.{moment_name}"
+                    yield f"{name}.{moment_name}" if name else position, position, window
 
 
 def default_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: weight decay for matrices, none for vectors (biases, norms' weights).
 
+    Parameters come with their names, after which their moments are named.
+
     Decay pulls a matrix towards small weights; a norm's weight or a bias has no reason to be
     small (the habit of GPT-2's successors, and of nanoGPT).
     """
-    parameters = model.parameters()
+    named = model.named_parameters()
     groups = [
-        {"parameters": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"parameters": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"parameters": [pair for pair in named if pair[1].ndim >= 2], "weight_decay": weight_decay},
+        {"parameters": [pair for pair in named if pair[1].ndim < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["parameters"]]
 
@@ -243,6 +351,63 @@ def _as_group(group, defaults):
     for name, value in settings.items():
         check_not_negative(name, value)
     return tensors, settings
+
+
+def _names_and_tensors(parameters):
+    """Names and tensors of what was given as tensors or as (name, tensor) pairs."""
+    given = list(parameters)
+    named = [isinstance(entry, tuple) and len(entry) == 2 for entry in given]
+    if not any(named):
+        return [None] * len(given), given
+    if not all(named) or not all(isinstance(name, str) and name for name, _ in given):
+        raise TypeError(
+            "the parameters of a group are tensors, or all of them (name, tensor) pairs; pass "
+            "model.parameters() or model.named_parameters()"
+        )
+    return [name for name, _ in given], [tensor for _, tensor in given]
+
+
+def _merged(stretches):
+    """The same (start, end), in as few as can be: neighbours as one."""
+    merged: list[tuple[int, int]] = []
+    for start, end in stretches:
+        if merged and merged[-1][1] == start:
+            start = merged.pop()[0]
+        merged.append((start, end))
+    return merged
+
+
+def in_float32(gradients: Any) -> Any:
+    """bfloat16 gradients in float32, in which updates and norms count; any others as they are."""
+    return gradients.astype(np.float32) if gradients.dtype.name == "bfloat16" else gradients
+
+
+def flattened(name: str, *arrays: Any) -> list[Any]:
+    """Views (N,) on arrays of one shape, for kernels that change them in place.
+
+    Raises ValueError for shapes that differ, and for an array whose numbers are not in order in
+    memory: its flat form would be a copy.
+    """
+    if len({array.shape for array in arrays}) > 1:
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise ValueError(f"{name} wants arrays of one shape, got {shapes}")
+    if not all(array.flags.c_contiguous for array in arrays):
+        raise ValueError(
+            f"{name} changes arrays in place, which have their numbers in order in memory; got "
+            "one that does not: pass a copy, array.copy()"
+        )
+    return [array.reshape(-1) for array in arrays]
+
+
+def check_names(groups: Iterable[Group]) -> None:
+    """Raise ValueError if two parameters in these groups have one name."""
+    names = [name for group in groups for name in group.names if name]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"two parameters are called {', '.join(twice)}; a state could not tell them apart: "
+            "give them names of their own"
+        )
 
 
 def check_not_negative(name: str, value: float) -> None:

@@ -12,7 +12,8 @@ and momentum" (2013), in the form that PyTorch uses.
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
-from tricycle_nn.optimiser import Optimiser, Parameters, check_share
+from tricycle_autograd.fused import fused_update
+from tricycle_nn.optimiser import Optimiser, Parameters, check_share, flattened
 
 CHUNK = 65536  # numbers a thread takes at a time
 
@@ -47,25 +48,52 @@ class SGD(Optimiser):
         self.momentum = momentum
         self.nesterov = nesterov
 
-    def update(self, values, gradients, *moments, grad_scale, **settings):
-        sgd_kernel(
-            values,
-            gradients,
-            *moments,
-            np.float32(grad_scale),
-            np.float32(self.learning_rate),
-            np.float32(self.momentum),
-            np.float32(settings["weight_decay"]),
-            self.nesterov,
+    def update(self, values, gradients, *moments, scalars, **settings):
+        sgd_update(
+            *(values, gradients, *moments, scalars),
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            **settings,
         )
 
 
-@cpu_kernel
-def sgd_kernel(w, g, u, grad_scale, learning_rate, momentum, decay, nesterov):
-    """One step, in place.  w, g, u (N,): weights, gradients, velocities."""
-    for chunk in prange((w.size + CHUNK - 1) // CHUNK):
-        i, j = chunk * CHUNK, min(w.size, (chunk + 1) * CHUNK)
-        sgd_chunk(w[i:j], g[i:j], u[i:j], grad_scale, learning_rate, momentum, decay, nesterov)
+@fused_update
+def sgd_update(w, g, u, scalars, momentum=0.0, nesterov=False, weight_decay=0.0):
+    """One step; w and u are changed in place.
+
+    w, g, u   arrays of one shape: weights, gradients, velocities
+    scalars   see Scalars
+    """
+    learning_rate, grad_scale, _ = scalars
+    g = g * grad_scale + weight_decay * w
+    u *= momentum
+    u += g
+    w -= learning_rate * (g + momentum * u if nesterov else u)
+
+
+@sgd_update.operation
+def sgd_update_fast(run, w, g, u, scalars, momentum=0.0, nesterov=False, weight_decay=0.0):
+    learning_rate, grad_scale, _ = scalars
+    run.step(
+        *flattened("sgd_update", w, g, u),
+        np.float32(grad_scale),
+        np.float32(learning_rate),
+        np.float32(momentum),
+        np.float32(weight_decay),
+        nesterov,
+    )
+
+
+@sgd_update.kernels("cpu")
+class CPU:
+    """Flat arrays, in chunks."""
+
+    @staticmethod
+    @cpu_kernel
+    def step(w, g, u, grad_scale, learning_rate, momentum, decay, nesterov):
+        for chunk in prange((w.size + CHUNK - 1) // CHUNK):
+            i, j = chunk * CHUNK, min(w.size, (chunk + 1) * CHUNK)
+            sgd_chunk(w[i:j], g[i:j], u[i:j], grad_scale, learning_rate, momentum, decay, nesterov)
 
 
 @cpu_function

@@ -42,16 +42,16 @@ def make_adamw(model: GPT, config: TrainingConfig) -> AdamW:
 
 def make_muon(model: GPT, config: TrainingConfig) -> Combined:
     """Muon for the blocks' matrices, AdamW for the rest."""
-    named = [pair for block in model.blocks for pair in block.named_parameters()]
-    matrices = [p for _, p in named if p.ndim == 2]
-    packed = [p for name, p in named if name == "attention.query_key_value.weight"]
-    in_blocks, in_packed = {id(p) for p in matrices}, {id(p) for p in packed}
+    named = model.named_parameters()
+    inside = {id(p) for block in model.blocks for p in block.parameters()}
+    matrices = [(name, p) for name, p in named if p.ndim == 2 and id(p) in inside]
+    packed = [pair for pair in matrices if pair[0].endswith(".attention.query_key_value.weight")]
     heads = model.config.key_value_heads  # the smallest of queries', keys' and values'
     groups: list[dict[str, Any]] = [
         {"parameters": packed, "parts": model.config.n_heads // heads + 2},
-        {"parameters": [p for p in matrices if id(p) not in in_packed]},
+        {"parameters": [(name, p) for name, p in matrices if name not in dict(packed)]},
     ]
-    others = [p for p in model.parameters() if id(p) not in in_blocks]
+    others = [(name, p) for name, p in named if name not in dict(matrices)]
     rate, betas = config.learning_rate, (config.beta1, config.beta2)
     return Combined(
         [
