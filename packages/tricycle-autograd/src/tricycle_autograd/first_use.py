@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+UNFIT = object()  # an argument that cannot be made of another type
 WITHIN = 1e-3  # of the largest number of an array: rounding is far below, garbage far above
 
 
@@ -121,17 +122,19 @@ def as_types(arguments: Iterable[Any], wanted: Any) -> list[Any] | None:
     if len(arguments) != len(wanted):
         return None
     adapted = [_as_type(value, t) for value, t in zip(arguments, wanted, strict=True)]
-    return None if any(value is None for value in adapted) else adapted
+    return None if any(value is UNFIT for value in adapted) else adapted
 
 
 def _as_type(value, wanted):
     from numba import types
     from numba.np.numpy_support import as_dtype
 
+    if isinstance(wanted, types.NoneType):
+        return None  # an argument that was left out
     if isinstance(wanted, types.Number | types.Boolean) and np.ndim(value) == 0:
         return as_dtype(wanted).type(value)
     if not isinstance(wanted, types.Array) or np.ndim(value) != wanted.ndim:
-        return None
+        return UNFIT
     array = np.array(value, as_dtype(wanted.dtype), order="F" if wanted.layout == "F" else "C")
     if wanted.layout == "A":
         apart = np.empty([2 * n for n in array.shape], array.dtype)

@@ -33,11 +33,6 @@ def elementwise(n_results: int, n_inputs: int) -> Callable[[Generator], tuple]:
     )
 
 
-def in_place(n_changed: int, n_inputs: int) -> Callable[[Generator], tuple]:
-    """The same for a kernel that changes arrays beside one that it fills."""
-    return lambda rng: (zeros(N * C), *(numbers(rng, N * C) for _ in range(n_changed + n_inputs)))
-
-
 def rows(rng: Generator) -> tuple:
     """x."""
     return (3 * numbers(rng, N, C),)
@@ -49,15 +44,15 @@ def rows_back(rng: Generator) -> tuple:
 
 
 def layer_norm_back(rng: Generator) -> tuple:
-    """dy, x, weight, mean, r, chunks."""
-    rows, means = numbers(rng, 2, N, C), numbers(rng, 2, N)
-    return rows[0], rows[1], numbers(rng, C), means[0], np.abs(means[1]), 2
+    """dy, x, weight, mean, r, waiting."""
+    (dy, x, waiting), means = numbers(rng, 3, N, C), numbers(rng, 2, N)
+    return dy, x, numbers(rng, C), means[0], np.abs(means[1]), waiting
 
 
 def rms_norm_back(rng: Generator) -> tuple:
-    """dy, x, weight, r, chunks."""
-    dy, x = numbers(rng, 2, N, C)
-    return dy, x, numbers(rng, C), np.abs(numbers(rng, N)), 2
+    """dy, x, weight, r, waiting."""
+    dy, x, waiting = numbers(rng, 3, N, C)
+    return dy, x, numbers(rng, C), np.abs(numbers(rng, N)), waiting
 
 
 TARGETS = np.array([3, 36, -1, 0, 17])
@@ -156,49 +151,49 @@ def muon(rng: Generator) -> tuple:
 
 
 TRIALS: dict[str, Callable[[Generator], tuple]] = {
-    "activated_linear.CPU.gelu_again": in_place(1, 1),
-    "activated_linear.CPU.swiglu_again": lambda rng: (
-        zeros(N * C),
-        numbers(rng, N * C),
-        zeros(N * C),
-        numbers(rng, N * C),
-        numbers(rng, N * C),
-    ),
-    "adamw.adamw_kernel": adamw,
+    "adamw.CPU.step": adamw,
     "attention_cpu.look_back": lambda rng: (*attention(rng), True, HALF),
     "attention_cpu.send_back": attention_back,
     "attention_one_query.look_once": lambda rng: (*attention(rng, 1), HALF),
-    "clipping.sums_of_squares": lambda rng: (numbers(rng, C),),
+    "clipping.CPU.sums_of_chunks": lambda rng: (numbers(rng, C),),
     "cross_entropy.CPU.forward": cross_entropy,
     "cross_entropy.beliefs_minus_targets": cross_entropy_back,
-    "dropout.CPU.drop": dropout,
+    "dropout.drop_pieces": dropout,
     "embedding.CPU.gather": embedding_gather,
     "embedding.CPU.scatter": embedding_scatter,
-    "gelu.CPU.forward_tanh": elementwise(1, 1),
-    "gelu.CPU.backward_tanh": elementwise(1, 2),
-    "gelu.CPU.forward_exact": elementwise(1, 1),
-    "gelu.CPU.backward_exact": elementwise(1, 2),
+    "gelu.exact_pieces": elementwise(1, 1),
+    "gelu.exact_pieces_backward": elementwise(1, 2),
+    "gelu.tanh_pieces": elementwise(1, 1),
+    "gelu.tanh_pieces_again": elementwise(1, 2),
+    "gelu.tanh_pieces_backward": elementwise(1, 2),
     "int8.one_row": int8,
-    "layer_norm.CPU.forward": lambda rng: (numbers(rng, N, C), *numbers(rng, 2, C), EPS),
     "layer_norm.CPU.backward": layer_norm_back,
-    "linear.CPU.fill_rows": lambda rng: (zeros(N, C), numbers(rng, C)),
-    "linear.CPU.sum_chunks": lambda rng: (zeros(2, C), numbers(rng, 11, C)),
+    "layer_norm.add_and_normalise_rows": lambda rng: (
+        *numbers(rng, 2, N, C),
+        *numbers(rng, 2, C),
+        EPS,
+    ),
+    "layer_norm.normalise_rows": lambda rng: (numbers(rng, N, C), *numbers(rng, 2, C), EPS),
+    "linear.fill_rows": lambda rng: (zeros(N, C), numbers(rng, C)),
+    "linear.sum_chunks": lambda rng: (numbers(rng, 40, C),),
     "linear_cross_entropy.scores_to_gradient": linear_cross_entropy,
-    "muon.muon_kernel": muon,
-    "relu.CPU.forward": elementwise(1, 1),
-    "relu.CPU.backward": elementwise(1, 2),
-    "relu.CPU.forward_squared": elementwise(1, 1),
-    "relu.CPU.backward_squared": elementwise(1, 2),
+    "muon.CPU.move_matrices": muon,
+    "relu.relu_pieces": elementwise(1, 1),
+    "relu.relu_pieces_backward": elementwise(1, 2),
+    "relu.relu_squared_pieces": elementwise(1, 1),
+    "relu.relu_squared_pieces_backward": elementwise(1, 2),
+    "rms_norm.CPU.add_forward": lambda rng: (*numbers(rng, 2, N, C), numbers(rng, C), EPS),
     "rms_norm.CPU.forward": lambda rng: (numbers(rng, N, C), numbers(rng, C), EPS),
     "rms_norm.CPU.backward": rms_norm_back,
     "rotary.CPU.turn": rotary,
-    "sgd.sgd_kernel": sgd,
+    "sgd.CPU.step": sgd,
     "softmax.CPU.forward": rows,
     "softmax.CPU.backward": rows_back,
     "softmax.LogCPU.forward": rows,
     "softmax.LogCPU.backward": rows_back,
-    "swiglu.CPU.silu": elementwise(1, 1),
-    "swiglu.CPU.silu_backward": elementwise(1, 2),
-    "swiglu.CPU.swiglu": elementwise(1, 2),
-    "swiglu.CPU.swiglu_backward": elementwise(2, 3),
+    "swiglu.silu_pieces": elementwise(1, 1),
+    "swiglu.silu_pieces_backward": elementwise(1, 2),
+    "swiglu.swiglu_pieces": elementwise(1, 2),
+    "swiglu.swiglu_pieces_again": elementwise(2, 3),
+    "swiglu.swiglu_pieces_backward": elementwise(2, 3),
 }
