@@ -42,6 +42,9 @@ def test_muon_has_the_matrices_of_the_blocks_and_adamw_the_rest(make_tiny, kind)
     muon, adamw = optimiser.optimisers
     assert all(p.ndim == 2 for group in muon.groups for p in group.arena.tensors)
     assert model.token_embedding.weight in adamw.groups[0].arena.tensors
+    saved = optimiser.state_dict()
+    assert "blocks.0.attention.query_key_value.weight.velocity" in saved
+    assert "token_embedding.weight.first_moment" in saved
 
     ids = np.random.default_rng(0).integers(0, 23, (4, 9))
     losses = []

@@ -44,14 +44,17 @@ def make_muon(model: GPT, config: TrainingConfig) -> Combined:
     """Muon for the blocks' matrices, AdamW for the rest."""
     named = model.named_parameters()
     inside = {id(p) for block in model.blocks for p in block.parameters()}
-    matrices = [(name, p) for name, p in named if p.ndim == 2 and id(p) in inside]
-    packed = [pair for pair in matrices if pair[0].endswith(".attention.query_key_value.weight")]
+    matrices = {name: p for name, p in named if p.ndim == 2 and id(p) in inside}
+    packed = [name for name in matrices if name.endswith(".attention.query_key_value.weight")]
     heads = model.config.key_value_heads  # the smallest of queries', keys' and values'
     groups: list[dict[str, Any]] = [
-        {"parameters": packed, "parts": model.config.n_heads // heads + 2},
-        {"parameters": [(name, p) for name, p in matrices if name not in dict(packed)]},
+        {
+            "parameters": [(name, matrices[name]) for name in packed],
+            "parts": model.config.n_heads // heads + 2,
+        },
+        {"parameters": [pair for pair in matrices.items() if pair[0] not in packed]},
     ]
-    others = [(name, p) for name, p in named if name not in dict(matrices)]
+    others = [pair for pair in named if pair[0] not in matrices]
     rate, betas = config.learning_rate, (config.beta1, config.beta2)
     return Combined(
         [
