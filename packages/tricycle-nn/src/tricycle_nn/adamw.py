@@ -15,6 +15,8 @@ The decay is taken from the weight itself, not through the gradient: that is the
 Sources: Kingma & Ba, Adam (2014); Loshchilov & Hutter, Decoupled Weight Decay (2017).
 """
 
+from typing import Any
+
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
@@ -106,9 +108,8 @@ def adamw_update_fast(run, w, g, m, v, scalars, beta1, beta2, eps, weight_decay)
 class CPU:
     """Flat arrays, in chunks, in one pass over memory."""
 
-    @staticmethod
     @cpu_kernel
-    def step(w, g, m, v, grad_scale, new1, new2, shrink, rate, correction, eps):
+    def step(w: Any, g, m, v, grad_scale, new1, new2, shrink, rate, correction, eps):
         """new1, new2 = 1 − β₁, 1 − β₂;  shrink = lr · decay"""
         for chunk in prange((w.size + CHUNK - 1) // CHUNK):
             i, j = chunk * CHUNK, min(w.size, (chunk + 1) * CHUNK)

@@ -69,13 +69,11 @@ def scale_for_norm(norm: float, max_norm: float) -> float:
 class CPU:
     """Chunks by any thread; their sums in order."""
 
-    @staticmethod
-    def sum(flat):
+    def sum(flat: Any):
         return CPU.sums_of_chunks(flat).sum()
 
-    @staticmethod
     @cpu_kernel
-    def sums_of_chunks(flat):
+    def sums_of_chunks(flat: Any):
         """flat (N,) -> the sum of squares of each chunk, in float64."""
         chunks = (flat.size + CHUNK - 1) // CHUNK
         sums = np.empty(chunks)

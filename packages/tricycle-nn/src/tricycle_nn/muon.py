@@ -200,13 +200,11 @@ def orthogonalise(matrix: Any) -> Any:
 class CPU:
     """Each matrix by one thread."""
 
-    @staticmethod
-    def step(w, g, u, places, *numbers):
+    def step(w: Any, g, u, places, *numbers):
         CPU.move_matrices(w, g, u, np.array(places, np.int64), *numbers)
 
-    @staticmethod
     @cpu_kernel
-    def move_matrices(w, g, u, places, grad_scale, momentum, shrink, rate):
+    def move_matrices(w: Any, g, u, places, grad_scale, momentum, shrink, rate):
         """shrink = lr · decay;  rate = 0.2 · lr;  places (matrices, 7), see Place"""
         for k in prange(len(places)):
             w_start, g_start, u_start, rows, width, first, columns = places[k]

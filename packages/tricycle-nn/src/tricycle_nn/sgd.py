@@ -9,6 +9,8 @@ version looks one step ahead.  Source: Sutskever et al., "On the importance of i
 and momentum" (2013), in the form that PyTorch uses.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
@@ -88,9 +90,8 @@ def sgd_update_fast(run, w, g, u, scalars, momentum=0.0, nesterov=False, weight_
 class CPU:
     """Flat arrays, in chunks."""
 
-    @staticmethod
     @cpu_kernel
-    def step(w, g, u, grad_scale, learning_rate, momentum, decay, nesterov):
+    def step(w: Any, g, u, grad_scale, learning_rate, momentum, decay, nesterov):
         for chunk in prange((w.size + CHUNK - 1) // CHUNK):
             i, j = chunk * CHUNK, min(w.size, (chunk + 1) * CHUNK)
             sgd_chunk(w[i:j], g[i:j], u[i:j], grad_scale, learning_rate, momentum, decay, nesterov)

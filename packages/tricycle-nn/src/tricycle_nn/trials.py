@@ -105,13 +105,13 @@ def attention_back(rng: Generator) -> tuple:
 
 
 def embedding_gather(rng: Generator) -> tuple:
-    """y, ids, table."""
-    return zeros(N, C), np.array([3, 0, 7, 3, 1]), numbers(rng, 8, C)
+    """ids, table."""
+    return np.array([3, 0, 7, 3, 1]), numbers(rng, 8, C)
 
 
 def embedding_scatter(rng: Generator) -> tuple:
-    """d_table, ids, dy, add."""
-    return numbers(rng, 8, C), np.array([3, 0, 7, 3, 1]), numbers(rng, N, C), True
+    """d_table, add, ids, dy."""
+    return numbers(rng, 8, C), True, np.array([3, 0, 7, 3, 1]), numbers(rng, N, C)
 
 
 def dropout(rng: Generator) -> tuple:
@@ -121,8 +121,8 @@ def dropout(rng: Generator) -> tuple:
 
 
 def rotary(rng: Generator) -> tuple:
-    """x, cos, sin, interleaved, y."""
-    return numbers(rng, 6, 22), numbers(rng, 3, 11), numbers(rng, 3, 11), False, zeros(6, 22)
+    """x, cos, sin, interleaved."""
+    return numbers(rng, 6, 22), numbers(rng, 3, 11), numbers(rng, 3, 11), False
 
 
 def int8(rng: Generator) -> tuple:
@@ -145,7 +145,7 @@ def sgd(rng: Generator) -> tuple:
 
 def muon(rng: Generator) -> tuple:
     """w, g, u, places, grad_scale, momentum, shrink, rate."""
-    places = np.array([(0, 0, 4, 10, 0, 5), (0, 0, 4, 10, 5, 5), (40, 40, 7, 3, 0, 3)])
+    places = np.array([(0, 0, 0, 4, 10, 0, 5), (0, 0, 0, 4, 10, 5, 5), (40, 40, 40, 7, 3, 0, 3)])
     settings = HALF, np.float32(0.95), np.float32(0.001), np.float32(0.02)
     return *numbers(rng, 3, 61), places, *settings
 
