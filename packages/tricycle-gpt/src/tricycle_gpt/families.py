@@ -8,12 +8,14 @@ In files GPT-2's matrices lie as ours do, under other names.  Llama's are transp
 keys and values apart.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from tricycle_autograd import Tensor
 from tricycle_gpt.family import Family, Format, Piece, add_family
-from tricycle_nn import LayerNorm, LlamaBlock, Module, RMSNorm, TransformerBlock
+from tricycle_nn import LayerNorm, LlamaBlock, Module, RMSNorm, TransformerBlock, gelu
 
 # ---- GPT-2 ----
 
@@ -27,13 +29,16 @@ GPT2_NAMES = {  # ours, theirs; both have a weight (in, out) and a bias
 }
 
 
-def _gpt2_block(config: Any, *, rng: np.random.Generator) -> Module:
+def _gpt2_block(
+    config: Any, *, rng: np.random.Generator, activation: Callable[[Tensor], Tensor] = gelu
+) -> Module:
     return TransformerBlock(
         config.embedding_dim,
         config.n_heads,
         hidden=config.mlp_width,
         dropout=config.dropout,
         eps=config.norm_eps,
+        activation=activation,
         rng=rng,
     )
 

@@ -8,25 +8,28 @@ branch normalises its own copy, so gradients have a straight way back (Radford e
 llama_block.py is the same idea with newer parts.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tricycle_autograd.tensor import Tensor
 from tricycle_nn.attention import CausalSelfAttention
+from tricycle_nn.gelu import gelu
 from tricycle_nn.layer_norm import LayerNorm
 from tricycle_nn.mlp import MLP
 from tricycle_nn.module import Module
 
 
 class TransformerBlock(Module):
-    """LayerNorm, attention, LayerNorm, MLP with GELU: (B, T, C) -> (B, T, C).
+    """LayerNorm, attention, LayerNorm, MLP: (B, T, C) -> (B, T, C).
 
-    width    C
-    n_heads  attention heads, each width / n_heads wide
-    hidden   width inside the MLP; 4·width if None
-    dropout  share of each branch's result dropped while training
-    eps      for the norms
+    width       C
+    n_heads     attention heads, each width / n_heads wide
+    hidden      width inside the MLP; 4·width if None
+    dropout     share of each branch's result dropped while training
+    eps         for the norms
+    activation  inside the MLP, a function of a tensor
 
     It has 12·C² + 13·C parameters.  Where a token stands must be in x already.
     """
@@ -38,13 +41,14 @@ class TransformerBlock(Module):
         hidden: int | None = None,
         dropout: float = 0.0,
         eps: float = 1e-5,
+        activation: Callable[[Tensor], Tensor] = gelu,
         *,
         rng: np.random.Generator,
     ):
         self.attention_norm = LayerNorm(width, eps)
         self.attention = CausalSelfAttention(width, n_heads, dropout=dropout, rng=rng)
         self.mlp_norm = LayerNorm(width, eps)
-        self.mlp = MLP(width, hidden, dropout=dropout, rng=rng)
+        self.mlp = MLP(width, hidden, activation, dropout, rng=rng)
 
     def forward(self, x: Tensor, cache: Any = None) -> Tensor:
         """`cache`: this block's keys and values of earlier positions (see CausalSelfAttention)."""
