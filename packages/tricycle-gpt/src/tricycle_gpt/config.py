@@ -6,11 +6,14 @@ these fields, so the comments behind them are the help a user reads.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from tricycle_gpt import families  # noqa: F401  (makes the families known)
 from tricycle_gpt.family import Family, family_named
 from tricycle_nn import CosineSchedule, LinearSchedule, WarmupStableDecay
+
+
+OptimiserName = Literal["adamw", "muon"]  # what each is made of: runs/optimiser.py
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class TrainingConfig:
     """The way down from the highest learning rate to the last."""
     decay: int | None = None
     """Steps of the way down in warmup-stable-decay; if not given, a fifth of all."""
-    optimiser: Literal["adamw", "muon"] = "adamw"
+    optimiser: OptimiserName = "adamw"
     """What moves the weights; muon: the blocks' matrices by Muon, the rest by AdamW."""
     momentum: float = 0.95
     """Muon: how much of the old sum of gradients each step keeps."""
@@ -187,8 +190,9 @@ class TrainingConfig:
                 raise ValueError(f"{name} must be one of {wanted}, got {getattr(self, name)!r}")
         if not self.max_gradient_norm > 0:
             raise ValueError(f"max_gradient_norm must be above 0, got {self.max_gradient_norm}")
-        if self.optimiser not in ("adamw", "muon"):
-            raise ValueError(f'optimiser must be "adamw" or "muon", got {self.optimiser!r}')
+        if self.optimiser not in get_args(OptimiserName):
+            known = " or ".join(f'"{name}"' for name in get_args(OptimiserName))
+            raise ValueError(f"optimiser must be {known}, got {self.optimiser!r}")
         if not 0 <= self.final_learning_rate <= self.learning_rate:
             raise ValueError(
                 f"final_learning_rate must be at least 0 and at most learning_rate, got "

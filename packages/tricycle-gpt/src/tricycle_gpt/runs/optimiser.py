@@ -75,4 +75,7 @@ class Maker(NamedTuple):
     lightest: type[Optimiser]
 
 
-OPTIMISERS = {"adamw": Maker(make_adamw, AdamW), "muon": Maker(make_muon, Muon)}
+OPTIMISERS = {
+    "adamw": Maker(make_adamw, AdamW),
+    "muon": Maker(make_muon, Muon),
+}
