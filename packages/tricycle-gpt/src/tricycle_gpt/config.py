@@ -12,7 +12,6 @@ from tricycle_gpt import families  # noqa: F401  (makes the families known)
 from tricycle_gpt.family import Family, family_named
 from tricycle_nn import CosineSchedule, LinearSchedule, WarmupStableDecay
 
-
 OptimiserName = Literal["adamw", "muon"]  # what each is made of: runs/optimiser.py
 
 
