@@ -189,6 +189,7 @@ def run(args: Arguments, communicator: Communicator) -> None:
     communicator.wait()  # steps are measured while the others do nothing
     recipe = args.training
     config = args.model
+    config.family.format_of(config)  # an error now, not where the trained model is written
     windows, _ = recipe.share(ranks)
     model = GPT(config, rng=np.random.default_rng(recipe.seed))
     batches = Batches(

@@ -106,7 +106,7 @@ def main() -> None:
     prompt = tokeniser.encode(args.prompt or first_prompt(training_text))
     ids, validation = (tokeniser.encode_to_numpy(part) for part in (training_text, validation_text))
     config = replace(args.model, vocab_size=tokeniser.n_vocab)
-
+    config.family.format_of(config)  # an error now, not where the trained model is written
     model = GPT(config, rng=np.random.default_rng(args.training.seed))
     say(
         f"{len(ids):,} tokens to train on, {len(validation):,} to check with; a model of "

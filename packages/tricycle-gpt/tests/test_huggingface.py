@@ -2,6 +2,7 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -160,12 +161,16 @@ def test_damaged_weights_are_named(tmp_path, make_tiny):
         from_huggingface(tmp_path)
 
 
-def test_bfloat16_weights_are_named(tmp_path, make_tiny):
-    path = to_huggingface(make_tiny(), tmp_path) / "model.safetensors"
-    header = b'{"a": {"dtype": "BF16", "shape": [1], "data_offsets": [0, 2]}}'
-    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
-    with pytest.raises(ValueError, match="holds bfloat16 weights; save them as float32"):
-        from_huggingface(tmp_path)
+def test_bfloat16_weights_are_read(tmp_path, make_tiny):
+    model = make_tiny()
+    path = to_huggingface(model, tmp_path) / "model.safetensors"
+    rounded = {n: a.astype(ml_dtypes.bfloat16) for n, a in load_file(path).items()}
+    save_file(rounded, path)
+    again = from_huggingface(tmp_path)
+    for name, array in model.state_dict().items():
+        expected = array.astype(ml_dtypes.bfloat16).astype(np.float32)
+        np.testing.assert_array_equal(again.state_dict()[name], expected)
+        assert again.state_dict()[name].dtype == np.float32
 
 
 def change_config(folder, **changes):

@@ -2,6 +2,7 @@
 
 import os
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import SafetensorError
@@ -10,7 +11,7 @@ from safetensors.numpy import load_file
 from tricycle_gpt import to_huggingface
 from tricycle_gpt.runs import whole_files
 from tricycle_gpt.runs.diagnosis import save_batches
-from tricycle_gpt.runs.whole_files import replace_text, replacing, write_arrays
+from tricycle_gpt.runs.whole_files import read_arrays, replace_text, replacing, write_arrays
 
 
 @pytest.mark.parametrize("place", ["fsync", "replace"])
@@ -89,3 +90,14 @@ def test_what_safetensors_makes_of_a_full_disk_is_an_oserror_everywhere(
     ids = np.ones((2, 4), int)
     with pytest.raises(OSError, match=r"bad\.safetensors could not be written: No space left"):
         save_batches(tmp_path / "bad.safetensors", [(ids, ids)], 0)
+
+
+def test_arrays_of_every_dtype_are_read_as_they_were_written(tmp_path):
+    half = np.array([[1.5, -2.0]], ml_dtypes.bfloat16)
+    arrays = {"half": half, "single": np.arange(3, dtype=np.float32), "whole": np.array(7)}
+    write_arrays(tmp_path / "a.safetensors", arrays)
+    found = read_arrays(tmp_path / "a.safetensors")
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].tobytes() == array.tobytes()

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file
+from safetensors import SafetensorError
 
 from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.family import FAMILIES, Piece
 from tricycle_gpt.model import GPT
-from tricycle_gpt.runs.whole_files import replace_text, replacing, write_arrays
+from tricycle_gpt.runs.whole_files import read_arrays, replace_text, replacing, write_arrays
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -106,14 +105,9 @@ def _read_config(path):
 def _read_weights(path):
     """Their weights by name."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-        if "BF16" in kinds:
-            raise ValueError(f"{path} holds bfloat16 weights; save them as float32 to read them")
-        weights = load_file(path)
+        return read_arrays(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
-    return weights
 
 
 def _without_extras(weights, config):

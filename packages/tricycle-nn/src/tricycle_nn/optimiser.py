@@ -155,6 +155,10 @@ class AnyOptimiser(Protocol):
         """Take over what `state_dict` returned."""
         ...
 
+    def masters(self) -> dict[str, np.ndarray]:
+        """A copy of every parameter, as exactly as it is known, by its name."""
+        ...
+
 
 class Optimiser:
     """Moves parameters downhill.  A subclass says by how much, in `update`.

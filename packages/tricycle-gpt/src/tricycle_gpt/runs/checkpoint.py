@@ -29,9 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
-from tricycle_gpt.runs.whole_files import write_arrays, write_text
+from tricycle_gpt.runs.whole_files import read_arrays, write_arrays, write_text
 
 PARAMETERS = "parameters.safetensors"
 OPTIMISER = "optimiser.safetensors"
@@ -167,8 +166,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     return Checkpoint(
         step=state["step"],
-        parameters=load_file(folder / PARAMETERS),
-        optimiser=load_file(folder / OPTIMISER),
+        parameters=read_arrays(folder / PARAMETERS),
+        optimiser=read_arrays(folder / OPTIMISER),
         state=state,
     )
 

@@ -40,7 +40,7 @@ from tricycle_autograd.tape import on_finished_leaf
 from tricycle_autograd.tensor import Tensor
 from tricycle_gpt.runs.distributed import Communicator, Parts, texts_of_all
 from tricycle_nn.clipping import sum_of_all_squares
-from tricycle_nn.optimiser import AnyOptimiser, Group
+from tricycle_nn.optimiser import MASTER, AnyOptimiser, Group
 
 BUCKET = 4 << 20  # numbers, 16 MB: large enough that a message's start costs nothing
 LINE = 16  # numbers in a cache line: cuts are at its multiples
@@ -163,6 +163,18 @@ class DealtOptimiser:
         for group, moments in zip(self.groups, whole, strict=True):
             group.moments = moments
         self._keep_this_ranks_part()
+
+    def masters(self) -> dict[str, np.ndarray]:
+        """On rank 0 a copy of every parameter as exactly as it is known; {} on the others.
+
+        What rank 0 lacks is gathered: the masters of bfloat16 parameters, if there are any.
+        """
+        whole = [
+            {name: self._gathered(group, name) for name in group.moments if name == MASTER}
+            for group in self.groups
+        ]
+        with self._undealt(whole):
+            return {} if self.communicator.rank else self.optimiser.masters()
 
     @contextmanager
     def _undealt(self, whole):

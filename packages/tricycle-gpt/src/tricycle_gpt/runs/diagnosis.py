@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from tricycle_autograd import tape
 from tricycle_autograd.modes import observed_by
@@ -19,7 +18,7 @@ from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.model import GPT
 from tricycle_gpt.runs.distributed import Communicator, texts_of_all
 from tricycle_gpt.runs.step import Batch
-from tricycle_gpt.runs.whole_files import write_arrays
+from tricycle_gpt.runs.whole_files import read_arrays, write_arrays
 from tricycle_nn import Module, set_dropout_step
 
 
@@ -195,6 +194,6 @@ def save_batches(path: str | Path, batches: Sequence[Batch], dropout_step: int) 
 
 def load_batches(path: str | Path) -> tuple[list[Batch], int]:
     """The batches of a step that was saved, and the step dropout was at."""
-    arrays = load_file(path)
+    arrays = read_arrays(Path(path))
     batches = list(zip(arrays["inputs"], arrays["targets"], strict=True))
     return batches, int(arrays["dropout_step"].reshape(-1)[0])

@@ -215,7 +215,8 @@ def train(
                 stopping = communicator.any(interruption.requested)
                 if last or stopping or is_due(step, config.checkpoint_every):
                     writer.wait()  # for the one before: two copies need not be held at once
-                    moments = optimiser.state_dict()  # dealt out, they are gathered from all ranks
+                    # Where the work is dealt out they are gathered, so all ranks take part.
+                    parameters, moments = optimiser.masters(), optimiser.state_dict()
                     if is_first:
                         log.sync()
                         state = RunState(
@@ -229,7 +230,7 @@ def train(
                             run_id=log.run_id,
                             versions=versions(),
                         )
-                        writer.save(step + 1, model.state_dict(), moments, state.to_json())
+                        writer.save(step + 1, parameters, moments, state.to_json())
                 if stopping and not last:
                     writer.wait()
                     return TrainingResult(step + 1, False, None)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
 
@@ -26,6 +27,22 @@ def write_arrays(
         raise OSError(f"{path} could not be written: {error}") from error
     path.chmod(0o644)
     flush(path)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file, bfloat16 among them.
+
+    Raises SafetensorError for a file that is damaged or another kind of file.
+    """
+    with safe_open(path, framework="numpy") as file:
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        found = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != "BF16"}
+    if len(found) < len(kinds):  # the package has no numpy dtype for it
+        for name, entry in deserialize(path.read_bytes()):
+            if entry["dtype"] == "BF16":
+                numbers = np.frombuffer(entry["data"], ml_dtypes.bfloat16)
+                found[name] = numbers.reshape(entry["shape"])
+    return found
 
 
 def write_text(path: Path, text: str) -> None:
