@@ -246,7 +246,8 @@ class Routine(Compiled):
         self._enable_caching(self._compiled)
         self._have_stored(None)
         self._compiled.compile()  # loads it, if it is stored
-        symbol = f"tricycle_{self.__name__}"
+        # The whole process shares these names.
+        symbol = f"{self.__module__}.{self.function.__qualname__}"
         binding.add_symbol(symbol, self._compiled.address)
         return numba.types.ExternalFunction(symbol, result(*arguments))
 
