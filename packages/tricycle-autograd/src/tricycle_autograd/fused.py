@@ -87,14 +87,12 @@ class Fused:
         self._operation = function
         return function
 
-    def kernels(self, device: Any) -> Callable:
+    def kernels(self, device: str) -> Callable:
         """Attach what the operation runs on one device, "cpu" or "cuda".
 
         Returns a decorator for a class of functions, which may also be given a module.  Raises
         ValueError for an unknown device, and for one whose kernels are attached already.
         """
-        if callable(device):
-            return self._old_kernels(device)
         if device not in DEVICES:
             raise ValueError(f"unknown device {device!r}; there are {' and '.join(DEVICES)}")
 
@@ -108,16 +106,6 @@ class Fused:
             return functions
 
         return attach
-
-    def _old_kernels(self, fast):
-        """The form before there was more than one device: a function that is not given `run`."""
-
-        def without_run(run, *args, **kwargs):
-            return fast(*args, **kwargs)
-
-        self.kernels("cpu")(fast)
-        self.operation(without_run)
-        return fast
 
     def __call__(self, *args, **kwargs):
         if self._operation is None and not self.by_device:

@@ -127,10 +127,6 @@ def on_finished_leaf(listener: Callable[[Node], None]) -> Block:
     return Block(finished_leaf=listener)
 
 
-# The name of on_finished_leaf until the data parallel optimiser uses the new one.
-hearing_of_finished_leaves = on_finished_leaf
-
-
 def backpropagate(end: Node, grad) -> None:
     """Send `grad`, the gradient at `end`, back to every leaf that it depends on.
 

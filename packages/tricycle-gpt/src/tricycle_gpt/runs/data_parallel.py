@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd.memory import aligned_zeros
-from tricycle_autograd.tape import hearing_of_finished_leaves
+from tricycle_autograd.tape import on_finished_leaf
 from tricycle_autograd.tensor import Tensor
 from tricycle_gpt.runs.distributed import Communicator, Parts, texts_of_all
 from tricycle_nn.clipping import sum_of_all_squares
@@ -127,7 +127,7 @@ class DealtOptimiser:
         self.timeline = []
         sums = Sums(self)
         try:
-            with hearing_of_finished_leaves(sums.finished):
+            with on_finished_leaf(sums.finished):
                 yield
             self.walked = time.perf_counter()
             sums.wait()
