@@ -215,3 +215,19 @@ def test_types_survive_being_put_into_words(argument):
 
     found = numba.typeof(argument)
     assert numba_type(describe(found)) == found
+
+
+def test_a_path_that_is_no_string_among_the_places_of_modules_does_no_harm(tmp_path):
+    ran = run(
+        tmp_path,
+        """
+import pathlib, sys
+sys.path.append(pathlib.Path("/there"))
+import numpy as np
+from my_kernels import double
+x = np.ones(2, np.float32)
+double(x)
+print(x.tolist())
+""",
+    )
+    assert ran.stdout == "[2.0, 2.0]\n"

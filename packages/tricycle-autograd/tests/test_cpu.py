@@ -62,6 +62,32 @@ def test_a_kernel_calls_a_routine():
     assert out.tolist() == [2, 9, 28]
 
 
+def test_routines_of_one_name_in_two_modules_are_two(program):
+    routine = """
+from tricycle_autograd.cpu import cpu_kernel, cpu_routine, prange
+
+@cpu_routine("float64(float64)")
+def step(x):
+    return x + 1
+
+@cpu_kernel
+def run(out):
+    for i in prange(out.size):
+        out[i] = step(out[i])
+"""
+    (program.folder / "adds.py").write_text(routine)
+    (program.folder / "multiplies.py").write_text(routine.replace("x + 1", "x * 100"))
+    said, _ = program.run("""
+import numpy as np
+import adds, multiplies
+for module, dtype in ((adds, float), (multiplies, float), (adds, np.float32)):
+    x = np.full(1, 3, dtype)
+    module.run(x)
+    print(x[0])
+""")
+    assert said.split() == ["4.0", "300.0", "4.0"]
+
+
 def test_a_kernel_keeps_its_name_and_its_explanation():
     assert add_squares.__name__ == "add_squares"
     assert add_squares.__doc__.startswith("out (N,) = the sum")

@@ -217,6 +217,17 @@ def test_a_condition_that_is_refilled_later_was_copied():
     assert x.grad.tolist() == [1, 0]
 
 
+def test_a_condition_of_another_type_of_array_is_copied_too():
+    class Mapped(np.ndarray):
+        """Stands for a memmap."""
+
+    x, chosen = Tensor([1.0, 2.0], requires_grad=True), np.array([True, False]).view(Mapped)
+    y = tri.where(chosen, x, 0.0)
+    chosen[:] = False
+    y.backward(np.ones(2))
+    assert x.grad.tolist() == [1, 0]
+
+
 def test_a_gradient_has_the_dtype_of_its_own_input():
     single = Tensor(np.ones(3, np.float32), requires_grad=True)
     double = Tensor(np.ones(3, np.float64), requires_grad=True)

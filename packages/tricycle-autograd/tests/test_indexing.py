@@ -306,6 +306,14 @@ def test_an_index_that_is_refilled_later_was_copied():
     assert table.grad.tolist() == [[3, 3]] * 3
 
 
+def test_an_index_without_axes_that_is_refilled_later_was_copied():
+    x, place = Tensor([1.0, 2.0, 3.0], requires_grad=True), np.array(1)
+    y = x[place]
+    place[...] = 2
+    y.backward()
+    assert x.grad.tolist() == [0, 1, 0]
+
+
 def test_a_mask_that_is_refilled_later_was_copied():
     x, mask = Tensor([1.0, 2.0], requires_grad=True), np.array([True, False])
     y = x[mask]

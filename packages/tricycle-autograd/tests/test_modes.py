@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from tricycle_autograd import Tensor, exp, no_grad, profile, recompute
+from tricycle_autograd import Tensor, definitions_only, exp, no_grad, profile, recompute
 from tricycle_autograd.modes import count_flops, current, is_recording, observed_by, recording
 from tricycle_autograd.recompute import same_again
 from tricycle_autograd.tape import on_finished_leaf
@@ -223,6 +223,25 @@ def test_a_block_in_a_generator_ends_with_it_whichever_ends_first():
     assert not is_recording()  # the generator's block is open
     stream.close()
     assert is_recording()
+
+
+def definitions():
+    with definitions_only():
+        yield current().definitions
+
+
+def test_definitions_end_with_their_blocks_in_any_order():
+    first, second = definitions(), definitions()
+    assert next(first) and next(second)
+    first.close()
+    assert current().definitions  # the second block is open
+    second.close()
+    assert not current().definitions
+
+    stream = definitions()
+    in_a_thread(lambda: next(stream))
+    stream.close()
+    assert not current().definitions
 
 
 def test_a_generator_that_is_closed_by_another_thread_changes_nothing_there():

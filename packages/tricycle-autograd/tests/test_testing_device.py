@@ -35,6 +35,9 @@ X = emulated(np.arange(6, dtype=np.float32).reshape(2, 3))
         lambda x: emulated_cupy.zeros(3),
         lambda x: emulated_cupy.argmax(x, axis=None),
         lambda x: emulated_cupy.maximum(x[0, 0], 2),
+        lambda x: x.argmax(),
+        lambda x: x.argmin(),
+        lambda x: x[0].dot(x[1]),
         lambda x: Tensor(x.sum()).array,
     ],
 )
@@ -68,6 +71,7 @@ def test_moving_to_the_cpu_copies():
 @pytest.mark.parametrize(
     "mix",
     [
+        lambda x, y: x.dot(y.T),
         lambda x, y: x + y,
         lambda x, y: y * x,
         lambda x, y: x.__iadd__(y),

@@ -102,7 +102,8 @@ def ask_another(request: str) -> bool:
 def start_process() -> subprocess.Popen:
     """A process that runs `serve`, and finds modules where this one does."""
     # -P: without it the current folder would come first, and a json.py there would be run.
-    path = [folder or os.getcwd() for folder in sys.path]
+    # Python looks at no entry that is not a string (a Path, say).
+    path = [folder or os.getcwd() for folder in sys.path if isinstance(folder, str)]
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"],
         stdin=subprocess.PIPE,

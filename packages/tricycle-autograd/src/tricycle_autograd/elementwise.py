@@ -264,7 +264,7 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     a, b = _operands("where", a, b)
     chosen = as_tensor(condition).array
     xp = array_module(chosen)
-    if chosen is condition:  # the caller's own array, which may change before the backward pass
+    if not isinstance(condition, Tensor):  # the caller's own memory, which may be filled anew
         chosen = chosen.copy()
     _check_devices("where", wrap(chosen), a, b)
     try:

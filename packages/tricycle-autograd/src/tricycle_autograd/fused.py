@@ -36,22 +36,17 @@ An optimiser's update has the same three parts.  It works on arrays, in place:
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tricycle_autograd.arrays import FLOAT32, is_floating, is_for_kernels, no_kernels_for
 from tricycle_autograd.devices import DEVICES, device_of, homes
-from tricycle_autograd.modes import current
+from tricycle_autograd.modes import Block, current
 from tricycle_autograd.tensor import Tensor
 
 FLOAT64 = np.dtype(np.float64)
-
-# Each thread's own: one that looks for a bug does not slow down another.
-_only_definitions: ContextVar[bool] = ContextVar("only_definitions", default=False)
 
 # By module and name, so that a test can find one that is not checked.
 registry: dict[str, "Fused"] = {}
@@ -115,7 +110,7 @@ class Fused:
     def __call__(self, *args, **kwargs):
         if self._operation is None and not self.by_device:
             return self.definition(*args, **kwargs)
-        if _only_definitions.get():
+        if current().definitions:
             run = None
         else:
             run = self._kernels_for(self._arrays(args, kwargs), args, kwargs)
@@ -226,14 +221,10 @@ def _observed(name, function, args, kwargs):
     return function(*args, **kwargs)
 
 
-@contextmanager
-def definitions_only() -> Iterator[None]:
+def definitions_only() -> Block:
     """Run every fused operation by its definition: slow, readable, open to a debugger.
 
-    For this thread only: a thread that is started inside the block runs kernels.
+    For this thread only: a thread that is started inside the block runs kernels.  Also works as a
+    decorator; in a generator see no_grad.
     """
-    before = _only_definitions.set(True)
-    try:
-        yield
-    finally:
-        _only_definitions.reset(before)
+    return Block(definitions=True)

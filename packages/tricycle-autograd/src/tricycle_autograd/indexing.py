@@ -86,7 +86,7 @@ def _plain(part):
 
 def _own(part):
     """A copy of an array in an index: the caller may fill it anew before the backward pass."""
-    return part.copy() if hasattr(part, "dtype") and part.ndim else part
+    return part.copy() if hasattr(part, "dtype") else part
 
 
 def _is_basic(part):

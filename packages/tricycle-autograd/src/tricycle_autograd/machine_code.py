@@ -211,12 +211,17 @@ class Compiled:
         return self._files
 
     def constants(self) -> set[str]:
-        """The names from outside its body that this kernel's machine code holds: the numbers
-        they stand for, and the modules that numba will look for when it loads the code."""
+        """The names from outside its body that this kernel's machine code holds: the numbers and
+        arrays they stand for, and the modules that numba will look for when it loads the code."""
         found = {
             f"{name} = {value!r}"
             for name, value in self._globals().items()
-            if isinstance(value, (int, float, tuple, np.generic))
+            if isinstance(value, (int, float, str, tuple, np.generic))
+        }
+        found |= {
+            f"{name} = {value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+            for name, value in self._globals().items()
+            if isinstance(value, np.ndarray)
         }
         found.add(f"module {self.__module__}")
         for value in self._mentioned().values():
@@ -246,7 +251,8 @@ class Routine(Compiled):
         self._enable_caching(self._compiled)
         self._have_stored(None)
         self._compiled.compile()  # loads it, if it is stored
-        symbol = f"tricycle_{self.__name__}"
+        # The whole process shares these names.
+        symbol = f"{self.__module__}.{self.function.__qualname__}"
         binding.add_symbol(symbol, self._compiled.address)
         return numba.types.ExternalFunction(symbol, result(*arguments))
 

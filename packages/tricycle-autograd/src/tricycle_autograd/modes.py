@@ -4,6 +4,7 @@
     observer       an object that is told of each of them, or None: see Observer
     finished_leaf  a function that is called with each leaf whose gradient is complete, or None:
                    see tape.on_finished_leaf
+    definitions    whether fused operations run by their definitions: see fused.definitions_only
 
 Every thread and every asyncio task has modes of its own, in one context variable: a thread that
 writes text under no_grad() does not switch off the tape of a thread that trains.
@@ -50,13 +51,14 @@ class Modes:
     blocks  the blocks, the outermost first
     """
 
-    __slots__ = ("blocks", "recording", "observer", "finished_leaf")
+    __slots__ = ("blocks", "recording", "observer", "finished_leaf", "definitions")
 
     def __init__(self, blocks: "tuple[Block, ...]" = ()):
         self.blocks = blocks
         self.recording = True
         self.observer: Observer | None = None
         self.finished_leaf: Callable[[Any], None] | None = None
+        self.definitions = False
         for block in blocks:
             for name, value in block.changes.items():
                 setattr(self, name, value)

@@ -51,6 +51,17 @@ class EmulatedArray(np.ndarray):
     def __getitem__(self, index):
         return _emulated(_plain(self)[_plain(index)])
 
+    # Methods that ask neither of the above, and make scalars of numpy's.
+
+    def argmax(self, *args, **options):
+        return emulated_cupy.argmax(self, *args, **options)
+
+    def argmin(self, *args, **options):
+        return emulated_cupy.argmin(self, *args, **options)
+
+    def dot(self, other):
+        return emulated_cupy.dot(self, other)
+
     def __setitem__(self, index, value):
         _refuse_arrays_of_numpy("an assignment", (value,))
         _plain(self)[_plain(index)] = _plain(value)
