@@ -101,6 +101,8 @@ def test_a_dealt_optimiser_has_an_optimisers_face():
     assert all(p.grad is None for p in model.parameters())
     for p, q in zip(model.parameters(), before.parameters(), strict=True):
         np.testing.assert_array_equal(p.array, q.array)
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(dealt.masters()[name], array)
     state, other = dealt.state_dict(), small()
     again = DealtOptimiser(make_optimiser(other, recipe()), other.parameters(), Alone())
     again.load_state_dict(state)
