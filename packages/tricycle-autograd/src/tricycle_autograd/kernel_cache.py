@@ -1,8 +1,9 @@
 """Where compiled kernels are kept, and what this process has to remember about them.
 
 Machine code lies in a folder whose name is a hash of all that it was made from: the sources of a
-kernel and of its helpers, the numbers from outside that it holds, and numba itself.  numba's own
-cache notices a change in the kernel's file, but not one in a file it imports from.
+kernel and of its helpers, the numbers from outside that it holds, the files that make machine code
+of it, and numba.  numba's own cache notices a change in the kernel's file, but not one in a file it
+imports from.
 """
 
 import hashlib
@@ -12,9 +13,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-# How the kernels in a cache folder were made, as a part of its name: the files that make them are
-# not hashed.
-LINKED = "linked before lowering, strict"
+# How a kernel is made decides its machine code too: flags, symbols, what is linked.
+MAKERS = [str(Path(__file__).with_name(name)) for name in ("machine_code.py", "linking.py")]
 
 
 class ProcessState:
@@ -75,15 +75,15 @@ def cache_folder(files: set[str], constants: set[str]) -> Path:
     import numba
 
     lanes = os.environ.get("TRICYCLE_VECTOR_LANES")  # see gemm_tile.py
-    made_by = f"numba {numba.__version__} {LINKED} python {sys.version} lanes {lanes}"
+    made_by = f"numba {numba.__version__} python {sys.version} lanes {lanes}"
     digest = hashlib.sha256("\n".join([made_by, *sorted(constants)]).encode())
-    for file in sorted(files, key=os.path.basename):
+    for file in [*sorted(files, key=os.path.basename), *MAKERS]:
         digest.update(Path(file).read_bytes())
     folder = cache_root() / digest.hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # It may be there and not be ours to write to.  numba would then keep the machine code beside
-        # the sources, where it does not notice a change in a helper.
+        # It may be there and not be ours to write to.  numba would then keep the machine code
+        # beside the sources, where it does not notice a change in a helper.
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:
         # A home that cannot be written to: a new folder for this process, and for the one that
