@@ -84,7 +84,8 @@ def cache_folder(files: set[str], constants: set[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         # It may be there and not be ours to write to.  numba would then keep the machine code beside
         # the sources, where it does not notice a change in a helper.
-        tempfile.TemporaryFile(dir=folder).close()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError:
         # A home that cannot be written to: a new folder for this process, and for the one that
         # compiles for it.  One with a known name could hold what another user put there.
