@@ -82,8 +82,8 @@ def cache_folder(files: set[str], constants: set[str]) -> Path:
     folder = cache_root() / digest.hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # It may be there and not be ours to write to.  numba would then keep the machine code beside
-        # the sources, where it does not notice a change in a helper.
+        # One that is there may be read-only.  numba would then keep the machine code beside the
+        # sources, where it does not notice a change in a helper.
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError:

@@ -59,7 +59,7 @@ class EmulatedArray(np.ndarray):
     def argmin(self, *args, **options):
         return emulated_cupy.argmin(self, *args, **options)
 
-    def dot(self, other):
+    def dot(self, other):  # type: ignore[override]
         return emulated_cupy.dot(self, other)
 
     def __setitem__(self, index, value):
