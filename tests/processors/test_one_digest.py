@@ -1,6 +1,6 @@
 """One digest everywhere: a seeded run ends at the same bits on every machine.
 
-test_other_processors.py asks the same of machine code for other processors.  A change that alters
+test_processors.py asks the same of machine code for other processors.  A change that alters
 what a float32 run computes alters digests.txt too, and CHANGELOG.md says why.
 """
 

@@ -231,3 +231,29 @@ print(x.tolist())
 """,
     )
     assert ran.stdout == "[2.0, 2.0]\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_ends_and_leaves_the_compiling_process_to_its_parent(tmp_path):
+    ran = run(
+        tmp_path,
+        """
+import os, sys
+import numpy as np
+from my_kernels import double
+from tricycle_autograd.compiling import service
+double(np.ones(2, np.float32))
+child = os.fork()
+if child == 0:
+    sys.exit(7)
+for _ in range(1000):
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if ended:
+        break
+    __import__("time").sleep(0.01)
+else:
+    os.kill(child, 9)
+print(os.waitstatus_to_exitcode(status) if ended else "hangs", service.on_demand.process.poll())
+""",
+    )
+    assert ran.stdout == "7 None\n"

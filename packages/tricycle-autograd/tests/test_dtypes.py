@@ -214,3 +214,11 @@ def test_nothing_changes_where_nothing_is_recorded(dtype):
     with no_grad():
         y = tri.logsumexp(x * 2.0, axis=1).sum()
     assert (y.dtype, y.requires_grad) == (dtype, False)
+
+
+def test_one_half_times_another_is_float32():
+    a = Tensor(np.full((2, 3), 2, np.float16))
+    b = Tensor(np.full((3, 2), 3, ml_dtypes.bfloat16))
+    product = a @ b
+    assert product.dtype == np.float32
+    assert product.tolist() == [[18, 18], [18, 18]]

@@ -1,5 +1,6 @@
 """A kernel that computes nonsense on this machine is an error at its first call, never a NaN."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def wrong_with_a_signature(y, x):
 def wrong_with_a_signature_in_python(y, x):
     y[...] = x * 2
 """,
-    "trials.py": """
+    "kernel_trials.py": """
 import numpy as np
 
 def arrays(rng):
@@ -151,6 +152,16 @@ def test_every_tile_that_computes_something_else_is_found(tmp_path):
 
     with pytest.raises(RuntimeError, match=r"gemm\.multiply_in_pieces computes wrong numbers"):
         try_once(gemm.multiply_in_pieces, off_by_a_row, None, tmp_path / "mark")
+
+
+def test_a_room_of_another_name_is_not_imported(tmp_path, monkeypatch):
+    package = tmp_path / "with_trials_of_its_own"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "trials.py").write_text("raise SystemExit('an experiment was started')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module(package.name)
+    assert trials_of(package.name) == {}
 
 
 def test_trials_are_looked_for_in_packages_only():

@@ -172,6 +172,13 @@ class CompilingService:
         self.on_demand.end()
         self.ahead.end()
 
+    def leave_to_parent(self) -> None:
+        """In a forked process: the compiling processes are its parent's, and are not ended here.
+
+        Nor waited for: a thread of the parent does, and holds a lock that stays closed here.
+        """
+        self.on_demand, self.ahead = Compiler(), Compiler()
+
     def _work_ahead(self):
         """Start compiling what is expected, from the end, unless there is only one core."""
         if self._working_ahead or not self._expected or allowed_cores()[0] < 2:
@@ -211,6 +218,8 @@ class CompilingService:
 
 service = CompilingService()
 atexit.register(service.end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=service.leave_to_parent)
 
 
 def expect(requests: list[str]) -> None:

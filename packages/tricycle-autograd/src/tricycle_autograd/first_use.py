@@ -5,7 +5,7 @@ and nobody can test on all of them.  So before a kernel is used on a processor f
 it is run on a few small arrays, and so is the Python that it was made from, by numpy's numbers.
 Where the two differ there is an error that says so, and no training that ends in NaN.
 
-What to try a kernel on stands in the room `trials` of its package:
+What to try a kernel on stands in the room `kernel_trials` of its package:
 
     TRIALS = {"softmax.CPU.backward": lambda rng: (numbers(rng, 3, 37), numbers(rng, 3, 37)), ...}
 
@@ -83,11 +83,11 @@ def cases_for(kernel: Any) -> Cases | None:
 
 @functools.lru_cache
 def trials_of(package: str) -> dict[str, Any]:
-    """The TRIALS in the room `trials` of a package; none where there is no such room."""
+    """The TRIALS in the room `kernel_trials` of a package; none where there is no such room."""
     is_package = hasattr(sys.modules.get(package), "__path__")
-    if not is_package or importlib.util.find_spec(f"{package}.trials") is None:
+    if not is_package or importlib.util.find_spec(f"{package}.kernel_trials") is None:
         return {}
-    return importlib.import_module(f"{package}.trials").TRIALS
+    return importlib.import_module(f"{package}.kernel_trials").TRIALS
 
 
 def in_python(kernel: Any) -> Callable:

@@ -42,11 +42,12 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd.arrays import FLOAT32, is_floating, is_for_kernels, no_kernels_for
-from tricycle_autograd.devices import DEVICES, device_of, homes
+from tricycle_autograd.devices import DEVICES, device_of
 from tricycle_autograd.modes import Block, current
 from tricycle_autograd.tensor import Tensor
 
 FLOAT64 = np.dtype(np.float64)
+ON_GPU = "__cuda_array_interface__"  # what every array on a GPU has
 
 # By module and name, so that a test can find one that is not checked.
 registry: dict[str, "Fused"] = {}
@@ -185,7 +186,8 @@ class FusedUpdate(Fused):
     """A fused operation on arrays, some of which it changes; nothing is recorded."""
 
     def _arrays(self, args, kwargs):
-        return [x for x in (*args, *kwargs.values()) if type(x) in homes]
+        given = (*args, *kwargs.values())
+        return [x for x in given if isinstance(x, np.ndarray) or hasattr(x, ON_GPU)]
 
     def _check_float64(self, arrays, args, kwargs):
         """What is changed in place keeps its dtype, so all that goes into it has the same."""

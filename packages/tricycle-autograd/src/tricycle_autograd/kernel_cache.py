@@ -74,17 +74,19 @@ def cache_folder(files: set[str], constants: set[str]) -> Path:
     """The folder for machine code made from these source files and constants by this numba."""
     import numba
 
-    lanes = os.environ.get("TRICYCLE_VECTOR_LANES")  # see gemm_tile.py
-    made_by = f"numba {numba.__version__} python {sys.version} lanes {lanes}"
+    from tricycle_autograd.gemm_tile import LANES, TILE_ROWS  # as found on this machine
+
+    made_by = f"numba {numba.__version__} python {sys.version} lanes {LANES} rows {TILE_ROWS}"
     digest = hashlib.sha256("\n".join([made_by, *sorted(constants)]).encode())
     for file in [*sorted(files, key=os.path.basename), *MAKERS]:
         digest.update(Path(file).read_bytes())
     folder = cache_root() / digest.hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # It may be there and not be ours to write to.  numba would then keep the machine code
-        # beside the sources, where it does not notice a change in a helper.
-        tempfile.TemporaryFile(dir=folder).close()
+        # One that is there may be read-only.  numba would then keep the machine code beside the
+        # sources, where it does not notice a change in a helper.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError:
         # A home that cannot be written to: a new folder for this process, and for the one that
         # compiles for it.  One with a known name could hold what another user put there.

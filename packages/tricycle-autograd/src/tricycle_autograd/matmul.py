@@ -98,11 +98,13 @@ def stacked_product(a, b):
 
     a  (..., I, K)    b  (..., K, J)    returns  (..., I, J)
 
-    float16 and bfloat16 on the cpu are multiplied and summed in float32.
+    float16 and bfloat16 on the cpu are multiplied and summed in float32, which is what one times
+    the other gives.
     """
     dtype = a.dtype
-    if is_half(dtype) and dtype == b.dtype and isinstance(a, np.ndarray):
-        return stacked_product(in_float32(a), in_float32(b)).astype(dtype)
+    if is_half(dtype) and is_half(b.dtype) and isinstance(a, np.ndarray):
+        product = stacked_product(in_float32(a), in_float32(b))
+        return product.astype(dtype) if dtype == b.dtype else product
     if a.shape[-1] == 1:
         return a * b  # a column times a row: nothing to sum, and BLAS is slow at it
     if b.ndim == 2 and a.ndim > 2:

@@ -122,7 +122,8 @@ def on_finished_leaf(listener: Callable[[Node], None]) -> Block:
     listener  takes the leaf's node, whose `grad` is what this walk leaves there
 
     A leaf is complete when the last node that uses it has been walked: its gradient can be sent
-    away while the walk continues.  A nested walk (`recompute`) reports the leaves used inside it.
+    away while the walk continues.  A nested walk (`recompute`) reports the leaves used inside it,
+    as complete for that walk: one that is used outside of it too is reported again.
     """
     return Block(finished_leaf=listener)
 

@@ -9,7 +9,7 @@ import pytest
 import tricycle_nn
 from tricycle_autograd.first_use import try_once
 from tricycle_autograd.machine_code import Compiled
-from tricycle_nn.trials import TRIALS
+from tricycle_nn.kernel_trials import TRIALS
 
 
 def kernels() -> dict[str, Compiled]:
