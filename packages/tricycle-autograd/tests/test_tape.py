@@ -1,9 +1,9 @@
 import copy
 import gc
-import pickle
 import subprocess
 import sys
 import weakref
+from multiprocessing.reduction import ForkingPickler  # how "spawn" sends things
 
 import numpy as np
 import pytest
@@ -346,8 +346,9 @@ def test_after_the_block_no_listener_is_called():
 # ---- Leaves that travel ----
 
 IN_A_NEW_PROCESS = """
-import pickle, sys
-w = pickle.load(open(sys.argv[1], "rb"))
+import sys
+from multiprocessing.reduction import ForkingPickler
+w = ForkingPickler.loads(open(sys.argv[1], "rb").read())
 (w * 2 + w * 5).backward()
 print(w.grad.tolist(), w.node.buffer)
 """
@@ -361,13 +362,15 @@ def later_steps(n=100):
 
 def test_a_leaf_that_comes_from_another_process_learns(tmp_path):
     later_steps()
-    (tmp_path / "leaf").write_bytes(pickle.dumps(parameter(1.0)))
+    (tmp_path / "leaf").write_bytes(ForkingPickler.dumps(parameter(1.0)))
     command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(tmp_path / "leaf")]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert run.stdout == "[7.0] None\n"
 
 
-@pytest.mark.parametrize("travel", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize(
+    "travel", [copy.deepcopy, lambda x: ForkingPickler.loads(ForkingPickler.dumps(x))]
+)
 def test_a_copy_of_a_leaf_has_its_gradient_and_goes_its_own_way(travel):
     w = parameter(1.0, 1.0)
     (w * 2).sum().backward()
@@ -388,7 +391,7 @@ def test_a_copy_made_while_a_graph_waits_is_walked_in_order():
 
 def test_results_do_not_travel_with_their_past():
     y = number(2.0) * 3
-    for travel in (copy.deepcopy, pickle.dumps):
+    for travel in (copy.deepcopy, ForkingPickler.dumps):
         with pytest.raises(
             TypeError, match=r"cannot be pickled or copied with its past; use tenso"
         ):
