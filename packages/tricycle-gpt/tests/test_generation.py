@@ -1,5 +1,7 @@
 """Generation: the window, and the cache that must change nothing."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from tricycle_gpt import KVCache, generate
 from tricycle_gpt.generation import next_scores
+from tricycle_nn import dropout_off
 
 
 def test_the_cache_changes_no_token_for_any_length_of_prompt(model):
@@ -82,3 +85,24 @@ def test_a_full_cache_says_so(make_tiny):
     cache = KVCache(make_tiny().config).layers[0]
     with pytest.raises(ValueError, match="holds 16 tokens, and 17 are too many"):
         cache.append(np.zeros((1, 2, 17, 8)), np.zeros((1, 2, 17, 8)))
+
+
+def test_writing_in_one_thread_leaves_dropout_and_tape_to_another(make_tiny):
+    model, ids = make_tiny(dropout=0.5), np.arange(9)[None]
+    text = generate(model, [1], 10, seed=1)
+    next(text)  # under way, in this thread
+    seen = []
+
+    def train():
+        loss = model.loss(ids[:, :-1], ids[:, 1:])
+        seen.extend([loss.requires_grad, model.training, model.dropout.step])
+
+    thread = threading.Thread(target=train)
+    with dropout_off():
+        thread.start()
+        thread.join()
+        hidden = [model.hidden(ids).array for _ in range(2)]
+    assert seen == [True, True, 1]
+    np.testing.assert_array_equal(*hidden)
+    assert not np.array_equal(model.hidden(ids).array, hidden[0])
+    assert list(text) == list(generate(model, [1], 10, seed=1))[1:]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor, definitions_only
 from tricycle_autograd.testing import check_fused, draw
-from tricycle_nn import Dropout, Module, dropout, set_dropout_step
+from tricycle_nn import Dropout, Module, dropout, dropout_off, set_dropout_step
 from tricycle_nn.philox import philox
 
 
@@ -159,3 +159,15 @@ def test_a_run_that_is_resumed_drops_what_it_would_have_dropped():
 def test_an_impossible_share_is_refused_when_the_layer_is_made():
     with pytest.raises(ValueError, match="between 0 and 1, got p = 2"):
         Dropout(2, rng=np.random.default_rng(0))
+
+
+def test_nothing_is_dropped_or_counted_within_dropout_off():
+    layer, x = Dropout(0.5, rng=np.random.default_rng(0)), ones(4, 100)
+    with dropout_off():
+        assert layer(x) is x
+        with dropout_off():
+            assert layer(x) is x
+        assert layer(x) is x
+    assert layer.step == 0
+    assert (layer(x).array == 0).any()
+    assert layer.step == 1

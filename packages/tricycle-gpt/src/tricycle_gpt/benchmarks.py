@@ -22,6 +22,7 @@ import numpy as np
 
 from tricycle_autograd import no_grad
 from tricycle_gpt.model import GPT
+from tricycle_nn import dropout_off
 
 Pair = tuple[list[int], list[int]]
 
@@ -74,26 +75,21 @@ def log_likelihoods(model: GPT, pairs: Iterable[Pair]) -> Iterator[tuple[float, 
     ValueError if one of them is empty, or the continuation is longer than the window.
     """
     window = model.config.context_window
-    was_training = model.training
-    model.eval()
-    try:
-        for context, continuation in pairs:
-            if not context or not 0 < len(continuation) <= window:
-                raise ValueError(
-                    "a continuation needs at least one token before it, and 1 to "
-                    f"{window} tokens; got {len(context)} and {len(continuation)}"
-                )
-            ids = np.array([*context, *continuation][-window - 1 :])
-            with no_grad():
-                scores = model(ids[None, :-1]).numpy()[0, -len(continuation) :]
-            scores = scores.astype(np.float64)  # (T, V)
-            top = scores.max(axis=1)
-            log_sum = top + np.log(np.exp(scores - top[:, None]).sum(axis=1))
-            chosen = scores[np.arange(len(continuation)), continuation]
-            greedy = bool((scores.argmax(axis=1) == continuation).all())
-            yield float((chosen - log_sum).sum()), greedy
-    finally:
-        model.train(was_training)
+    for context, continuation in pairs:
+        if not context or not 0 < len(continuation) <= window:
+            raise ValueError(
+                "a continuation needs at least one token before it, and 1 to "
+                f"{window} tokens; got {len(context)} and {len(continuation)}"
+            )
+        ids = np.array([*context, *continuation][-window - 1 :])
+        with no_grad(), dropout_off():
+            scores = model(ids[None, :-1]).numpy()[0, -len(continuation) :]
+        scores = scores.astype(np.float64)  # (T, V)
+        top = scores.max(axis=1)
+        log_sum = top + np.log(np.exp(scores - top[:, None]).sum(axis=1))
+        chosen = scores[np.arange(len(continuation)), continuation]
+        greedy = bool((scores.argmax(axis=1) == continuation).all())
+        yield float((chosen - log_sum).sum()), greedy
 
 
 def hellaswag(model: GPT, tokeniser: Encoder, path: str | Path) -> HellaSwag:

@@ -24,7 +24,7 @@ import numpy as np
 from tricycle_autograd import no_grad
 from tricycle_gpt.model import GPT
 from tricycle_gpt.runs.distributed import Alone, Communicator
-from tricycle_nn import linear_cross_entropy
+from tricycle_nn import dropout_off, linear_cross_entropy
 
 IGNORED = -100  # a target that is not counted
 
@@ -85,19 +85,14 @@ def evaluate(
 
     ranks = communicator or Alone()
     losses, tokens = np.zeros((2, len(chosen)))
-    was_training = model.training
-    model.eval()
-    try:
-        with no_grad():
-            for i in range(ranks.rank * batch_size, len(chosen), ranks.size * batch_size):
-                inputs, targets = windows(ids, length, chosen[i : i + batch_size])
-                tokens[i : i + batch_size] = (targets != IGNORED).sum(axis=1)
-                hidden = model.hidden(inputs)  # (B, T, C)
-                for j in range(hidden.shape[0]):
-                    loss = linear_cross_entropy(hidden[j], model.head_weight, targets[j])
-                    losses[i + j] = loss.item()
-    finally:
-        model.train(was_training)
+    with no_grad(), dropout_off():
+        for i in range(ranks.rank * batch_size, len(chosen), ranks.size * batch_size):
+            inputs, targets = windows(ids, length, chosen[i : i + batch_size])
+            tokens[i : i + batch_size] = (targets != IGNORED).sum(axis=1)
+            hidden = model.hidden(inputs)  # (B, T, C)
+            for j in range(hidden.shape[0]):
+                loss = linear_cross_entropy(hidden[j], model.head_weight, targets[j])
+                losses[i + j] = loss.item()
     # Each window's numbers stand on one rank, and are 0 on the others.
     losses, tokens = ranks.sum([losses, tokens])
 

@@ -17,6 +17,7 @@ from tricycle_autograd import no_grad
 from tricycle_gpt.kv_cache import KVCache
 from tricycle_gpt.model import GPT
 from tricycle_gpt.sampling import Dials, choose
+from tricycle_nn import dropout_off
 
 
 def generate(
@@ -34,7 +35,7 @@ def generate(
 ) -> Iterator[int]:
     """Continue a text, one token at a time.
 
-    model       in the state it is in; generate() switches dropout off while it runs
+    model       in the state it is in; nothing is dropped, also while another thread trains it
     ids         the prompt, (T,) integers, at least one, of any length
     max_tokens  how many tokens to add at most
     seed        the same seed gives the same text
@@ -76,16 +77,9 @@ def _generate(model, prompt, max_tokens, dials, stop, cache):
 def next_scores(model: GPT, context: list[int], cache: KVCache | None = None) -> np.ndarray:
     """The scores (V,) for the token after `context`, of which the cache may know a beginning."""
     new = context if cache is None else context[cache.length :]
-    was_training = model.training
-    if was_training:  # telling every layer takes longer than a small model's token
-        model.eval()
-    try:
-        with no_grad():
-            x = model.hidden(np.array([new]), cache)  # (1, T, C)
-            return model.scores(x[0, -1]).numpy()
-    finally:
-        if was_training:
-            model.train()
+    with no_grad(), dropout_off():  # in this thread: another may be training the model
+        x = model.hidden(np.array([new]), cache)  # (1, T, C)
+        return model.scores(x[0, -1]).numpy()
 
 
 def _check_prompt(prompt, vocab_size):

@@ -5,7 +5,7 @@ from tricycle_nn.attention import CausalSelfAttention, attention, packed_attenti
 from tricycle_nn.clipping import clip_scale, gradient_norm, scale_for_norm
 from tricycle_nn.combined import Combined
 from tricycle_nn.cross_entropy import cross_entropy
-from tricycle_nn.dropout import Dropout, dropout, set_dropout_step
+from tricycle_nn.dropout import Dropout, dropout, dropout_off, set_dropout_step
 from tricycle_nn.embedding import Embedding, embedding
 from tricycle_nn.gelu import gelu
 from tricycle_nn.initialisers import kaiming, normal, uniform, xavier
@@ -15,9 +15,10 @@ from tricycle_nn.linear_cross_entropy import linear_cross_entropy
 from tricycle_nn.llama_block import LlamaBlock
 from tricycle_nn.mean_squared_error import mean_squared_error
 from tricycle_nn.mlp import MLP, GatedMLP
-from tricycle_nn.module import Module, Parameter
+from tricycle_nn.module import Module
 from tricycle_nn.muon import Muon
 from tricycle_nn.optimiser import default_groups
+from tricycle_nn.parameter import Parameter
 from tricycle_nn.relu import relu, relu_squared
 from tricycle_nn.rms_norm import RMSNorm, add_rms_norm, rms_norm
 from tricycle_nn.rotary import rotary
@@ -55,6 +56,7 @@ __all__ = [
     "cross_entropy",
     "default_groups",
     "dropout",
+    "dropout_off",
     "embedding",
     "gelu",
     "gradient_norm",

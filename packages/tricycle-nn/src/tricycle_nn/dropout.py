@@ -23,6 +23,9 @@ Sources: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks fro
 This file: the definition, the operation, its CPU kernel, the layer.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -153,7 +156,8 @@ class Dropout(Module):
     rng     where the seed is drawn from, so that layers made one after another differ
     stream  tells apart copies of one model that train together, on different data
 
-    `step` counts the forward passes made while training, so that no two use the same mask.
+    `step` counts the forward passes made while training, so that no two use the same mask.  Within
+    `dropout_off()` nothing is dropped or counted.
     """
 
     def __init__(self, p: float, *, rng: np.random.Generator, stream: int = 0):
@@ -165,7 +169,7 @@ class Dropout(Module):
         self.step = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training or _off.get():
             return x
         step = same_again(self._next_step)
         return dropout(x, self.p, seed=self.seed, step=step, stream=self.stream)
@@ -173,6 +177,23 @@ class Dropout(Module):
     def _next_step(self):
         self.step += 1
         return self.step - 1
+
+
+# Whether layers let everything through, in this thread, whatever their mode.
+_off: ContextVar[bool] = ContextVar("dropout_off", default=False)
+
+
+@contextmanager
+def dropout_off() -> Iterator[None]:
+    """Run a block in which dropout layers let everything through, as after `eval()`.
+
+    For this thread only: a model that is trained in one can write in another meanwhile.
+    """
+    before = _off.set(True)
+    try:
+        yield
+    finally:
+        _off.reset(before)
 
 
 def set_dropout_step(model: Module, step: int) -> None:

@@ -25,7 +25,8 @@ from tricycle_autograd.fused import fused
 from tricycle_autograd.tape import gradient_destination
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.initialisers import normal
-from tricycle_nn.module import Module, Parameter
+from tricycle_nn.module import Module
+from tricycle_nn.parameter import Parameter
 
 
 @fused

@@ -26,7 +26,8 @@ from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import gradient_destination
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.initialisers import normal
-from tricycle_nn.module import Module, Parameter
+from tricycle_nn.module import Module
+from tricycle_nn.parameter import Parameter
 from tricycle_nn.pieces import row_chunks
 
 

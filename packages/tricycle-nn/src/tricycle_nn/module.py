@@ -17,19 +17,8 @@ import numpy as np
 from tricycle_autograd.arrays import is_floating
 from tricycle_autograd.devices import move
 from tricycle_autograd.tape import Node
-from tricycle_autograd.tensor import Tensor
-
-
-class Parameter(Tensor):
-    """A tensor that is learned: a leaf of the graph that wants its gradient.
-
-    It shares the memory of the array it is given, and training changes that memory.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, array: Any):
-        super().__init__(array, requires_grad=True)
+from tricycle_nn.parameter import Parameter, children
+from tricycle_nn.summary import summary
 
 
 class Module:
@@ -112,8 +101,6 @@ class Module:
             parameter.array[...] = move(np.asarray(state[name], parameter.dtype), parameter.device)
 
     def __repr__(self) -> str:
-        from tricycle_nn.summary import summary
-
         return summary(self)
 
 
@@ -127,10 +114,3 @@ def _walk(parent: Any, path: str = "", seen: set[int] | None = None) -> Iterator
                 yield path + name, child
             if not isinstance(child, Parameter):
                 yield from _walk(child, f"{path}{name}.", seen)
-
-
-def children(parent: Any) -> Iterator[tuple[str, Any]]:
-    """(name, child) for whatever a module, a list, a tuple or a dictionary holds."""
-    parent = vars(parent) if isinstance(parent, Module) else parent
-    pairs = parent.items() if isinstance(parent, dict) else enumerate(parent)
-    return ((str(name), child) for name, child in pairs)

@@ -31,7 +31,8 @@ from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import dot
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
-from tricycle_nn.module import Module, Parameter
+from tricycle_nn.module import Module
+from tricycle_nn.parameter import Parameter
 from tricycle_nn.pieces import add_row, row_chunks, sum_of_chunks
 
 

@@ -12,7 +12,7 @@ second time (a tied weight) is not counted again: its line says where it was fou
 from dataclasses import dataclass, field
 from typing import Any
 
-from tricycle_nn.module import Module, Parameter, children
+from tricycle_nn.parameter import Parameter, children, is_module
 
 
 @dataclass
@@ -25,8 +25,8 @@ class Branch:
     below: list[tuple[str, "Branch"]] = field(default_factory=list)
 
 
-def summary(model: Module) -> str:
-    """The tree as text, a line for each module."""
+def summary(model: Any) -> str:
+    """The tree of a module as text, a line for each module in it."""
     branch = _branch(model, "", {id(model): "the whole"})
     name, branch.kind = branch.kind, ""
     lines = list(_lines(name, branch, 0))
@@ -41,21 +41,21 @@ def _branch(parent: Any, path: str, first_path: dict[int, str]) -> Branch:
     """The tree below a module or list; `first_path` knows what was met before, by id."""
     branch = Branch(type(parent).__name__)
     for name, child in children(parent):
-        if not isinstance(child, (Parameter, Module, list, tuple, dict)):
+        if not (is_module(child) or isinstance(child, (Parameter, list, tuple, dict))):
             continue
         first = first_path.setdefault(id(child), path + name)
         if first != path + name:
-            if isinstance(child, (Parameter, Module)):
+            if is_module(child) or isinstance(child, Parameter):
                 branch.notes.append(f"{name} is {first}")
         elif isinstance(child, Parameter):
             branch.notes.append(f"{name} {child.shape}")
             branch.count += child.size
         else:
             found = _branch(child, f"{path}{name}.", first_path)
-            if isinstance(child, Module) or found.below or found.notes:
+            if is_module(child) or found.below or found.notes:
                 branch.below.append((name, found))
                 branch.count += found.count
-    return branch if isinstance(parent, Module) else _folded(branch)
+    return branch if is_module(parent) else _folded(branch)
 
 
 def _folded(branch: Branch) -> Branch:

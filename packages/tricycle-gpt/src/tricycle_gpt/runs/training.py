@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tricycle_autograd import stack
 from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.evaluation import Evaluation, evaluate
 from tricycle_gpt.model import GPT
@@ -165,7 +166,7 @@ def train(
                 # The gradient of the mean over all tokens of the step, one batch after the other.
                 step_batches = [next(stream) for _ in range(n_batches)]  # kept, should it go wrong
                 divide_by = divisors(step_batches, communicator)
-                loss, part = 0.0, None
+                losses, part = [], None
                 for i, (inputs, targets) in enumerate(step_batches):
                     try:
                         part = model.loss(inputs, targets) / divide_by[i]
@@ -174,13 +175,14 @@ def train(
                     except MemoryError:
                         part = None  # all that the step had made hangs on it
                         break
-                    loss += part.item()
+                    losses.append(part.detach())
                     watchdog.alive()
                 if part is None:
                     model.zero_grad()
                     raise MemoryError(out_of_memory(model, config, step))
 
                 # The weights move, unless that would harm them.
+                loss = sum(stack(losses).tolist())  # read once a step, wherever it was computed
                 loss, norm = totals(loss, optimiser, communicator)
                 verdict, reason = health.judge(loss, norm)
                 if verdict != "go":
