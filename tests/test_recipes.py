@@ -24,7 +24,8 @@ def test_a_recipe_is_applied_and_its_test_passes(recipe, tmp_path):
     shutil.copy(ROOT / "ARCHITECTURE.md", tmp_path)
     skipped = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "packages", tmp_path / "packages", ignore=skipped)
-    command = ["git", "apply", str(RECIPES / f"{recipe}.diff")]
+    # -C1: of what is around a change one line has to be as it was.
+    command = ["git", "apply", "-C1", str(RECIPES / f"{recipe}.diff")]
     # A copy below another repository would be taken for a part of it.
     alone = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
     applied = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True)
