@@ -325,6 +325,43 @@ def test_runs_go_on_with_any_number_of_ranks(tmp_path):
         assert checkpoint_bytes(others[0] / optimiser) != uninterrupted  # it could have differed
 
 
+OF_A_DTYPE = """
+import shutil
+from tricycle_autograd import definitions_only
+
+dtype, folder = sys.argv[1], sys.argv[2]
+with communicate() as ranks, definitions_only():
+    for times in ("once", "again"):
+        model = small(n_layers=1).to("cpu", dtype)
+        resume = {"communicator": ranks, "resume": times == "again"}
+        settings = recipe(steps=4, warmup=1, checkpoint_every=2, micro_batches=1)
+        train(model, Windows(3, ranks), settings, folder, **resume)
+        ranks.wait()
+        if ranks.rank == 0 and times == "once":
+            shutil.copytree(folder + "/checkpoints", folder + "/whole")
+            shutil.rmtree(folder + "/checkpoints/step-00000004")
+        ranks.wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "moments"), [("float64", "float64"), ("bfloat16", "float32")], ids=str
+)
+def test_ranks_train_models_of_other_dtypes_and_go_on_to_the_same_bits(tmp_path, dtype, moments):
+    on_ranks(2, OF_A_DTYPE, dtype, tmp_path)
+    whole, resumed = (load_newest_checkpoint(tmp_path / f) for f in ("whole", "checkpoints"))
+    assert whole.step == resumed.step == 4
+    for one, other in (
+        (whole.parameters, resumed.parameters),
+        (whole.optimiser, resumed.optimiser),
+    ):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    kept = [a for name, a in whole.optimiser.items() if name.endswith(("_moment", ".master"))]
+    assert {array.dtype.name for array in (*kept, *whole.parameters.values())} == {moments}
+
+
 DROPOUT = """
 with communicate() as ranks:
     for name in ("first", "second"):

@@ -157,7 +157,10 @@ class DealtOptimiser:
 
         ValueError lists every name that does not fit.
         """
-        whole = [{n: aligned_zeros(_size(group)) for n in group.moments} for group in self.groups]
+        whole = [
+            {name: aligned_zeros(_size(group), part.dtype) for name, part in group.moments.items()}
+            for group in self.groups
+        ]
         with self._undealt(whole):
             self.optimiser.load_state_dict(state)
         for group, moments in zip(self.groups, whole, strict=True):
@@ -191,7 +194,7 @@ class DealtOptimiser:
     def _gathered(self, group, name):
         """The moment of every number, on rank 0; None on the others."""
         moment, rank = group.moments[name], self.communicator.rank
-        whole = None if rank else aligned_zeros(_size(group))
+        whole = None if rank else aligned_zeros(_size(group), moment.dtype)
         for bucket in self.buckets:
             if bucket.group is group:
                 mine = moment[bucket.place : bucket.place + _length(bucket.parts[rank])]
@@ -225,7 +228,8 @@ def check_that_all_begin_alike(
     """
     if communicator.size == 1:
         return
-    sums = [zlib.crc32(group.arena.values.data) for group in optimiser.groups]
+    # As bytes, for Python's own functions do not know bfloat16.
+    sums = [zlib.crc32(group.arena.values.view(np.uint8)) for group in optimiser.groups]
     texts = texts_of_all(communicator, json.dumps({"weights": sums, **facts}))
     first, *others = (json.loads(text) for text in texts)
     for rank, other in enumerate(others, 1):

@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tricycle_autograd.arrays import in_float32
 from tricycle_autograd.threads import VARIABLE, allowed_cores
 
 LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")  # set by MPICH, PMIx, Open MPI
@@ -110,8 +111,8 @@ class Communicator:
 
     def _exchange(self, outgoing: dict[int, np.ndarray], incoming: dict[int, np.ndarray]) -> None:
         """Send and receive arrays, by rank."""
-        requests = [self._world.Irecv(a, r) for r, a in incoming.items() if a.size]
-        requests += [self._world.Isend(a, r) for r, a in outgoing.items() if a.size]
+        requests = [self._world.Irecv(_for_mpi(a), r) for r, a in incoming.items() if a.size]
+        requests += [self._world.Isend(_for_mpi(a), r) for r, a in outgoing.items() if a.size]
         self.sent += sum(a.nbytes for a in outgoing.values())
         _wait(requests)
 
@@ -151,10 +152,15 @@ def _wait(requests):
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
+def _for_mpi(array):
+    """The array; or, as MPI does not know bfloat16, its bits as whole numbers."""
+    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+
+
 def _sum_in_order(rows):
-    total = rows[0].copy()
+    total = in_float32(rows[0]).copy()
     for row in rows[1:]:
-        total += row
+        total += in_float32(row)
     return total
 
 
