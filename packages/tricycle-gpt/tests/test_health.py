@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from tricycle_autograd import definitions_only
 from tricycle_autograd.modes import current
 from tricycle_gpt import TrainingConfig, read_metrics, train
 from tricycle_gpt.runs.diagnosis import first_bad_operation, load_batches
@@ -169,6 +170,16 @@ def test_the_batches_of_a_bad_step_can_be_run_again(tmp_path, make_tiny):
     before(0)
     assert "every operation was finite" in first_bad_operation(model, batches, dropout_step)
     assert weights(model) == untouched
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_a_bad_operation_is_found_where_definitions_run(make_tiny, dtype):
+    model = make_tiny().to("cpu", dtype)
+    batch = IDS[None, :16], IDS[None, 1:17]
+    with definitions_only():
+        assert "every operation was finite" in first_bad_operation(model, [batch], 0)
+        poison_mlp(model, 3)(3)
+        assert "in blocks.1.mlp" in first_bad_operation(model, [batch], 0)
 
 
 def test_bad_weights_are_named(make_tiny):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import tape
+from tricycle_autograd.arrays import is_floating
 from tricycle_autograd.modes import observed_by
 from tricycle_autograd.profiling import name_of_primitive
 from tricycle_gpt.config import TrainingConfig
@@ -24,6 +25,10 @@ from tricycle_nn import Module, set_dropout_step
 
 class BadNumber(ArithmeticError):
     """An operation gave a number that is not finite."""
+
+
+def _not_finite(array):
+    return ~np.isfinite(array)
 
 
 class FiniteCheck:
@@ -50,7 +55,9 @@ class FiniteCheck:
         name = self.operation or name_of_primitive()
         where = f"{name} in {self.paths[-1] or 'the model'}"
         shapes = ", ".join(str(np.shape(tensor.array)) for tensor in inputs)
-        self._check(array, f"the result of {where}", shapes)
+        # Attention's definition has -inf for what may not be seen: if given, it is meant.
+        given = any(np.any(tensor.array == -np.inf) for tensor in inputs)
+        self._check(array, f"the result of {where}", shapes, np.isnan if given else _not_finite)
 
         def checked(*dy):
             gradients = backward(*dy)
@@ -69,9 +76,9 @@ class FiniteCheck:
         """A stretch that is not an operation: nothing to look at."""
         yield
 
-    def _check(self, array, what, shapes):
+    def _check(self, array, what, shapes, is_bad=_not_finite):
         array = np.asarray(array)
-        bad = array.size - int(np.isfinite(array).sum()) if array.dtype.kind == "f" else 0
+        bad = int(is_bad(array).sum()) if is_floating(array.dtype) else 0
         if bad:
             raise BadNumber(
                 f"{what}: {bad:,} of {array.size:,} numbers are not finite, shape {array.shape}, "
