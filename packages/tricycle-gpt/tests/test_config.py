@@ -29,6 +29,7 @@ def test_the_speedruns_model_is_as_large_as_gpt2():
         ({"n_layers": 0}, "n_layers must be at least 1, got 0"),
         ({"embedding_dim": 100, "n_heads": 12}, "multiple of n_heads, got 100 and 12"),
         ({"block": "mamba"}, "got 'mamba'"),
+        ({"block": ["gpt2"]}, r"got \['gpt2'\]"),
         ({"dropout": 1.0}, "below 1, got 1.0"),
         ({"qk_norm": True}, 'belong to block="llama"'),
         ({"block": "llama", "n_key_value_heads": 5}, "multiple of n_key_value_heads, got 12 and 5"),

@@ -373,6 +373,12 @@ def test_a_name_given_twice_is_refused(make):
 
 
 @BOTH
+def test_a_name_that_is_the_place_of_another_parameter_is_refused(make):
+    with pytest.raises(ValueError, match="two parameters are called 1.0; a state could not tell"):
+        make([{"parameters": [("1.0", parameter(3))]}, {"parameters": [parameter(3)]}])
+
+
+@BOTH
 def test_a_group_that_is_none_is_refused(make):
     with pytest.raises(TypeError, match='groups are dicts such as {"parameters"'):
         make([{"weights": [parameter(3)]}])

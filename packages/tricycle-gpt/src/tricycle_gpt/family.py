@@ -117,7 +117,7 @@ def add_family(family: Family) -> Family:
 
 def family_named(name: str) -> Family:
     """The family of that name.  ValueError, naming those there are, for another one."""
-    if name not in FAMILIES:
+    if name not in list(FAMILIES):  # a list, because what a file names may be one itself
         known = " or ".join(f'"{known}"' for known in FAMILIES)
         raise ValueError(f"block must be {known}, got {name!r}")
     return FAMILIES[name]

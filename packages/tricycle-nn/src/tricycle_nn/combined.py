@@ -28,7 +28,7 @@ class Combined:
         everyone = [id(p) for group in self.groups for p in group.arena.tensors]
         if len(set(everyone)) < len(everyone):
             raise ValueError("two optimisers would move one parameter; give it to one of them")
-        check_names(self.groups)
+        check_names(name for optimiser in self.optimisers for name in optimiser.names())
 
     @property
     def groups(self) -> list[Group]:

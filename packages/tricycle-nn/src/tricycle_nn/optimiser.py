@@ -188,7 +188,7 @@ class Optimiser:
             raise ValueError("an optimiser needs at least one parameter, got none")
         if len(set(everyone)) < len(everyone):
             raise ValueError("a parameter is in two groups; put each one in one group")
-        check_names(self.groups)
+        check_names(name for name, _ in self._windows([g.arena.values for g in self.groups]))
 
     def step(self, grad_scale: float = 1.0) -> None:
         """Move every parameter that has a gradient; the others stay as they are.
@@ -403,9 +403,9 @@ def flattened(name: str, *arrays: Any) -> list[Any]:
     return [array.reshape(-1) for array in arrays]
 
 
-def check_names(groups: Iterable[Group]) -> None:
-    """Raise ValueError if two parameters in these groups have one name."""
-    names = [name for group in groups for name in group.names if name]
+def check_names(names: Iterable[str]) -> None:
+    """Raise ValueError if two parameters have one name, be it given or by position."""
+    names = list(names)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(

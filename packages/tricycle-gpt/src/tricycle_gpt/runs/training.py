@@ -55,7 +55,7 @@ class BatchSource(Protocol):
     position: tuple[int, int]
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (inputs, targets), (B, T) integers each."""
+        """Yields (inputs, targets), (B, T) integers each: new arrays, for a step keeps several."""
         ...
 
 
