@@ -176,7 +176,9 @@ def run(args: Arguments, communicator: Communicator) -> None:
             say(str(planned_for(foreseen(args, ranks), communicator)))
         return
     if args.preset != "auto":
-        args.training.share(ranks)  # which may refuse, before anything is written
+        # Both may refuse, before anything is written.
+        args.training.share(ranks)
+        args.model.family.format_of(args.model)
     if not args.resume:
         make_run_folder(args.folder)
     if is_first:
@@ -189,7 +191,6 @@ def run(args: Arguments, communicator: Communicator) -> None:
     communicator.wait()  # steps are measured while the others do nothing
     recipe = args.training
     config = args.model
-    config.family.format_of(config)  # an error now, not where the trained model is written
     windows, _ = recipe.share(ranks)
     model = GPT(config, rng=np.random.default_rng(recipe.seed))
     batches = Batches(

@@ -21,12 +21,12 @@ import numpy as np
 
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig, train
 
-STEPS = 200
+STEPS, BATCH = 200, 2
 SIZES = {
     "vocab_size": 301,
-    "context_window": 50,
+    "context_window": 42,
     "embedding_dim": 144,
-    "n_layers": 2,
+    "n_layers": 1,
     "n_heads": 4,
     "dropout": 0.1,
 }
@@ -50,7 +50,7 @@ class Text:
         length = SIZES["context_window"]
         while True:
             rng = np.random.default_rng([2, self.position[1]])
-            starts = rng.integers(0, len(self.ids) - length, 3)
+            starts = rng.integers(0, len(self.ids) - length, BATCH)
             self.position = (0, self.position[1] + 1)
             windows = np.stack([self.ids[start : start + length + 1] for start in starts])
             yield windows[:, :-1], windows[:, 1:]
@@ -61,7 +61,7 @@ def digest(block: str, optimiser: str, folder: str | Path) -> str:
     model = GPT(GPTConfig(**SIZES, **BLOCKS[block]), rng=np.random.default_rng(0))
     config = TrainingConfig(
         steps=STEPS,
-        batch_size=3,
+        batch_size=BATCH,
         learning_rate=5e-3,
         warmup=20,
         optimiser=optimiser,
