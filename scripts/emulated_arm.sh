@@ -2,7 +2,7 @@
 # Are the kernels right on an ARM processor? All of tests/processors/check_kernels.py on an emulated
 # one, twice: kernels come through the compiling process, and then from the cache.
 #
-#     bash scripts/emulated_arm.sh [FOLDER] [NAME ...]      e.g. /tmp/arm product attention
+#     bash scripts/emulated_arm.sh [FOLDER] [NAME ...]      e.g. ../arm product attention
 #
 # It works from nothing, on Debian 12 for x86-64, as root: an ARM Python of Debian's and wheels of
 # PyPI's are unpacked in FOLDER (500 MB), which stays, with the cache. All checks take hours, the

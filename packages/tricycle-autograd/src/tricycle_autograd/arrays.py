@@ -77,13 +77,13 @@ def kernel_inputs(name: str, *tensors, layout: Callable = contiguous):
     layout   `contiguous`, or `rows_contiguous` for kernels that take strided views
 
     Returns arrays on one device, of dtypes that kernels know there: one, or a list of several.
-    Each is a copy where the input has another layout.  Raises TypeError for what is no tensor or
-    has another dtype, and ValueError for tensors on different devices: kernels refuse what they
+    Each is a copy where the input has another layout.  Raises TypeError for anything but a tensor
+    and for another dtype, and ValueError for tensors on different devices: kernels refuse what they
     cannot do fast.
     """
     arrays = []
     for tensor in tensors:
-        array = getattr(tensor, "array", None)  # what has none is no tensor
+        array = getattr(tensor, "array", None)  # only tensors have one
         if array is None:
             raise TypeError(
                 f"{name} works on tensors, got {type(tensor).__name__}; make one of it with "

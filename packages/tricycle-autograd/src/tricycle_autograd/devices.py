@@ -29,14 +29,14 @@ def register(array_type: type, device: str, module: Any) -> None:
 
 
 def device_of(array) -> str:
-    """Where an array lives: "cpu" or "cuda".  TypeError for what is no array."""
+    """Where an array lives: "cpu" or "cuda".  TypeError for anything but an array."""
     return (homes.get(type(array)) or _home(array))[0]
 
 
 def array_module(array):
     """The module that works on this array: numpy, or cupy for arrays on the GPU.
 
-    Raises TypeError for what is no array.
+    Raises TypeError for anything but an array.
     """
     return (homes.get(type(array)) or _home(array))[1]
 

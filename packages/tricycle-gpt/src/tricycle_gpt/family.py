@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a weight of somebody else's file is among ours.
+    """Where a weight of another program's file is among ours.
 
     name        our parameter
     columns     the part of its last axis, or None for all of it

@@ -89,6 +89,7 @@ def adamw_update(w, g, m, v, scalars, beta1, beta2, eps, weight_decay):
 
 @adamw_update.operation
 def adamw_update_fast(run, w, g, m, v, scalars, beta1, beta2, eps, weight_decay):
+    """The operation: one pass over flat arrays; arguments as for adamw_update."""
     learning_rate, grad_scale, step = scalars
     run.step(
         *flattened("adamw_update", w, g, m, v),

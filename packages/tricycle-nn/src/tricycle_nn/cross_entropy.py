@@ -107,6 +107,7 @@ def _check(logits, targets, ignore_index, label_smoothing, reduction):
 def cross_entropy_fast(
     run, logits, targets, ignore_index=-100, label_smoothing=0.0, reduction="mean"
 ):
+    """The operation: largest and sum of exps of each row are kept, beside logits and targets."""
     targets = _check(logits, targets, ignore_index, label_smoothing, reduction)
     array = kernel_inputs("cross_entropy", logits)
     shape, smoothing = array.shape, float(label_smoothing)

@@ -49,6 +49,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @linear.operation
 def linear_fast(run, x, weight, bias=None):
+    """The operation: two products more on the way back; x and weight are kept."""
     check_shapes(x, weight, bias)
     inputs = (x, weight) if bias is None else (x, weight, bias)
     x_array, w, *b = kernel_inputs("linear", *inputs)

@@ -71,6 +71,7 @@ def linear_cross_entropy(
 
 @linear_cross_entropy.operation
 def linear_cross_entropy_fast(run, x, weight, targets, ignore_index=-100, label_smoothing=0.0):
+    """The operation: one block (N, V), of scores and then of their gradient, is kept."""
     _check(x, weight)
     targets = check_targets(x, targets, weight.shape[0], ignore_index, label_smoothing)
     array, table = kernel_inputs("linear_cross_entropy", x, weight)

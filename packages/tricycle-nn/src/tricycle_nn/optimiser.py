@@ -166,7 +166,7 @@ class Optimiser:
     learning_rate  set it before each step to follow a schedule
     steps_taken    counts the steps so far
 
-    Raises TypeError for what is no parameter, and for parameters in one group that differ in dtype
+    Raises TypeError for anything but parameters, and if those of one group differ in dtype
     or device; ValueError for settings out of range, for a parameter or a name given twice, and for
     no parameter at all.
     """

@@ -39,6 +39,7 @@ def token_scores(x: Tensor, weight: Tensor) -> Tensor:
 
 @token_scores.operation
 def token_scores_fast(run, x, weight):
+    """The operation: the vectors and the table are kept."""
     _check(x, weight)
     array, table = kernel_inputs("token_scores", x, weight)
     shape, rows = array.shape, as_rows(array)  # (N, C)
