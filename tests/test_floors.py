@@ -30,7 +30,12 @@ MAY_IMPORT = {
 }
 PACKAGES = sorted(MAY_IMPORT)
 # Distributions whose import has another name.
-IMPORT_NAMES = {"cupy_cuda12x": "cupy", "cupy_cuda13x": "cupy", "nvidia_ml_py": "pynvml"}
+IMPORT_NAMES = {
+    "cuda_pathfinder": "cuda",
+    "cupy_cuda12x": "cupy",
+    "cupy_cuda13x": "cupy",
+    "nvidia_ml_py": "pynvml",
+}
 EVERY_INTERFACE = ".".join("0000")  # so spelt that this file does not hold it
 # Modules that execute what they load, and so must never see a file from elsewhere.
 PICKLES = {"pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}

@@ -20,7 +20,7 @@ from tricycle_autograd.arrays import kernel_inputs
 from tricycle_autograd.fused import fused_update, registry
 from tricycle_autograd.profiling import profile
 from tricycle_autograd.shapes import unbroadcast
-from tricycle_autograd.testing import check_update, draw, kept_by
+from tricycle_autograd.testing import check_on_cuda, check_update, draw, kept_by
 from tricycle_autograd.testing_device import emulated
 
 
@@ -360,16 +360,31 @@ def test_numbers_drawn_are_the_same_every_time():
     assert draw(2, 3).shape == (2, 3)
 
 
-def test_kernels_of_every_device_are_checked():
-    check_fused(doubling_right(), X)
-    with pytest.raises(AssertionError, match="double on an emulated GPU, contiguous: kernel's val"):
-        check_fused(doubling(), X)
+def test_kernels_for_cuda_are_checked_in_both_dtypes():
+    check_on_cuda(doubling_right(), X)
+    wrong = r"double on an emulated GPU in float32: kernel's value"
+    with pytest.raises(AssertionError, match=wrong):
+        check_on_cuda(doubling(), X)
 
 
 def doubling_right():
     double = doubling()
-    double.by_device["cuda"] = double.by_device["cpu"]
+
+    class GPU:
+        def forward(x):
+            return x + x
+
+        backward = forward
+
+    double.by_device["cuda"] = GPU
     return double
+
+
+def test_a_result_of_another_dtype_is_noticed():
+    double = doubling()
+    double.by_device["cuda"] = double.by_device["cpu"]  # bfloat16 times a float32 is one
+    with pytest.raises(AssertionError, match="kernel's value is float32, not bfloat16"):
+        check_on_cuda(double, X)
 
 
 # ---- What a backward keeps ----

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor, concatenate
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw
 from tricycle_nn import RMSNorm, add_rms_norm, rms_norm
 
 
@@ -102,6 +102,16 @@ def test_adding_and_normalising_agrees_with_the_definition(shape):
     arrays = draw(*shape) + 0.5, draw(*shape, seed=1), draw(shape[-1])
     check_fused(Joined(), *arrays, keeps=3)
     check_fused(Joined(), *arrays, eps=0.1, keeps=3)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 19), (5, 768), (70, 100)])
+def test_cuda_kernels_agree_with_the_definition(shape):
+    check_on_cuda(rms_norm, draw(*shape) + 0.5, draw(shape[-1]))
+
+
+@pytest.mark.parametrize("shape", [(3, 19), (2, 5, 264)])
+def test_cuda_kernels_add_and_normalise_in_one_pass(shape):
+    check_on_cuda(Joined(), draw(*shape) + 0.5, draw(*shape, seed=1), draw(shape[-1]))
 
 
 def through_a_block(add_and_normalise, x, branch, weight, dy):

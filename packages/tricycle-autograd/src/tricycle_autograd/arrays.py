@@ -77,9 +77,9 @@ def kernel_inputs(name: str, *tensors, layout: Callable = contiguous):
     layout   `contiguous`, or `rows_contiguous` for kernels that take strided views
 
     Returns arrays on one device, of dtypes that kernels know there: one, or a list of several.
-    Each is a copy where the input has another layout.  Raises TypeError for anything but a tensor
-    and for another dtype, and ValueError for tensors on different devices: kernels refuse what they
-    cannot do fast.
+    Each is a copy where the input has another layout.  Raises TypeError for anything but a tensor,
+    for another dtype and for a mixture, and ValueError for tensors on different devices: kernels
+    refuse what they cannot do fast.
     """
     arrays = []
     for tensor in tensors:
@@ -96,7 +96,18 @@ def kernel_inputs(name: str, *tensors, layout: Callable = contiguous):
         return arrays[0]
     if len(set(map(type, arrays))) > 1:
         check_same_device(name, *tensors)
+    if any(array.dtype is not arrays[0].dtype for array in arrays):
+        _check_one_dtype(name, arrays)
     return arrays
+
+
+def _check_one_dtype(name, arrays):
+    if len({array.dtype for array in arrays}) > 1:
+        given = ", ".join(str(array.dtype) for array in arrays)
+        raise TypeError(
+            f"{name} works in one dtype, got {given}; convert the others with tensor.astype(…), "
+            "or the whole model with model.to(…)"
+        )
 
 
 def is_for_kernels(array: Any) -> bool:

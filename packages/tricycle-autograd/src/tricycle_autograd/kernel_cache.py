@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 # How a kernel is made decides its machine code too: flags, symbols, what is linked.
@@ -80,7 +81,26 @@ def cache_folder(files: set[str], constants: set[str]) -> Path:
     digest = hashlib.sha256("\n".join([made_by, *sorted(constants)]).encode())
     for file in [*sorted(files, key=os.path.basename), *MAKERS]:
         digest.update(Path(file).read_bytes())
-    folder = cache_root() / digest.hexdigest()[:16]
+    return writable_folder(digest.hexdigest()[:16])
+
+
+def kept_file(name: str, make: Callable[[], bytes]) -> bytes:
+    """What `make` returns, kept on disk under this name; from there, if it was made before."""
+    path = cache_root() / name
+    if path.is_file():
+        return path.read_bytes()
+    data = make()
+    folder = writable_folder(os.path.dirname(name))
+    # Another process may make the same file, or read it: it is there whole, or not at all.
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        file.write(data)
+    os.replace(file.name, folder / path.name)
+    return data
+
+
+def writable_folder(name: str) -> Path:
+    """A folder of this name where compiled kernels are kept, or in a new place if need be."""
+    folder = cache_root() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # One that is there may be read-only.  numba would then keep the machine code beside the
@@ -91,6 +111,6 @@ def cache_folder(files: set[str], constants: set[str]) -> Path:
         # A home that cannot be written to: a new folder for this process, and for the one that
         # compiles for it.  One with a known name could hold what another user put there.
         os.environ["TRICYCLE_CACHE"] = tempfile.mkdtemp(prefix="tricycle-")
-        folder = cache_root() / folder.name
+        folder = cache_root() / name
         folder.mkdir(parents=True)
     return folder

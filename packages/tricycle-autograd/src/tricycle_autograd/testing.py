@@ -8,16 +8,21 @@ A fused operation is checked by `check_fused`: the definition's gradients agains
 the kernels' value, and every gradient, against the definition's, on each device; inputs that are
 not contiguous; the same bits on a second run; and how many arrays are kept for the way back.
 `check_update` holds an optimiser's kernels to their definition.
+
+`check_on_cuda` does it for CUDA kernels, in float32 and in bfloat16: on a GPU, and where there is
+none on the emulated one, which runs the same sources on numpy and looks at every step.
 """
 
 import functools
 from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
+from unittest import SkipTest
 
 import numpy as np
 
-from tricycle_autograd.arrays import is_floating
+from tricycle_autograd import nvrtc
+from tricycle_autograd.arrays import is_floating, is_half
 from tricycle_autograd.devices import homes, move
 from tricycle_autograd.fused import Fused, FusedUpdate, definitions_only
 from tricycle_autograd.tape import Node
@@ -108,14 +113,74 @@ def check_fused(
               measured in units of the largest entry of what is compared
     keeps     how many arrays its backward may hold on to, inputs included; None for any number
 
-    Kernels run on every device that is there: those for "cuda" on the emulated GPU, and on a real
-    one if there is one.
+    Kernels for the CPU, that is; `check_on_cuda` checks those for "cuda".
 
     Raises AssertionError naming what differs: definition or kernel, value or which gradient; and
     for a backward that holds another number of arrays, or a tensor.
     """
+    call, given, present = _without_none(operation, arrays, options)
+    check_gradients(call, *given)
+    dy, expected = _expected(call, given)
+    single = [_as_float32(array) for array in given]
+    scattered = [_scattered(array) for array in single]
+    name = operation.__name__
+    for layout, inputs, gradient in (
+        ("contiguous", single, dy),
+        ("not contiguous", scattered, _scattered(dy)),
+    ):
+        what = f"{name}, {layout}"
+        _check_kernels(what, call, inputs, gradient, expected, present, rtol, atol)
+    if keeps is not None:
+        _check_what_is_kept(name, call, single, keeps)
+
+
+def check_on_cuda(
+    operation: Fused,
+    *arrays: Any,
+    within: dict[str, float] | None = None,
+    **options: Any,
+) -> None:
+    """Hold a fused operation's CUDA kernels to its definition: value and every gradient.
+
+    arrays    the operation's tensor arguments, in order (None for one left out)
+    options   its other arguments, by name
+    within    how far results may be from the definition in float64, in units of the largest entry
+              of what is compared, by dtype; {"float32": 2e-5, "bfloat16": 0.01} if not said.
+              Inputs are rounded to that dtype first, for the definition too
+
+    On a GPU, if there is one, otherwise on the emulated one; skipped where NVRTC, which the latter
+    needs, is not installed either.  Raises AssertionError naming what differs; for a result of
+    another dtype; and where two runs differ in a bit.  On the emulated GPU everything wrong that a
+    kernel does is a `Fault`: see ptx_machine.py.
+    """
+    import ml_dtypes
+
+    upload, place = _gpu()
+    call, given, present = _without_none(operation, arrays, options)
+    for dtype in (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)):
+        near = {"float32": 2e-5, "bfloat16": 0.01, **(within or {})}[dtype.name]
+        rounded = [array.astype(dtype) if is_floating(array.dtype) else array for array in given]
+        dy, expected = _expected(call, rounded, dtype)
+        what = f"{operation.__name__} on {place} in {dtype}"
+        inputs, gradient = [upload(array) for array in rounded], upload(dy)
+        _check_kernels(what, call, inputs, gradient, expected, present, near, near)
+        scattered = [upload(_scattered(array)) for array in rounded]
+        results = value_and_gradients(call, scattered, upload(_scattered(dy)))
+        _check_results(f"{what}, not contiguous", results, expected, present, near, near, dtype)
+
+
+def _gpu() -> tuple[Callable, str]:
+    """What takes an array to a GPU, or to the emulated one, and what that is called."""
+    if gpu_is_there():
+        return lambda array: move(array, "cuda"), "cuda"
+    if not nvrtc.is_there():
+        raise SkipTest(nvrtc.MISSING)
+    return emulated, "an emulated GPU"
+
+
+def _without_none(operation, arrays, options):
+    """The operation as a function of the arrays that are there, those, and which ones they are."""
     present = [i for i, array in enumerate(arrays) if array is not None]
-    given = [np.asarray(arrays[i]) for i in present]
 
     def call(*tensors):
         full = [None] * len(arrays)
@@ -123,29 +188,16 @@ def check_fused(
             full[i] = tensor
         return operation(*full, **options)
 
-    check_gradients(call, *given)
+    return call, [np.asarray(arrays[i]) for i in present], present
 
-    precise = [_as_float64(array) for array in given]
+
+def _expected(call, arrays, dtype=np.float64):
+    """A gradient for the result, rounded to a dtype; what the definition makes of it in float64."""
+    precise = [_as_float64(array) for array in arrays]
     with definitions_only():
         shape = call(*[Tensor(array) for array in precise]).shape
-        dy = draw(*shape, seed=1)
-        expected = value_and_gradients(call, precise, dy)
-
-    single = [_as_float32(array) for array in given]
-    scattered = [_scattered(array) for array in single]
-    for device, upload in devices_for(operation):
-        name = operation.__name__ if device == "cpu" else f"{operation.__name__} on {device}"
-        for layout, inputs, gradient_at_result in (
-            ("contiguous", single, dy),
-            ("not contiguous", scattered, _scattered(dy)),
-        ):
-            _check_kernels(
-                f"{name}, {layout}",
-                *(call, [upload(array) for array in inputs], upload(gradient_at_result)),
-                *(expected, present, rtol, atol),
-            )
-        if keeps is not None:
-            _check_what_is_kept(name, call, [upload(array) for array in single], keeps)
+        dy = draw(*shape, seed=1).astype(dtype)
+        return dy, value_and_gradients(call, precise, dy.astype(np.float64))
 
 
 def check_update(
@@ -254,19 +306,25 @@ def _check_what_is_kept(name, call, inputs, keeps):
 
 def _check_kernels(name, call, inputs, dy, expected, present, rtol, atol):
     """Value and gradients against those expected, and a second run, bit by bit."""
-    value, gradients = expected
+    dtype = dy.dtype if is_half(dy.dtype) else np.dtype(np.float32)
     results = value_and_gradients(call, inputs, dy)
-    _assert_near(results[0], value, rtol, atol, f"{name}: kernel's value")
-    for i, actual, wanted in zip(present, results[1], gradients, strict=True):
-        if wanted is not None:
-            what = f"{name}: kernel's gradient of argument {i}"
-            assert actual is not None, f"{what} is missing"
-            _assert_near(actual, wanted, rtol, atol, what)
+    _check_results(name, results, expected, present, rtol, atol, dtype)
     again = value_and_gradients(call, inputs, dy)
     for first, second in zip([results[0], *results[1]], [again[0], *again[1]], strict=True):
         if first is not None:
             same = _on_cpu(first).tobytes() == _on_cpu(second).tobytes()
             assert same, f"{name}: two runs, different bits"
+
+
+def _check_results(name, results, expected, present, rtol, atol, dtype):
+    """A value in this dtype, and gradients in this or in float32, near those expected."""
+    _assert_near(results[0], expected[0], rtol, atol, {dtype}, f"{name}: kernel's value")
+    dtypes = {dtype, np.dtype(np.float32)}
+    for i, actual, wanted in zip(present, results[1], expected[1], strict=True):
+        if wanted is not None:
+            what = f"{name}: kernel's gradient of argument {i}"
+            assert actual is not None, f"{what} is missing"
+            _assert_near(actual, wanted, rtol, atol, dtypes, what)
 
 
 def _assert_same_change(before, actual, expected, rtol, atol, what):
@@ -287,11 +345,13 @@ def _on_cpu(value):
     return np.asarray(move(value, "cpu") if type(value) in homes else value)
 
 
-def _assert_near(actual, expected, rtol, atol, what):
+def _assert_near(actual, expected, rtol, atol, dtypes, what):
     actual = _on_cpu(actual)
-    assert actual.dtype == np.float32, f"{what} is {actual.dtype}, not float32"
+    wanted = " or ".join(sorted(dtype.name for dtype in dtypes))
+    assert actual.dtype in dtypes, f"{what} is {actual.dtype}, not {wanted}"
     assert actual.shape == expected.shape, f"{what} has shape {actual.shape}, not {expected.shape}"
     scale = float(np.abs(expected).max(initial=0.0)) or 1.0
+    actual = actual.astype(np.float64)
     np.testing.assert_allclose(actual, expected, rtol, atol * scale, err_msg=what)
 
 

@@ -5,8 +5,9 @@
     array_module(x.array)                numpy's functions, as far as cupy has them
 
 It does the arithmetic, and is as strict as cupy: an array of numpy's beside one of these is an
-error, and so is a function that cupy lacks.  An operation that works here still has to be tried
-on a real GPU, but what is wrong here is wrong there.
+error, and so is a function that cupy lacks.  New arrays are full of NaN, so that what a kernel
+forgets to write is seen.  CUDA kernels run on these arrays, too (cuda.py).  An operation that works
+here still has to be tried on a real GPU, but what is wrong here is wrong there.
 """
 
 from typing import Any
@@ -83,6 +84,15 @@ class EmulatedCupy:
             )
         value = getattr(np, name)
         return value if isinstance(value, type) or not callable(value) else Function(name, value)
+
+    def empty(self, shape: Any, dtype: Any = np.float64) -> EmulatedArray:
+        """Numbers that nobody has written: NaN, or -1 of integers."""
+        array = np.empty(shape, dtype)
+        array.reshape(-1).view(np.uint8)[...] = 0xFF  # these bits are a NaN in every format
+        return emulated(array)
+
+    def empty_like(self, array: EmulatedArray, dtype: Any = None) -> EmulatedArray:
+        return self.empty(array.shape, dtype or array.dtype)
 
     def asnumpy(self, array: EmulatedArray) -> np.ndarray:
         """A copy that is on the CPU."""

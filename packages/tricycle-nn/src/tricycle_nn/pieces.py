@@ -7,6 +7,7 @@ why any number of threads gives the same bits.
     on_flat_arrays                what an elementwise kernel needs around it
     add_row                       two rows, one number at a time
     row_chunks, sum_of_chunks     of rows that all add to one sum
+    row_blocks, sum_of_blocks     the same on a GPU (row_sums.cuh)
 
 Every elementwise kernel writes the loop over its pieces itself.  It cannot come from one place:
 numba keeps machine code by the file and the name of the function that it compiled, so that what
@@ -18,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_autograd.arrays import empty
 from tricycle_autograd.cpu import cpu_function
+from tricycle_autograd.cuda import CudaFile, blocks_for
 
 PIECE = 16384  # numbers: 64 kB, so that what a piece reads and writes stays in a core's cache
 
@@ -78,4 +81,21 @@ def sum_of_chunks(sums):
     for k in range(1, len(sums)):
         for c in range(len(total)):
             total[c] += sums[k, c]
+    return total
+
+
+def row_blocks(n_rows: int) -> int:
+    """How many blocks of threads sum rows on a GPU: enough for the largest ones there are."""
+    return min(512, blocks_for(n_rows, 16))
+
+
+def sum_of_blocks(file: CudaFile, partial: Any, dtype: Any, **constants: int) -> Any:
+    """The rows of partial (blocks, columns), added one after another: (columns,), float32.
+
+    file, dtype, constants   as the kernel was got that wrote them: its file has `add_up`, too
+    """
+    blocks, columns = partial.shape
+    total = empty(columns, np.float32, like=partial)
+    kernel = file.get("add_up", dtype, **constants)
+    kernel((blocks_for(columns, 128),), (128,), total, partial, np.int32(blocks), np.int32(columns))
     return total

@@ -19,21 +19,23 @@ the sum is added in the loop that makes dx, instead of in a pass of its own.
 
 Source: Zhang & Sennrich, "Root Mean Square Layer Normalization" (2019).
 
-This file: the definitions, the operations, their CPU kernels, the layer.
+This file: the definitions, the operations, their CPU kernels, how the GPU's (rms_norm.cu) are
+launched, the layer.
 """
 
 from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
+from tricycle_autograd.arrays import as_rows, contiguous, empty, empty_like, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import dot
+from tricycle_autograd.cuda import WARP, CudaFile, blocks_for
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.module import Module
 from tricycle_nn.parameter import Parameter
-from tricycle_nn.pieces import add_row, row_chunks, sum_of_chunks
+from tricycle_nn.pieces import add_row, row_blocks, row_chunks, sum_of_blocks, sum_of_chunks
 
 
 @fused
@@ -163,6 +165,39 @@ def backward_row(dx, d_weight, dy, x, weight, r):
     back = r * (r * (dot(dx, x) / np.float32(C)))
     for c in range(C):
         dx[c] = r * (dx[c] - x[c] * back)
+
+
+@rms_norm.kernels("cuda")
+@add_rms_norm.kernels("cuda")
+class GPU:
+    """A warp takes a row at a time.  d_weight is float32, whatever the rows are."""
+
+    FILE = CudaFile(__file__)
+    WARPS = 4  # in a block, as rms_norm.cu has it
+
+    def forward(x: Any, weight, eps):
+        return GPU._normalise(None, x, None, weight, eps)
+
+    def add_forward(x: Any, branch, weight, eps):
+        h = empty_like(x)
+        return h, *GPU._normalise(h, x, branch, weight, eps)
+
+    def _normalise(h: Any, x, branch, weight, eps):
+        N, C = x.shape
+        y, r = empty_like(x), empty(N, np.float32, like=x)
+        kernel = GPU.FILE.get("forward", x.dtype, C=C)
+        grid, block = (blocks_for(N, GPU.WARPS),), (GPU.WARPS * WARP,)
+        kernel(grid, block, h, y, r, x, branch, weight, np.float32(eps), np.int32(N))
+        return y, r
+
+    def backward(dy: Any, x, weight, r, waiting):
+        N, C = x.shape
+        blocks = row_blocks(N)
+        dx, partial = empty_like(x), empty((blocks, C), np.float32, like=x)
+        kernel = GPU.FILE.get("backward", x.dtype, C=C)
+        given = (dx, partial, dy, x, waiting, weight, r)
+        kernel((blocks,), (GPU.WARPS * WARP,), *given, np.int32(N))
+        return dx, sum_of_blocks(GPU.FILE, partial, x.dtype, C=C)
 
 
 def check_branch(name, x, branch):
