@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tricycle_autograd import Tensor, exp
-from tricycle_autograd.testing import check_fused, draw, kept_by
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw, kept_by
 from tricycle_nn import Linear, gelu, linear, relu, relu_squared, silu, swiglu
 from tricycle_nn.activated_linear import WITH_LINEAR, gelu_linear, swiglu_linear
 from tricycle_nn.mlp import MLP, GatedMLP
@@ -119,3 +119,12 @@ def test_errors_say_what_does_not_fit():
         swiglu_linear(three, three, four)
     with pytest.raises(ValueError, match="an input and a gate of one shape"):
         swiglu_linear(three, four, four)
+
+
+@pytest.mark.parametrize("together", WITH_LINEAR.values(), ids=lambda op: op.__name__)
+def test_cuda_kernels_agree_with_the_definitions(together):
+    check_on_cuda(together, 2 * draw(5, 19), draw(19, 7), draw(7))
+
+
+def test_cuda_kernels_of_swiglu_linear_agree_with_the_definition():
+    check_on_cuda(swiglu_linear, draw(2, 3, 19), 3 * draw(2, 3, 19, seed=3), draw(19, 7))

@@ -2,13 +2,16 @@
 
 from contextlib import nullcontext
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor, definitions_only
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.cuda import watched_launches
+from tricycle_autograd.devices import move
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw, on_a_gpu
 from tricycle_nn import cross_entropy
 from tricycle_nn.cross_entropy import check_targets
 
@@ -221,3 +224,45 @@ def test_what_is_checked_is_a_copy_of_the_targets():
     assert not np.shares_memory(
         check_targets(Tensor(draw(2, 5)), Tensor(targets), 5, 0, 0), targets
     )
+
+
+# ---- On a GPU ----
+
+
+@pytest.mark.parametrize(
+    ("classes", "options"),
+    [(7, {}), (7, {"reduction": "none"}), (300, {"label_smoothing": 0.1, "reduction": "sum"})],
+)
+def test_cuda_kernels_agree_with_the_definition(classes, options):
+    targets = np.random.default_rng(0).integers(0, classes, (2, 3))
+    targets[1, 1] = -100
+    logits = 3 * draw(2, 3, classes)
+    check_on_cuda(cross_entropy, logits, targets, value_in_float32=True, **options)
+
+
+def test_a_gpu_reads_a_row_of_gpt2_once():
+    logits = on_a_gpu(3 * draw(1, 50257).astype(ml_dtypes.bfloat16))
+    with watched_launches() as launches:
+        loss = cross_entropy(Tensor(logits), on_a_gpu(np.array([50256])))
+    row = move(logits, "cpu")[0].astype(np.float64)
+    assert abs(loss.item() - (np.log(np.exp(row).sum()) - row[50256])) < 1e-5
+    assert launches[0].report.moved["reads"] < 1.03 * logits.nbytes
+
+
+def test_rows_too_long_to_be_held_are_read_again():
+    cuda, V = cross_entropy.by_device["cuda"], 3000  # 32 threads hold 2048
+    rows, targets = on_a_gpu(3 * draw(2, V).astype(np.float32)), on_a_gpu(np.array([V - 1, 5]))
+    held = cuda.forward(rows, targets, 0.1)
+    again = [on_a_gpu(np.zeros(2, np.float32)) for _ in held]
+    kernel = cuda.FILE.get("forward", rows.dtype, V=V, THREADS=32)
+    kernel((2,), (32,), *again, rows, targets, np.float32(0.1))
+    for one, other in zip(held, again, strict=True):
+        np.testing.assert_allclose(move(one, "cpu"), move(other, "cpu"), rtol=1e-5)
+
+
+def test_a_gpu_believes_in_nothing_where_all_scores_are_minus_infinity():
+    logits = Tensor(on_a_gpu(np.full((1, 4), -np.inf, np.float32)), requires_grad=True)
+    loss = cross_entropy(logits, on_a_gpu(np.array([1])))
+    loss.backward()
+    assert loss.item() == np.inf
+    np.testing.assert_array_equal(Tensor(logits.grad).numpy(), [[0, -1, 0, 0]])

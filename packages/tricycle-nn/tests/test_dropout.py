@@ -1,12 +1,13 @@
 """Dropout: masks from counting."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor, definitions_only
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw, on_a_gpu
 from tricycle_nn import Dropout, Module, dropout, dropout_off, set_dropout_step
 from tricycle_nn.philox import philox
 
@@ -171,3 +172,20 @@ def test_nothing_is_dropped_or_counted_within_dropout_off():
     assert layer.step == 0
     assert (layer(x).array == 0).any()
     assert layer.step == 1
+
+
+# ---- On a GPU ----
+
+SETTINGS = {"seed": 2**40 + 7, "step": 3, "stream": 5}
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 1000])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_a_gpu_drops_what_the_cpu_drops(size, dtype):
+    there = dropout(Tensor(on_a_gpu(np.ones(size, dtype))), 0.3, **SETTINGS)
+    np.testing.assert_array_equal(there.numpy() != 0, mask(size, p=0.3, **SETTINGS))
+
+
+@pytest.mark.parametrize("p", [0.1, 1.0])
+def test_the_cuda_kernel_agrees_with_the_definition(p):
+    check_on_cuda(dropout, draw(3, 71), p=p, **SETTINGS)

@@ -1,10 +1,11 @@
 """Embedding: a row of a table for every id."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from tricycle_autograd import Tensor
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw, on_a_gpu
 from tricycle_nn import Embedding, Parameter, embedding
 
 
@@ -106,3 +107,24 @@ def test_a_table_that_is_an_array_is_not_taken_for_a_tensor():
 def test_a_layer_of_no_size_is_refused():
     with pytest.raises(ValueError, match="Embedding needs sizes from 1 up, got 3, 0"):
         Embedding(3, 0, rng=np.random.default_rng(0))
+
+
+# ---- On a GPU ----
+
+
+@pytest.mark.parametrize("width", [5, 264])
+def test_cuda_kernels_agree_with_the_definition(width):
+    # Some ids stand once, some never, and one more often than a thread reads ahead.
+    ids = np.minimum(np.random.default_rng(0).geometric(0.3, (2, 30)), 9)
+    check_on_cuda(embedding, ids, draw(11, width))
+
+
+def test_a_gpu_adds_gradients_in_float32_to_those_of_the_other_end():
+    ids, dy = np.array([2, 0, 2, 2]), draw(4, 8).astype(ml_dtypes.bfloat16)
+    table = Tensor(on_a_gpu(draw(3, 8).astype(ml_dtypes.bfloat16)), requires_grad=True)
+    table.node.buffer = on_a_gpu(np.full((3, 8), 1e-3, np.float32))
+    table.node.grad = table.node.buffer  # the head's, of the same table
+    embedding(ids, table).backward(on_a_gpu(dy))
+    wanted = np.full((3, 8), 1e-3)
+    np.add.at(wanted, ids, dy.astype(np.float64))
+    np.testing.assert_allclose(Tensor(table.grad).numpy(), wanted, rtol=1e-6, atol=1e-7)

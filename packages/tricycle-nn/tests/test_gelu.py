@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tricycle_autograd import Tensor
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.cuda import watched_launches
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw, on_a_gpu
 from tricycle_nn import gelu
 
 BOTH = pytest.mark.parametrize("approximate", ["tanh", "none"])
@@ -79,3 +80,34 @@ def test_an_unknown_approximation_is_refused():
         with pytest.raises(ValueError) as error:
             call(Tensor([1.0]), approximate="erf")
         assert str(error.value) == 'gelu is approximated by "tanh" or by "none", got \'erf\''
+
+
+# ---- On a GPU ----
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(), (3, 7), (2, 3, 176)])
+def test_cuda_kernels_agree_with_the_definition(shape, approximate):
+    check_on_cuda(gelu, 3 * draw(*shape), approximate=approximate)
+
+
+@BOTH
+def test_cuda_kernels_are_right_far_from_zero_and_for_no_number(approximate):
+    x = np.array([-np.inf, -1e30, -30, -0.0, 30, 1e30, np.inf, np.nan], np.float32)
+    there = Tensor(on_a_gpu(x), requires_grad=True)
+    y = gelu(there, approximate)
+    y.backward(on_a_gpu(np.ones(8, np.float32)))
+    np.testing.assert_allclose(
+        y.numpy(), [0, 0, 0, 0, 30, 1e30, np.inf, np.nan], rtol=1e-6, atol=1e-20
+    )
+    slopes = Tensor(there.grad).numpy()
+    np.testing.assert_allclose(slopes, [0, 0, 0, 0.5, 1, 1, 1, np.nan], atol=1e-6)
+
+
+def test_a_gpu_moves_no_more_memory_than_asked_for():
+    x = on_a_gpu(draw(64, 256).astype(np.float32))
+    with watched_launches() as launches:
+        gelu(Tensor(x))
+    (launch,) = launches
+    assert launch.report.asked["reads"] == launch.report.moved["reads"] == x.nbytes
+    assert launch.report.asked["writes"] == launch.report.moved["writes"] == x.nbytes

@@ -1,10 +1,12 @@
 """Linear: weighted sums."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from tricycle_autograd import Tensor, definitions_only
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.cuda import watched_launches
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw, on_a_gpu
 from tricycle_nn import Linear, Parameter, linear
 
 
@@ -145,3 +147,30 @@ def test_an_array_is_not_taken_for_a_tensor():
 def test_a_layer_of_no_size_is_refused():
     with pytest.raises(ValueError, match="Linear needs sizes from 1 up, got 0, 2"):
         Linear(0, 2, rng=np.random.default_rng(0))
+
+
+# ---- On a GPU ----
+
+
+@pytest.mark.parametrize("shape", [(37,), (2, 20, 37)])
+def test_cuda_kernels_agree_with_the_definition(shape):
+    check_on_cuda(linear, draw(*shape), draw(37, 70), draw(70))
+    check_on_cuda(linear, draw(*shape), draw(37, 70), None)
+
+
+def test_a_gpu_adds_a_weights_gradient_over_micro_batches_in_float32():
+    half = ml_dtypes.bfloat16
+    weight = Tensor(on_a_gpu(draw(3, 8).astype(half)), requires_grad=True)
+    weight.node.buffer = on_a_gpu(np.zeros((3, 8), np.float32))
+    x, dy = draw(5, 3).astype(half), draw(5, 8).astype(half)
+    for _ in range(100):
+        linear(Tensor(on_a_gpu(x)), weight).backward(on_a_gpu(dy))
+    wanted = 100 * x.astype(np.float64).T @ dy.astype(np.float64)
+    np.testing.assert_allclose(Tensor(weight.grad).numpy(), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_gpu_moves_no_more_memory_for_a_bias_than_its_sum_needs():
+    dy = on_a_gpu(draw(64, 512).astype(ml_dtypes.bfloat16))
+    with watched_launches() as launches:
+        linear.by_device["cuda"].sum_rows(dy)
+    assert launches[0].report.asked["reads"] == launches[0].report.moved["reads"] == dy.nbytes

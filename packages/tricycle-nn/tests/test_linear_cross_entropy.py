@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tricycle_autograd import Tensor, no_grad
-from tricycle_autograd.testing import check_fused, draw, kept_by
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw, kept_by, on_a_gpu
+from tricycle_autograd.testing_device import emulated
 from tricycle_nn import cross_entropy, linear_cross_entropy, token_scores
 
 
@@ -146,3 +147,35 @@ def test_float16_is_refused_by_name():
     x, table = Tensor(single(2, 3)), Tensor(single(5, 3).astype(np.float16))
     with pytest.raises(TypeError, match=r"linear_cross_entropy has kernels .* weight is float16"):
         linear_cross_entropy(x, table, [0, 1])
+
+
+# ---- On a GPU ----
+
+
+def test_cuda_kernels_agree_with_the_definition():
+    targets = np.array([[0, 66, -100], [5, 5, 7]])
+    x, table = draw(2, 3, 19), draw(67, 19)
+    check_on_cuda(linear_cross_entropy, x, table, targets, value_in_float32=True)
+    check_on_cuda(
+        linear_cross_entropy, x, table, targets, value_in_float32=True, label_smoothing=0.1
+    )
+
+
+def test_what_lies_between_rows_on_a_gpu_is_zeros():
+    x, table, answers = single(3, 8), single(67, 8), np.array([4, -1, 66])
+    arrays = [emulated(array) for array in (x, table, answers)]
+    _, block = linear_cross_entropy.by_device["cuda"].loss(*arrays, 0.0, 0.5, True)
+    assert block.shape == (3, 67) and block.strides == (4 * 128, 4)
+    rows = np.lib.stride_tricks.as_strided(block.view(np.ndarray), (3, 128), block.strides)
+    whole = rows.copy()
+    assert not whole[:, 67:].any() and not whole[1].any()
+    np.testing.assert_allclose(whole[[0, 2]].sum(axis=1), 0, atol=1e-6)
+
+
+def test_a_gpu_evaluates_in_chunks(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("tricycle_nn.linear_cross_entropy"), "CHUNK", 128)
+    x, table, targets = single(5, 8), single(67, 8), np.array([0, 1, 2, 3, 66])
+    with no_grad():
+        there = linear_cross_entropy(*(Tensor(on_a_gpu(a)) for a in (x, table)), on_a_gpu(targets))
+        here = linear_cross_entropy(Tensor(x), Tensor(table), targets)
+    assert abs(there.item() - here.item()) < 1e-5

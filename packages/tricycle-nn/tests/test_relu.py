@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tricycle_autograd import Tensor
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw, on_a_gpu
 from tricycle_nn import relu, relu_squared
 
 BOTH = pytest.mark.parametrize("operation", [relu, relu_squared])
@@ -57,3 +57,20 @@ def test_nan_goes_through_and_infinities_do_as_positive_and_negative_numbers(ope
 @BOTH
 def test_an_empty_array_stays_empty(operation):
     assert operation(Tensor(np.zeros((0, 3), np.float32))).shape == (0, 3)
+
+
+# ---- On a GPU ----
+
+
+@BOTH
+def test_cuda_kernels_agree_with_the_definition(operation):
+    check_on_cuda(operation, draw(3, 171))
+
+
+@BOTH
+def test_no_number_goes_through_cuda_kernels(operation):
+    x = Tensor(on_a_gpu(np.array([np.nan, 0, -1], np.float32)), requires_grad=True)
+    y = operation(x)
+    y.backward(on_a_gpu(np.ones(3, np.float32)))
+    np.testing.assert_array_equal(y.numpy(), [np.nan, 0, 0])
+    assert Tensor(x.grad).numpy()[1:].tolist() == [0, 0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tricycle_autograd import Tensor, definitions_only
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw, on_a_gpu
 from tricycle_nn import silu, swiglu
 
 
@@ -71,3 +71,17 @@ def test_an_input_and_a_gate_of_different_shapes_are_refused():
         assert str(error.value) == (
             "swiglu takes an input and a gate of one shape, got (2, 3) and (3,)"
         )
+
+
+# ---- On a GPU ----
+
+
+def test_cuda_kernels_agree_with_the_definitions():
+    check_on_cuda(silu, 3 * draw(3, 171))
+    check_on_cuda(swiglu, draw(3, 171), 3 * draw(3, 171, seed=1))
+
+
+def test_gates_that_are_shut_or_wide_open_on_a_gpu():
+    gate = np.array([-np.inf, -1e4, 1e4, np.inf, np.nan], np.float32)
+    y = silu(Tensor(on_a_gpu(gate))).numpy()
+    np.testing.assert_allclose(y, [0, 0, 1e4, np.inf, np.nan], atol=1e-30)

@@ -91,7 +91,8 @@ class Program:
         files = re.findall(r'(?m)^\s*\.file\s+(\d+) "([^"]*)"', ptx)
         self._files = {number: name.rsplit("/", 1)[-1] for number, name in files}
         self._where = "?"
-        sized_by_launch = []
+        sized_by_launch: list[str] = []
+        used_by_several: list[str] = []
         kernel = None
         for line in statements(ptx):
             if line.startswith(".extern .shared"):
@@ -99,6 +100,10 @@ class Program:
             elif ".entry" in line:
                 name = _matched(r".*\.entry ([\w$]+)", line)[0]
                 kernel = self.kernels[name] = Kernel(name)
+                for shared in used_by_several:
+                    self._read(kernel, shared)
+            elif kernel is None and line.startswith(".shared"):
+                used_by_several.append(line)  # an array in a helper of several kernels
             elif kernel is not None:
                 self._read(kernel, line)
         for kernel in self.kernels.values():

@@ -22,7 +22,7 @@ from unittest import SkipTest
 import numpy as np
 
 from tricycle_autograd import nvrtc
-from tricycle_autograd.arrays import is_floating, is_half
+from tricycle_autograd.arrays import empty, is_floating, is_half
 from tricycle_autograd.devices import homes, move
 from tricycle_autograd.fused import Fused, FusedUpdate, definitions_only
 from tricycle_autograd.tape import Node
@@ -138,6 +138,7 @@ def check_on_cuda(
     operation: Fused,
     *arrays: Any,
     within: dict[str, float] | None = None,
+    value_in_float32: bool = False,
     **options: Any,
 ) -> None:
     """Hold a fused operation's CUDA kernels to its definition: value and every gradient.
@@ -147,6 +148,7 @@ def check_on_cuda(
     within    how far results may be from the definition in float64, in units of the largest entry
               of what is compared, by dtype; {"float32": 2e-5, "bfloat16": 0.01} if not said.
               Inputs are rounded to that dtype first, for the definition too
+    value_in_float32  whether the result is float32 whatever the inputs are, as losses are
 
     On a GPU, if there is one, otherwise on the emulated one; skipped where NVRTC, which the latter
     needs, is not installed either.  Raises AssertionError naming what differs; for a result of
@@ -160,13 +162,23 @@ def check_on_cuda(
     for dtype in (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)):
         near = {"float32": 2e-5, "bfloat16": 0.01, **(within or {})}[dtype.name]
         rounded = [array.astype(dtype) if is_floating(array.dtype) else array for array in given]
-        dy, expected = _expected(call, rounded, dtype)
+        value_dtype = np.dtype(np.float32) if value_in_float32 else dtype
+        dy, expected = _expected(call, rounded, value_dtype)
         what = f"{operation.__name__} on {place} in {dtype}"
         inputs, gradient = [upload(array) for array in rounded], upload(dy)
         _check_kernels(what, call, inputs, gradient, expected, present, near, near)
         scattered = [upload(_scattered(array)) for array in rounded]
         results = value_and_gradients(call, scattered, upload(_scattered(dy)))
-        _check_results(f"{what}, not contiguous", results, expected, present, near, near, dtype)
+        name = f"{what}, not contiguous"
+        _check_results(name, results, expected, inputs, present, near, near, value_dtype)
+
+
+def on_a_gpu(array: Any) -> Any:
+    """A copy on a GPU, or on the emulated one; skips the test where NVRTC is missing there."""
+    there = _gpu()[0](np.asarray(array))
+    copy = empty(there.shape, there.dtype, like=there)  # begins where the GPU's arrays begin
+    copy[...] = there
+    return copy
 
 
 def _gpu() -> tuple[Callable, str]:
@@ -308,7 +320,7 @@ def _check_kernels(name, call, inputs, dy, expected, present, rtol, atol):
     """Value and gradients against those expected, and a second run, bit by bit."""
     dtype = dy.dtype if is_half(dy.dtype) else np.dtype(np.float32)
     results = value_and_gradients(call, inputs, dy)
-    _check_results(name, results, expected, present, rtol, atol, dtype)
+    _check_results(name, results, expected, inputs, present, rtol, atol, dtype)
     again = value_and_gradients(call, inputs, dy)
     for first, second in zip([results[0], *results[1]], [again[0], *again[1]], strict=True):
         if first is not None:
@@ -316,14 +328,15 @@ def _check_kernels(name, call, inputs, dy, expected, present, rtol, atol):
             assert same, f"{name}: two runs, different bits"
 
 
-def _check_results(name, results, expected, present, rtol, atol, dtype):
-    """A value in this dtype, and gradients in this or in float32, near those expected."""
+def _check_results(name, results, expected, inputs, present, rtol, atol, dtype):
+    """A value in this dtype, and gradients in their input's or in float32, near those expected."""
     _assert_near(results[0], expected[0], rtol, atol, {dtype}, f"{name}: kernel's value")
-    dtypes = {dtype, np.dtype(np.float32)}
-    for i, actual, wanted in zip(present, results[1], expected[1], strict=True):
+    triples = zip(results[1], expected[1], inputs, strict=True)
+    for i, (actual, wanted, given) in zip(present, triples, strict=True):
         if wanted is not None:
             what = f"{name}: kernel's gradient of argument {i}"
             assert actual is not None, f"{what} is missing"
+            dtypes = {given.dtype, np.dtype(np.float32)}
             _assert_near(actual, wanted, rtol, atol, dtypes, what)
 
 

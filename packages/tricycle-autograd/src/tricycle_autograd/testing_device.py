@@ -10,11 +10,13 @@ forgets to write is seen.  CUDA kernels run on these arrays, too (cuda.py).  An 
 here still has to be tried on a real GPU, but what is wrong here is wrong there.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 
 from tricycle_autograd.devices import register
+from tricycle_autograd.memory import aligned_zeros
 
 # The functions that the library may use: those that cupy 14 has under numpy's name, with the same
 # arguments.  A new one is looked up in cupy's reference first, and then added here.
@@ -86,10 +88,13 @@ class EmulatedCupy:
         return value if isinstance(value, type) or not callable(value) else Function(name, value)
 
     def empty(self, shape: Any, dtype: Any = np.float64) -> EmulatedArray:
-        """Numbers that nobody has written: NaN, or -1 of integers."""
-        array = np.empty(shape, dtype)
-        array.reshape(-1).view(np.uint8)[...] = 0xFF  # these bits are a NaN in every format
-        return emulated(array)
+        """Numbers that nobody has written: NaN, or -1 of integers.
+
+        They begin at a multiple of 64 bytes: cupy's arrays do at one of 512.
+        """
+        array = aligned_zeros(math.prod(np.atleast_1d(shape)), dtype)
+        array.view(np.uint8)[...] = 0xFF  # these bits are a NaN in every format
+        return emulated(array.reshape(shape))
 
     def empty_like(self, array: EmulatedArray, dtype: Any = None) -> EmulatedArray:
         return self.empty(array.shape, dtype or array.dtype)

@@ -24,12 +24,14 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import take_along_axis, where
-from tricycle_autograd.arrays import as_rows, kernel_inputs
+from tricycle_autograd.arrays import as_rows, contiguous, empty, empty_like, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import exp, log, row_sum
+from tricycle_autograd.cuda import WARP, CudaFile, blocks_for
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
+from tricycle_nn.pieces import numbers_at_once
 from tricycle_nn.softmax import finite_maximum, log_softmax
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -164,6 +166,52 @@ class CPU:
             rows, answers, np.float32(smoothing), largest, totals, d_losses, d_rows
         )
         return d_rows
+
+
+@cross_entropy.kernels("cuda")
+class GPU:
+    """A block of threads takes a row; losses are float32, whatever the rows are."""
+
+    FILE = CudaFile(__file__)
+
+    def forward(rows: Any, answers, smoothing):
+        """As on the CPU."""
+        N = len(rows)
+        results = [empty(N, np.float32, like=rows) for _ in range(3)]
+        launch(GPU.FILE, "forward", rows, *results, rows, answers, np.float32(smoothing))
+        return results
+
+    def average(losses: Any, count):
+        """As on the CPU."""
+        return average(GPU.FILE, losses, 1 / count)
+
+    def backward(dy: Any, rows, answers, smoothing, largest, totals, count):
+        """As on the CPU."""
+        d_rows, of_average = empty_like(rows), dy.size == 1
+        given = (contiguous(dy), rows, answers, largest, totals)
+        numbers = np.float32(smoothing), np.float32(1 / count), np.int32(of_average)
+        launch(GPU.FILE, "backward", rows, d_rows, *given, *numbers)
+        return d_rows
+
+
+def launch(file, name, rows, *arguments, classes=None):
+    """Run a kernel that has scores.cuh on rows (N, V), a block for each."""
+    V = classes or rows.shape[1]
+    threads = threads_for(V, rows.dtype)
+    file.get(name, rows.dtype, V=V, THREADS=threads)((len(rows),), (threads,), *arguments)
+
+
+def threads_for(V, dtype):
+    """How many hold a row of V scores: whole warps, as many as it fills, 1024 at most."""
+    return min(1024, WARP * blocks_for(V, WARP * numbers_at_once(dtype)))
+
+
+def average(file, losses, factor):
+    """factor · Σ losses, one number on the GPU."""
+    total = empty((), np.float32, like=losses)
+    kernel = file.get("average", losses.dtype, V=1, THREADS=WARP)
+    kernel((1,), (1024,), total, losses, np.float32(factor), np.int32(losses.size))
+    return total
 
 
 @cpu_kernel

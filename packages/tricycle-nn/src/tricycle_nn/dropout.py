@@ -20,7 +20,8 @@ so that a kernel makes the words for 16 neighbours at once, in one vector.
 Sources: Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting
 (2014); Salmon et al. (2011) for the random numbers.
 
-This file: the definition, the operation, its CPU kernel, the layer.
+This file: the definition, the operation, its CPU kernel, the layer.  The GPU's kernel is in
+dropout.cu.
 """
 
 from collections.abc import Iterator
@@ -31,15 +32,16 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import where
-from tricycle_autograd.arrays import contiguous, kernel_inputs
+from tricycle_autograd.arrays import contiguous, empty_like, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
+from tricycle_autograd.cuda import CudaFile, blocks_for
 from tricycle_autograd.devices import move
 from tricycle_autograd.fused import fused
 from tricycle_autograd.recompute import same_again
 from tricycle_autograd.tensor import Tensor, record, wrap
 from tricycle_nn.module import Module
 from tricycle_nn.philox import high_word, low_word, philox, philox_block
-from tricycle_nn.pieces import PIECE, n_pieces
+from tricycle_nn.pieces import FLAT_THREADS, PIECE, n_pieces, numbers_at_once
 
 GROUP = 64  # numbers that share LANES blocks
 LANES = 16
@@ -95,6 +97,23 @@ class CPU:
         words = np.uint64(seed), np.uint32(step), np.uint32(stream)
         y = np.empty(x.shape, np.float32)
         drop_pieces(y.reshape(-1), x.reshape(-1), *words, _threshold(p), np.float32(_scale(p)))
+        return y
+
+
+@dropout.kernels("cuda")
+class GPU:
+    """The same numbers are dropped: dropout.cu."""
+
+    FILE = CudaFile(__file__)
+
+    def drop(x: Any, p, seed, step, stream):
+        """As on the CPU."""
+        y = empty_like(x)
+        words = np.uint64(seed), np.uint32(step), np.uint32(stream), _threshold(p)
+        in_a_block = FLAT_THREADS * numbers_at_once(x.dtype) * GROUP // LANES
+        kernel = GPU.FILE.get("drop", x.dtype)
+        grid = (blocks_for(x.size, in_a_block),)
+        kernel(grid, (FLAT_THREADS,), y, x, *words, np.float32(_scale(p)), np.int64(x.size))
         return y
 
 

@@ -11,22 +11,25 @@ at all the places where its id stood:
 Only the ids are kept.  Two places may hold one id, so cutting that sum over places would let
 two threads write to one row; it is cut over channels instead, and every thread sees all ids.
 
-This file: the definition, the operation, its CPU kernels, the layer.
+This file: the definition, the operation, its CPU kernels, how the GPU's (embedding.cu) are
+launched, the layer.
 """
 
 from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
+from tricycle_autograd.arrays import as_rows, contiguous, empty, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
-from tricycle_autograd.devices import move
+from tricycle_autograd.cuda import WARP, CudaFile, blocks_for
+from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tape import gradient_destination
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.initialisers import normal
 from tricycle_nn.module import Module
 from tricycle_nn.parameter import Parameter
+from tricycle_nn.pieces import numbers_at_once
 
 
 @fused
@@ -48,14 +51,14 @@ def embedding_fast(run, ids, weight):
     ids = checked_ids(ids, weight)
     table = kernel_inputs("embedding", weight)
     weight_node = weight.node
-    flat = move(ids.reshape(-1), weight.device)
+    places = run.places(ids.reshape(-1), table)
 
     def backward(dy):
         destination, add, d_weight = gradient_destination(weight_node, table)
-        run.scatter(destination, add, flat, as_rows(contiguous(dy)))
+        run.scatter(destination, add, places, as_rows(contiguous(dy)))
         return (d_weight,)
 
-    y = run.gather(flat, table)
+    y = run.gather(places, table)
     return record(y.reshape(*ids.shape, table.shape[1]), (weight,), backward)
 
 
@@ -80,6 +83,10 @@ def checked_ids(ids: Any, weight: Tensor) -> np.ndarray:
 
 @embedding.kernels("cpu")
 class CPU:
+    def places(ids: Any, table):
+        """The ids, as gather and scatter want them."""
+        return ids
+
     @cpu_kernel
     def gather(ids: Any, table):
         """The rows of the table (V, C) that ids (N,) name: (N, C)."""
@@ -97,6 +104,39 @@ class CPU:
         for k in prange(pieces):
             columns = slice(k * CHANNELS, min(C, (k + 1) * CHANNELS))
             scatter_columns(d_table[:, columns], ids, dy[:, columns], add)
+
+
+@embedding.kernels("cuda")
+class GPU:
+    """Sums without atomics, by the order that sorts the ids: embedding.cu."""
+
+    FILE = CudaFile(__file__)
+    WARPS = 4  # in a block
+
+    def places(ids: Any, table):
+        """The ids, and which of their places come first where they are sorted: (2, N)."""
+        order = np.argsort(ids, kind="stable")
+        return array_module(table).asarray(np.stack([ids, order]).astype(np.int32))
+
+    def gather(places: Any, table):
+        """As on the CPU."""
+        N = places.shape[1]
+        y = empty((N, table.shape[1]), table.dtype, like=table)
+        GPU._launch("gather", y, table, y, table, places[0], np.int32(N))
+        return y
+
+    def scatter(d_table: Any, add, places, dy):
+        """As on the CPU; d_table may be float32 where dy is bfloat16."""
+        if not add:
+            d_table[...] = 0
+        GPU._launch("scatter", dy, d_table, d_table, dy, *places, np.int32(places.shape[1]))
+
+    def _launch(name: Any, rows, table, *arguments):
+        """A warp for every stretch of 512 bytes of each of the rows (N, C)."""
+        N, C = rows.shape
+        kernel = GPU.FILE.get(name, rows.dtype, C=C, FLOAT_TABLE=int(table.dtype == np.float32))
+        warps = N * blocks_for(C, WARP * numbers_at_once(rows.dtype))
+        kernel((blocks_for(warps, GPU.WARPS),), (GPU.WARPS * WARP,), *arguments)
 
 
 @cpu_function

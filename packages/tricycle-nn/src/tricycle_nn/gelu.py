@@ -16,7 +16,7 @@ Only x is kept.
 
 Source: Hendrycks & Gimpel, Gaussian Error Linear Units (2016).
 
-This file: the definition, the operation, its CPU kernels.
+This file: the definition, the operation, its CPU kernels.  The GPU's are in gelu.cu.
 """
 
 import math
@@ -28,9 +28,10 @@ from tricycle_autograd import erf, tanh
 from tricycle_autograd.arrays import contiguous, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import exp, multiply_add, sigmoid
+from tricycle_autograd.cuda import CudaFile
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
-from tricycle_nn.pieces import n_pieces, on_flat_arrays, piece
+from tricycle_nn.pieces import launched_on_flat_arrays, n_pieces, on_flat_arrays, piece
 
 CUBE = 0.044715
 
@@ -114,6 +115,24 @@ class CPU:
 
 
 tanh_again = on_flat_arrays(tanh_pieces_again)
+FILE = CudaFile(__file__)
+
+
+@gelu.kernels("cuda")
+class GPU:
+    """The same, in gelu.cu."""
+
+    forward = launched_on_flat_arrays(FILE, "forward")
+    backward = launched_on_flat_arrays(FILE, "backward")
+    forward_exact = launched_on_flat_arrays(FILE, "forward_exact")
+    backward_exact = launched_on_flat_arrays(FILE, "backward_exact")
+
+    def again(d: Any, x):
+        """As on the CPU."""
+        return launched_again(d, x), d
+
+
+launched_again = launched_on_flat_arrays(FILE, "again")
 ONE = np.float32(1)
 HALF = np.float32(0.5)
 # 2u = SLOPE · (x + 0.044715 x³)

@@ -12,15 +12,18 @@ for each input and each weight all the outputs that it went into gives the gradi
 Two more products of the same cost: backward takes twice the time of forward.  x is kept for
 them.  d_weight is written, or added, straight to where the optimiser wants it.
 
-This file: the definition, the operation, its CPU kernels, the layer.
+This file: the definition, the operation, its CPU kernels, what it runs on the GPU (products, and
+sums in linear.cu), the layer.
 """
 
 from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
+from tricycle_autograd import cublaslt
+from tricycle_autograd.arrays import as_rows, contiguous, empty, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
+from tricycle_autograd.cuda import WARP, CudaFile, blocks_for
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import gradient_destination
@@ -28,7 +31,7 @@ from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.initialisers import normal
 from tricycle_nn.module import Module
 from tricycle_nn.parameter import Parameter
-from tricycle_nn.pieces import row_chunks
+from tricycle_nn.pieces import numbers_at_once, row_blocks, row_chunks, sum_of_blocks
 
 
 @fused
@@ -107,6 +110,42 @@ class CPU:
         if d_weight is not None:
             product(d_weight, x.T, dy, add)
         return sum_chunks(dy).sum(axis=0) if has_bias else None
+
+
+@linear.kernels("cuda")
+class GPU:
+    """The same by cuBLASLt.  d_weight may be float32 where x and dy are bfloat16; d_bias is."""
+
+    FILE = CudaFile(__file__)
+    WARPS = 8  # in a block, as linear.cu has it
+
+    def sums(x: Any, w, b=None):
+        """As on the CPU."""
+        y = empty((len(x), w.shape[1]), x.dtype, like=x)
+        cublaslt.product(y, x, w, bias=b)
+        return y
+
+    def gradient_of_inputs(dy: Any, w):
+        """As on the CPU."""
+        dx = empty((len(dy), len(w)), dy.dtype, like=dy)
+        cublaslt.product(dx, dy, w.T)
+        return dx
+
+    def gradients_of_parameters(d_weight: Any, add, x, dy, has_bias):
+        """As on the CPU."""
+        if d_weight is not None:
+            cublaslt.product(d_weight, x.T, dy, add)
+        return GPU.sum_rows(dy) if has_bias else None
+
+    def sum_rows(dy: Any):
+        """The sum of the rows of dy (N, C): (C,), float32."""
+        N, C = dy.shape
+        blocks = row_blocks(N)
+        partial = empty((blocks, C), np.float32, like=dy)
+        grid = (blocks_for(C, WARP * numbers_at_once(dy.dtype)), blocks)
+        kernel = GPU.FILE.get("sum_rows", dy.dtype, C=C)
+        kernel(grid, (GPU.WARPS * WARP,), partial, dy, np.int32(N))
+        return sum_of_blocks(GPU.FILE, partial, dy.dtype, C=C)
 
 
 @cpu_kernel

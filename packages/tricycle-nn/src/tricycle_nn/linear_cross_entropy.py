@@ -24,22 +24,27 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import as_rows, kernel_inputs
+from tricycle_autograd import cublaslt
+from tricycle_autograd.arrays import as_rows, empty, empty_like, kernel_inputs
 from tricycle_autograd.cpu import cpu_kernel, prange
+from tricycle_autograd.cuda import CudaFile, blocks_for
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
 from tricycle_autograd.modes import is_recording
 from tricycle_autograd.tape import gradient_destination
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.cross_entropy import (
+    average,
     belief_minus_target,
     check_targets,
     cross_entropy,
     how_many_count,
+    launch,
     numbered,
     sum_of_exp,
     surprise,
 )
+from tricycle_nn.pieces import FLAT_THREADS, numbers_at_once
 from tricycle_nn.softmax import finite_maximum
 from tricycle_nn.token_scores import CPU as TokenScoresCPU
 from tricycle_nn.token_scores import token_scores
@@ -121,6 +126,50 @@ class CPU:
     def gradient_of_table(destination: Any, dy, d_scores, rows, add):
         """d_weight (V, C), written into a destination, or added to it."""
         product(destination, d_scores.T, rows * dy, add)
+
+
+@linear_cross_entropy.kernels("cuda")
+class GPU:
+    """The same, but that rows of scores are a multiple of 128 bytes apart.
+
+    An odd number of classes is no good distance: rows would begin anywhere, and cuBLASLt would have
+    to read and write number by number.  What lies between is zeros.
+    """
+
+    FILE = CudaFile(__file__)
+    ROW = 64  # scores: what their distance is a multiple of
+
+    def loss(rows: Any, table, answers, smoothing, share, keep):
+        """As on the CPU; the loss is float32."""
+        N, V = len(rows), len(table)
+        step = GPU.ROW * blocks_for(V, GPU.ROW)
+        chunk = N if keep else max(1, min(N, CHUNK // step))
+        losses = empty(N, np.float32, like=rows)
+        block = empty((chunk, step), rows.dtype, like=rows)
+        numbers = np.float32(smoothing), np.float32(share), np.int32(keep), np.int32(step)
+        for start in range(0, N, max(chunk, 1)):
+            part = slice(start, start + chunk)
+            scores = block[: len(rows[part])]
+            cublaslt.product(scores[:, :V], rows[part], table.T)
+            given = (scores, losses[part], answers[part], *numbers)
+            launch(GPU.FILE, "scores_to_gradient", scores, *given, classes=V)
+        return average(GPU.FILE, losses, share), block[:, :V] if keep else None
+
+    def gradient_of_vectors(dy: Any, d_scores, table):
+        """As on the CPU."""
+        dx = empty((len(d_scores), table.shape[1]), table.dtype, like=table)
+        cublaslt.product(dx, d_scores, table)
+        return GPU._scale(dx, dx, dy)
+
+    def gradient_of_table(destination: Any, dy, d_scores, rows, add):
+        """As on the CPU; the destination may be float32 where rows are bfloat16."""
+        cublaslt.product(destination, d_scores.T, GPU._scale(empty_like(rows), rows, dy), add)
+
+    def _scale(y: Any, x, dy):
+        blocks = blocks_for(x.size, FLAT_THREADS * numbers_at_once(x.dtype))
+        kernel = GPU.FILE.get("scaled", x.dtype, V=1, THREADS=FLAT_THREADS)
+        kernel((blocks,), (FLAT_THREADS,), y, x, dy, np.int64(x.size))
+        return y
 
 
 @cpu_kernel

@@ -5,6 +5,7 @@ why any number of threads gives the same bits.
 
     n_pieces, piece               of a flat array
     on_flat_arrays                what an elementwise kernel needs around it
+    launched_on_flat_arrays       the same for one on a GPU (flat.cuh)
     add_row                       two rows, one number at a time
     row_chunks, sum_of_chunks     of rows that all add to one sum
     row_blocks, sum_of_blocks     the same on a GPU (row_sums.cuh)
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import empty
+from tricycle_autograd.arrays import empty, empty_like
 from tricycle_autograd.cpu import cpu_function
 from tricycle_autograd.cuda import CudaFile, blocks_for
 
@@ -55,6 +56,32 @@ def on_flat_arrays(kernel: Callable, results: int = 1) -> Callable:
 
     run.__name__ = run.__qualname__ = kernel.__name__
     return run
+
+
+def launched_on_flat_arrays(file: CudaFile, name: str, results: int = 1) -> Callable:
+    """`on_flat_arrays` for an elementwise kernel of a .cu file, on contiguous arrays of one dtype.
+
+    The kernel takes results, inputs and their size.
+    """
+
+    def run(*inputs: Any) -> Any:
+        first = inputs[0]
+        new = [empty_like(first) for _ in range(results)]
+        blocks = blocks_for(first.size, FLAT_THREADS * numbers_at_once(first.dtype))
+        kernel = file.get(name, first.dtype)
+        kernel((blocks,), (FLAT_THREADS,), *new, *inputs, np.int64(first.size))
+        return new[0] if results == 1 else tuple(new)
+
+    run.__name__ = run.__qualname__ = name
+    return run
+
+
+FLAT_THREADS = 256  # in a block
+
+
+def numbers_at_once(dtype: Any) -> int:
+    """How many a thread reads or writes at once: 16 bytes, WIDTH in numbers.cuh."""
+    return 16 // dtype.itemsize
 
 
 @cpu_function

@@ -10,7 +10,7 @@ NaN goes through, forwards and backwards: an error must stay visible.  x is kept
 
 Source of the square: So et al., Primer: Searching for Efficient Transformers (2021).
 
-This file: the definitions, the operations, their CPU kernels.
+This file: the definitions, the operations, their CPU kernels.  The GPU's are in relu.cu.
 """
 
 import numpy as np
@@ -18,9 +18,10 @@ import numpy as np
 from tricycle_autograd import where
 from tricycle_autograd.arrays import contiguous, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
+from tricycle_autograd.cuda import CudaFile
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
-from tricycle_nn.pieces import n_pieces, on_flat_arrays, piece
+from tricycle_nn.pieces import launched_on_flat_arrays, n_pieces, on_flat_arrays, piece
 
 
 @fused
@@ -93,6 +94,21 @@ class CPU:
 class SquaredCPU:
     forward = on_flat_arrays(relu_squared_pieces)
     backward = on_flat_arrays(relu_squared_pieces_backward)
+
+
+FILE = CudaFile(__file__)
+
+
+@relu.kernels("cuda")
+class GPU:
+    forward = launched_on_flat_arrays(FILE, "relu")
+    backward = launched_on_flat_arrays(FILE, "relu_backward")
+
+
+@relu_squared.kernels("cuda")
+class SquaredGPU:
+    forward = launched_on_flat_arrays(FILE, "relu_squared")
+    backward = launched_on_flat_arrays(FILE, "relu_squared_backward")
 
 
 ZERO = np.float32(0)

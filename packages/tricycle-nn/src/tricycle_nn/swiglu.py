@@ -15,7 +15,7 @@ The inputs are kept; s is recomputed.
 Sources: Elfwing, Uchibe & Doya, Sigmoid-Weighted Linear Units (2017); Shazeer, GLU Variants
 Improve Transformer (2020).
 
-This file: the definitions, the operations, their CPU kernels.
+This file: the definitions, the operations, their CPU kernels.  The GPU's are in swiglu.cu.
 """
 
 from typing import Any
@@ -26,9 +26,10 @@ from tricycle_autograd import sigmoid
 from tricycle_autograd.arrays import contiguous, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import sigmoid as fast_sigmoid
+from tricycle_autograd.cuda import CudaFile
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
-from tricycle_nn.pieces import n_pieces, on_flat_arrays, piece
+from tricycle_nn.pieces import launched_on_flat_arrays, n_pieces, on_flat_arrays, piece
 
 
 @fused
@@ -123,6 +124,27 @@ class CPU:
 
 
 swiglu_again = on_flat_arrays(swiglu_pieces_again, results=2)
+FILE = CudaFile(__file__)
+
+
+@silu.kernels("cuda")
+class SiluGPU:
+    forward = launched_on_flat_arrays(FILE, "silu")
+    backward = launched_on_flat_arrays(FILE, "silu_backward")
+
+
+@swiglu.kernels("cuda")
+class GPU:
+    forward = launched_on_flat_arrays(FILE, "swiglu")
+    backward = launched_on_flat_arrays(FILE, "swiglu_backward", results=2)
+
+    def again(d: Any, x, gate):
+        """As on the CPU."""
+        y, d_gate = launched_again(d, x, gate)
+        return y, d, d_gate
+
+
+launched_again = launched_on_flat_arrays(FILE, "swiglu_again", results=2)
 ONE = np.float32(1)
 # σ is taken as 1e-38 below this; multiplying by something large would make it a visible number.
 LOWEST = np.float32(-87)
