@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tricycle_gpt import from_huggingface, to_huggingface
+from tricycle_gpt import from_huggingface, generate, quantise, to_huggingface
 
 
 def test_a_model_is_the_same_after_being_written_and_read(tmp_path, model):
@@ -176,3 +176,217 @@ def test_bfloat16_weights_are_read(tmp_path, make_tiny):
 def change_config(folder, **changes):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+# ---- What else a folder may say ----
+
+
+class Tokeniser:
+    """As much of one as a model folder asks for."""
+
+    def __init__(self, n_vocab, special_tokens):
+        self.n_vocab, self.special_tokens = n_vocab, special_tokens
+
+    def save(self, folder):
+        ids = {"a": 0, "b": 1, **self.special_tokens}
+        document = {"model": {"vocab": ids}, "added_tokens": []}
+        (folder / "tokenizer.json").write_text(json.dumps(document))
+
+
+def read_json(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_other_programs_are_told_where_a_text_ends_and_how_to_read_the_tokeniser(tmp_path, model):
+    to_huggingface(model, tmp_path, Tokeniser(3, {"<|endoftext|>": 2}))
+    assert read_json(tmp_path, "tokenizer_config") == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 16,
+        "clean_up_tokenization_spaces": False,
+        "bos_token": "<|endoftext|>",
+        "eos_token": "<|endoftext|>",
+    }
+    for name in ("config", "generation_config"):
+        found = read_json(tmp_path, name)
+        assert found["eos_token_id"] == found["bos_token_id"] == 2
+
+
+def test_without_an_end_of_text_token_none_is_made_up(tmp_path, make_tiny):
+    to_huggingface(make_tiny(), tmp_path, Tokeniser(2, {}))
+    assert "eos_token" not in read_json(tmp_path, "tokenizer_config")
+    # null, or transformers would take GPT-2's own 50256, which is outside of this table.
+    assert read_json(tmp_path, "config")["eos_token_id"] is None
+
+
+def test_a_tokeniser_of_more_tokens_than_the_model_is_refused(tmp_path, make_tiny):
+    with pytest.raises(ValueError, match="the tokeniser has 24 tokens and the model knows 23"):
+        to_huggingface(make_tiny(), tmp_path, Tokeniser(24, {}))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 100.0])
+def test_ids_that_the_tokeniser_does_not_know_are_never_written(tmp_path, make_tiny, temperature):
+    model = make_tiny()  # of 23 tokens: a table that is padded
+    model.token_embedding.weight.array[3:] *= 10  # which its padding would win
+    again = from_huggingface(to_huggingface(model, tmp_path, Tokeniser(3, {"<|endoftext|>": 2})))
+    assert again.known_ids.tolist() == [True] * 3 + [False] * 20
+    for each in (again, quantise(again)):
+        assert set(generate(each, [0], 100, temperature=temperature)) <= {0, 1, 2}
+    assert not set(generate(model, [0], 100, temperature=temperature)) <= {0, 1, 2}
+
+
+def test_a_tokeniser_that_knows_every_id_or_is_damaged_leaves_all_of_them(tmp_path, make_tiny):
+    to_huggingface(make_tiny(vocab_size=3), tmp_path, Tokeniser(3, {"<|endoftext|>": 2}))
+    assert from_huggingface(tmp_path).known_ids is None
+    for text in ("", "[]", '{"model": {"vocab": []}}', "[" * 100_000):
+        (tmp_path / "tokenizer.json").write_text(text)
+        assert from_huggingface(tmp_path).known_ids is None
+
+
+def test_the_newer_place_of_rotary_theta_is_believed(tmp_path, make_tiny):
+    to_huggingface(make_tiny("llama"), tmp_path)
+    change_config(tmp_path, rope_theta=10000.0, rope_parameters={"rope_theta": 500000.0})
+    assert from_huggingface(tmp_path).config.rotary_theta == 500000.0
+    change_config(tmp_path, rope_theta=20000, rope_parameters=None)
+    assert from_huggingface(tmp_path).config.rotary_theta == 20000.0
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("tie", [True, None, "left out"])
+def test_a_head_of_its_own_is_kept_whatever_the_config_says(tmp_path, make_tiny, kind, tie):
+    model = make_tiny(kind, tied_head=False)
+    to_huggingface(model, tmp_path)
+    change_config(tmp_path, tie_word_embeddings=tie)
+    if tie == "left out":
+        config = read_json(tmp_path, "config")
+        del config["tie_word_embeddings"]
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    again = from_huggingface(tmp_path)
+    assert not again.config.tied_head
+    np.testing.assert_array_equal(again.head_weight.array, model.head_weight.array)
+    ids = np.arange(9)[None]
+    np.testing.assert_array_equal(again(ids).array, model(ids).array)
+
+
+def test_a_table_that_is_written_under_both_names_is_one(tmp_path, make_tiny):
+    path = to_huggingface(make_tiny(), tmp_path) / "model.safetensors"
+    weights = load_file(path)
+    save_file({**weights, "lm_head.weight": weights["transformer.wte.weight"]}, path)
+    again = from_huggingface(tmp_path)
+    assert again.head_weight is again.token_embedding.weight
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.complex64, bool])
+def test_weights_that_are_no_ordinary_numbers_are_refused_by_name(tmp_path, make_tiny, dtype):
+    path = to_huggingface(make_tiny(), tmp_path) / "model.safetensors"
+    weights = load_file(path)
+    weights["transformer.wte.weight"] = weights["transformer.wte.weight"].astype(dtype)
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=r"holds \w+ \(transformer\.wte\.weight is one of 1\)"):
+        from_huggingface(tmp_path)
+
+
+def test_weights_in_8_bit_floats_are_refused_by_name(tmp_path, make_tiny):
+    path = to_huggingface(make_tiny(), tmp_path) / "model.safetensors"
+    header = json.dumps({"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ValueError, match=r"F8_E4M3 \(a is one of 1\); weights in F64, F32, F16, "):
+        from_huggingface(tmp_path)
+
+
+def test_quantised_models_are_refused_by_what_their_config_says(tmp_path, make_tiny):
+    to_huggingface(make_tiny("llama"), tmp_path)
+    change_config(tmp_path, quantization_config={"quant_method": "gptq"})
+    with pytest.raises(ValueError, match="quantised weights .its config.json has a `quantization_"):
+        from_huggingface(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("gpt2", "n_layer"),
+        ("gpt2", "vocab_size"),
+        ("gpt2", "n_inner"),
+        ("gpt2", "n_positions"),
+        ("gpt2", "n_embd"),
+        ("llama", "num_hidden_layers"),
+        ("llama", "vocab_size"),
+        ("llama", "intermediate_size"),
+        ("llama", "hidden_size"),
+    ],
+)
+def test_a_config_too_large_for_its_weights_is_refused_before_a_model_is_made(
+    tmp_path, make_tiny, kind, name
+):
+    to_huggingface(make_tiny(kind), tmp_path)
+    change_config(tmp_path, head_dim=None, **{name: 4 * 10**9})
+    with pytest.raises(ValueError, match="one of the two belongs to another model"):
+        from_huggingface(tmp_path)
+
+
+def test_a_weight_that_is_there_with_and_without_its_prefix_is_named(tmp_path, make_tiny):
+    path = to_huggingface(make_tiny(), tmp_path) / "model.safetensors"
+    weights = load_file(path)
+    save_file({**weights, "wte.weight": weights["transformer.wte.weight"] + 1}, path)
+    with pytest.raises(ValueError, match=r"transformer\.wte\.weight twice"):
+        from_huggingface(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("gpt2", {"n_positions": "16"}, "n_positions should be a whole number, got '16'"),
+        ("gpt2", {"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon should be a number"),
+        ("gpt2", {"layer_norm_epsilon": float("inf")}, "layer_norm_epsilon should be a number"),
+        ("gpt2", {"tie_word_embeddings": "yes"}, "tie_word_embeddings should be true or false"),
+        ("gpt2", {"n_head": 0}, "n_heads must be at least 1, got 0"),
+        ("gpt2", {"n_layer": True}, "n_layer should be a whole number, got True"),
+        ("llama", {"num_attention_heads": 0}, "n_heads must be at least 1, got 0"),
+        ("llama", {"rope_parameters": "linear"}, "rope_parameters should be a section"),
+        ("llama", {"rope_scaling": [2.0]}, "rope_scaling should be a section"),
+        ("llama", {"rope_theta": []}, "rope_theta should be a number, got "),
+        ("llama", {"rope_parameters": {"rope_theta": -1}}, "rotary_theta must be above 0, got -1"),
+        ("llama", {"num_key_value_heads": 1.5}, "num_key_value_heads should be a whole number"),
+        ("llama", {"hidden_size": None}, "does not say hidden_size"),
+        ("llama", {"model_type": ["llama"]}, "holds a model of type"),
+    ],
+)
+def test_settings_of_another_type_are_named_with_their_file(
+    tmp_path, make_tiny, kind, changes, message
+):
+    to_huggingface(make_tiny(kind), tmp_path)
+    change_config(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        from_huggingface(tmp_path)
+
+
+def test_settings_that_are_null_are_as_if_left_out(tmp_path, make_tiny):
+    model = make_tiny("llama")
+    to_huggingface(model, tmp_path)
+    nulls = dict.fromkeys(["rope_parameters", "rope_scaling", "head_dim", "hidden_act"])
+    change_config(tmp_path, **nulls, **dict.fromkeys(["rope_theta", "attention_bias"]))
+    ids = np.arange(9)[None]
+    np.testing.assert_array_equal(from_huggingface(tmp_path)(ids).array, model(ids).array)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    ],
+)
+def test_what_newer_llamas_do_otherwise_is_refused(tmp_path, make_tiny, changes, message):
+    to_huggingface(make_tiny("llama"), tmp_path)
+    change_config(tmp_path, **changes)
+    with pytest.raises(ValueError, match=f"do not have this model's {message}"):
+        from_huggingface(tmp_path)
+
+
+def test_a_config_that_is_nested_for_ever_is_named(tmp_path, make_tiny):
+    to_huggingface(make_tiny(), tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+        from_huggingface(tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tricycle_autograd import no_grad
-from tricycle_gpt import generate, quantise
+from tricycle_gpt import evaluate, generate, quantise
 from tricycle_nn import AdamW
 
 
@@ -48,6 +48,13 @@ def test_the_model_it_was_made_from_is_left_as_it_was(model):
     quantise(model)
     assert model.loss(ids, ids).item() == loss
     assert {name: array.tobytes() for name, array in model.state_dict().items()} == before
+
+
+def test_it_is_measured_as_a_gpt_is(model):
+    ids = np.random.default_rng(0).integers(0, 23, 200)
+    found, exact = evaluate(quantise(model), ids), evaluate(model, ids)
+    assert found.tokens == exact.tokens == 199
+    assert found.loss == pytest.approx(exact.loss, rel=0.01)
 
 
 def test_it_cannot_be_trained(model):

@@ -2,7 +2,7 @@
 
 Both are frozen dataclasses: values that can be compared, printed, written to a file and made
 from one.  `PRESETS` holds models of known sizes.  The apps make their command line flags from
-these fields, so the comments behind them are the help a user reads.
+these fields, so the text after each is the help a user reads.
 """
 
 from dataclasses import dataclass
@@ -85,6 +85,13 @@ class GPTConfig:
     def head_size(self) -> int:
         """Numbers in one head's query."""
         return self.embedding_dim // self.n_heads
+
+    @property
+    def least_parameters(self) -> int:
+        """Numbers in the tables and the blocks' largest matrices: known before any is made."""
+        positions = self.context_window if self.family.learned_positions else 0
+        blocks = self.n_layers * (2 * self.embedding_dim + 2 * self.mlp_width)
+        return self.embedding_dim * (self.vocab_size + positions + blocks)
 
     @property
     def mlp_width(self) -> int:
@@ -217,7 +224,7 @@ class TrainingConfig:
         """What each of some ranks looks at in a step: (windows at once, batches of them).
 
         Together that is batch_size x micro_batches windows, never more than batch_size at once.
-        Raises ValueError where so many windows cannot be shared out evenly.
+        Raises ValueError where the windows cannot be shared out evenly.
         """
         windows, left = divmod(self.batch_size * self.micro_batches, ranks)
         if left:

@@ -24,7 +24,7 @@ import numpy as np
 from tricycle_autograd import no_grad
 from tricycle_gpt.model import GPT
 from tricycle_gpt.runs.distributed import Alone, Communicator
-from tricycle_nn import dropout_off, linear_cross_entropy
+from tricycle_nn import dropout_off
 
 IGNORED = -100  # a target that is not counted
 
@@ -91,8 +91,7 @@ def evaluate(
             tokens[i : i + batch_size] = (targets != IGNORED).sum(axis=1)
             hidden = model.hidden(inputs)  # (B, T, C)
             for j in range(hidden.shape[0]):
-                loss = linear_cross_entropy(hidden[j], model.head_weight, targets[j])
-                losses[i + j] = loss.item()
+                losses[i + j] = model.loss_of(hidden[j], targets[j]).item()
     # Each window's numbers stand on one rank, and are 0 on the others.
     losses, tokens = ranks.sum([losses, tokens])
 

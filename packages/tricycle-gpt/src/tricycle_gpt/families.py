@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import Tensor
-from tricycle_gpt.family import Family, Format, Piece, add_family
+from tricycle_gpt.family import Family, Format, Piece, add_family, setting
 from tricycle_nn import LayerNorm, LlamaBlock, Module, RMSNorm, TransformerBlock, gelu
 
 # ---- GPT-2 ----
@@ -80,23 +80,24 @@ def _gpt2_to_theirs(config):
 def _gpt2_to_ours(theirs):
     return {
         "vocab_size": theirs["vocab_size"],
-        "context_window": theirs.get("n_positions", 1024),
+        "context_window": setting(theirs, "n_positions", int, 1024),
         "embedding_dim": theirs["n_embd"],
         "n_layers": theirs["n_layer"],
         "n_heads": theirs["n_head"],
-        "hidden_dim": theirs.get("n_inner"),
-        "dropout": theirs.get("resid_pdrop", 0.0),
-        "tied_head": theirs.get("tie_word_embeddings", True),
-        "norm_eps": theirs.get("layer_norm_epsilon", 1e-5),
+        "hidden_dim": setting(theirs, "n_inner", int, None),
+        "dropout": setting(theirs, "resid_pdrop", float, 0.0),
+        "tied_head": setting(theirs, "tie_word_embeddings", bool, True),
+        "norm_eps": setting(theirs, "layer_norm_epsilon", float, 1e-5),
     }
 
 
 def _gpt2_refused(theirs):
-    activation = theirs.get("activation_function", "gelu_new")
+    activation = theirs.get("activation_function") or "gelu_new"
+    by_layer = "scale_attn_by_inverse_layer_idx"
     return {
         "activation_function": activation not in ("gelu_new", "gelu_pytorch_tanh"),
-        "scale_attn_weights": not theirs.get("scale_attn_weights", True),
-        "scale_attn_by_inverse_layer_idx": theirs.get("scale_attn_by_inverse_layer_idx", False),
+        "scale_attn_weights": not setting(theirs, "scale_attn_weights", bool, True),
+        by_layer: setting(theirs, by_layer, bool, False),
     }
 
 
@@ -209,32 +210,43 @@ def _llama_to_theirs(config):
 
 
 def _llama_to_ours(theirs):
-    rope = theirs.get("rope_parameters") or {}
+    # The newer place is believed: a file that has both was written from it.
+    rope = setting(theirs, "rope_parameters", dict, {})
+    theta = setting(rope, "rope_theta", float, None)
     return {
         "vocab_size": theirs["vocab_size"],
         "context_window": theirs["max_position_embeddings"],
         "embedding_dim": theirs["hidden_size"],
         "n_layers": theirs["num_hidden_layers"],
         "n_heads": theirs["num_attention_heads"],
-        "n_key_value_heads": theirs.get("num_key_value_heads"),
+        "n_key_value_heads": setting(theirs, "num_key_value_heads", int, None),
         "hidden_dim": theirs["intermediate_size"],
-        "rotary_theta": theirs.get("rope_theta", rope.get("rope_theta", 10000.0)),
-        "tied_head": theirs.get("tie_word_embeddings", False),
-        "norm_eps": theirs.get("rms_norm_eps", 1e-6),
+        "rotary_theta": theta or setting(theirs, "rope_theta", float, 10000.0),
+        "tied_head": setting(theirs, "tie_word_embeddings", bool, False),
+        "norm_eps": setting(theirs, "rms_norm_eps", float, 1e-6),
     }
 
 
 def _llama_refused(theirs):
-    rope = theirs.get("rope_scaling") or theirs.get("rope_parameters") or {}
-    size = theirs["hidden_size"] // theirs["num_attention_heads"]
+    size = theirs["hidden_size"] // max(1, theirs["num_attention_heads"])
     return {
-        "attention_bias": theirs.get("attention_bias", False),
-        "mlp_bias": theirs.get("mlp_bias", False),
-        "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
-        "head_dim": (theirs.get("head_dim") or size) != size,
-        "hidden_act": theirs.get("hidden_act", "silu") != "silu",
-        "use_sliding_window": theirs.get("use_sliding_window", False),
+        "attention_bias": setting(theirs, "attention_bias", bool, False),
+        "mlp_bias": setting(theirs, "mlp_bias", bool, False),
+        "rope_scaling": _is_scaled(setting(theirs, "rope_scaling", dict, {})),
+        "rope_parameters": _is_scaled(setting(theirs, "rope_parameters", dict, {})),
+        "partial_rotary_factor": setting(theirs, "partial_rotary_factor", float, 1.0) != 1.0,
+        "head_dim": setting(theirs, "head_dim", int, size) != size,
+        "hidden_act": (theirs.get("hidden_act") or "silu") != "silu",
+        "use_sliding_window": setting(theirs, "use_sliding_window", bool, False),
+        "layer_types": any(kind != "full_attention" for kind in theirs.get("layer_types") or ()),
     }
+
+
+def _is_scaled(rope):
+    """Whether rotary positions are stretched, in part, or other ones in each kind of layer."""
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    in_part = setting(rope, "partial_rotary_factor", float, 1.0) != 1.0
+    return kind != "default" or in_part or any(isinstance(value, dict) for value in rope.values())
 
 
 def _llama_format(model_type, architecture, qk_norm):

@@ -7,6 +7,7 @@ in other programs' files.  A `Family` says so, and families.py has one for each 
 A new family is a block in tricycle_nn, a `Family` in families.py, and a test.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,24 @@ from tricycle_nn import Module
 
 if TYPE_CHECKING:
     from tricycle_gpt.config import GPTConfig
+
+
+IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", dict: "a section"}
+
+
+def setting(theirs: dict[str, Any], name: str, kind: type, otherwise: Any) -> Any:
+    """One of their settings; `otherwise` where it is left out, or null.
+
+    kind  int, float, bool or dict: ValueError for a value that is something else
+    """
+    value: Any = theirs.get(name)
+    if value is None:
+        return otherwise
+    if kind is float and type(value) is int and abs(value) < 2**63:
+        value = float(value)
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{name} should be {IN_WORDS[kind]}, got {value!r:.80}")
+    return value
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def generate(
 ) -> Iterator[int]:
     """Continue a text, one token at a time.
 
-    model       in the state it is in; nothing is dropped, also while another thread trains it
+    model       in the state it is in; nothing is dropped, also while another thread trains it;
+                only its `known_ids` are written
     ids         the prompt, (T,) integers, at least one, of any length
     max_tokens  how many tokens to add at most
     seed        the same seed gives the same text
@@ -67,6 +68,8 @@ def _generate(model, prompt, max_tokens, dials, stop, cache):
             if cache is not None:
                 cache.clear()
         scores = next_scores(model, context, cache)
+        if model.known_ids is not None:
+            scores = np.where(model.known_ids, scores, -np.inf)
         token = choose(scores, dials, rng)
         if token in stop:
             return

@@ -42,14 +42,15 @@ class Int8GPT(GPT):
         self.dropout = model.dropout
         self.blocks = [with_int8(block) for block in model.blocks]
         self.norm = model.norm
+        self.known_ids = model.known_ids
         self.training = False
 
     def scores(self, x: Tensor) -> Tensor:
         return int8_outputs(x, self.head)
 
-    def loss(self, ids: Any, targets: Any) -> Tensor:
+    def loss_of(self, x: Tensor, targets: Any) -> Tensor:
         """As a GPT's, for measuring: there is no gradient."""
-        return cross_entropy(self(ids), targets)
+        return cross_entropy(self.scores(x), targets)
 
 
 class Int8Embedding(Embedding):

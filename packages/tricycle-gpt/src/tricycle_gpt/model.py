@@ -40,9 +40,14 @@ class GPT(Module):
 
     `model.recompute = True` has blocks forget what their forward pass made, and make it again in
     the backward pass: much less memory, a third more time, the same bits.
+
+    `model.known_ids`, (V,) booleans, are those that its tokeniser can spell, and `generate` writes
+    no other; None where it knows all.  `from_huggingface` finds them: the tables of many models
+    are longer than their vocabulary.
     """
 
     recompute = False
+    known_ids: np.ndarray | None = None
 
     def __init__(self, config: GPTConfig, *, rng: np.random.Generator):
         width = config.embedding_dim
@@ -87,7 +92,11 @@ class GPT(Module):
             raise ValueError(
                 f"ids and targets must have one shape, got {np.shape(ids)} and {np.shape(targets)}"
             )
-        return linear_cross_entropy(self.hidden(ids), self.head_weight, targets)
+        return self.loss_of(self.hidden(ids), targets)
+
+    def loss_of(self, x: Tensor, targets: Any) -> Tensor:
+        """The mean surprise at targets (...), from vectors x (..., C) of the last block."""
+        return linear_cross_entropy(x, self.head_weight, targets)
 
     def hidden(self, ids: Any, cache: Any = None) -> Tensor:
         """The normalised residual stream after the last block, (B, T, C)."""

@@ -76,6 +76,10 @@ class Plan:
                 f"--training.micro-batches {self.micro_batches}"
             )
 
+    def in_short(self) -> str:
+        """Time and memory: "3 min 5 s and 0.41 GB"."""
+        return f"{duration(self.seconds)} and {self.memory / 1e9:.2f} GB"
+
     def __str__(self) -> str:
         return "\n".join(
             [
@@ -119,7 +123,7 @@ def plan(
     expect_training_kernels(model.block)
     vocabulary, width = model.vocab_size, model.embedding_dim
     windows, batches = training.share(ranks.size)
-    least = started_with + least_bytes_per_parameter(training) * count_at_least(model)
+    least = started_with + least_bytes_per_parameter(training) * model.least_parameters
     if least > limit:
         raise ValueError(refusal(least, limit))
     network = GPT(model, rng=np.random.default_rng(0))
@@ -185,12 +189,6 @@ def compare_with_plan(folder: str | Path, planned: Plan) -> None:
     took = {"steps": len(paces), "seconds": round(seconds, 3), "memory": peak_bytes()}
     found = {"planned": dataclasses.asdict(planned), "took": took}
     replace_text(folder / "plan.json", json.dumps(found, indent=1) + "\n")
-
-
-def count_at_least(model: GPTConfig) -> int:
-    """Parameters in the token table and the blocks' largest matrices: before any is made."""
-    width = model.embedding_dim
-    return width * (model.vocab_size + model.n_layers * (2 * width + 2 * model.mlp_width))
 
 
 def refusal(needed: int, limit: int) -> str:

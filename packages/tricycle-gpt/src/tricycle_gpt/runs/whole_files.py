@@ -45,6 +45,16 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def describe_arrays(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type ("F32", "BF16", …) and the shape of each array of a safetensors file, by its name.
+
+    Only the beginning of the file is read.  Raises as `read_arrays` does.
+    """
+    with safe_open(path, framework="numpy") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {n: (part.get_dtype(), tuple(part.get_shape())) for n, part in slices.items()}
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a new text file, and flush it."""
     path.write_text(text, encoding="utf-8")
