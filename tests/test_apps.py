@@ -112,9 +112,11 @@ def test_without_a_terminal_there_are_plain_lines_and_the_last_says_how_to_go_on
     assert steps == [f"{n}/300" for n in (1, 50, 100, 150, 200, 250, 300)]
     assert "\r" not in done.stderr
     assert "%|" not in done.stderr
-    assert lines[-1] == (
-        'Generate more:  hatch run generate --model whole/model --prompt "JULIET:"'
-    )
+    assert re.match(r"trained in .+: validation loss \d\.\d+, .* bits per byte$", lines[-3])
+    assert lines[-2:] == [
+        "The loss as a picture:  whole/loss.png",
+        "Generate more:  hatch run generate --model whole/model --prompt JULIET:",
+    ]
     # The sample alone goes to standard output.
     assert done.stdout.strip("\n") in (folder / "sample.txt").read_text()
 
@@ -257,7 +259,11 @@ def test_train_gpt2_takes_a_folder_of_texts_and_a_toml_file(tmp_path):
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["vocab_size"] <= 280
     assert config["n_embd"] == 16
-    assert "Generate more:  hatch run generate --model run/model" in done.stderr.splitlines()[-1]
+    trained, picture, followed, more = done.stderr.splitlines()[-4:]
+    assert re.match(r"trained in .+: validation loss \d\.\d+, .* bits per byte$", trained)
+    assert picture == "The loss as a picture:  run/loss.png"
+    assert followed == "The run in MLflow:  hatch run mlflow ui"
+    assert more == "Generate more:  hatch run generate --model run/model --prompt Once"
     done = run("train_gpt2", *words, "--resume", cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     check_what_mlflow_has(tmp_path)  # of both one run
@@ -289,10 +295,12 @@ def check_that_it_can_be_measured(folder):
     lines = json.dumps(question | {"endings": ["or", "not"]}) + "\n"
     (folder / "hellaswag.jsonl").write_text(lines)
     words = split("--lambada lambada.jsonl --wikitext wiki.txt --hellaswag hellaswag.jsonl")
-    done = run("inference", "--model", "run/model", *words, cwd=folder)
+    # The folder of a run will do: it has its model in it.
+    done = run("inference", "--model", "run", "--evaluate", "wiki.txt", *words, cwd=folder)
     assert done.returncode == 0, done.stderr
     found = {row["benchmark"]: row for row in map(json.loads, done.stdout.splitlines())}
-    assert list(found) == ["hellaswag", "lambada", "wikitext"]
+    assert list(found) == ["evaluate", "hellaswag", "lambada", "wikitext"]
+    assert found["evaluate"]["bits_per_byte"] > 0
     assert found["hellaswag"]["questions"] == found["lambada"]["passages"] == 1
     assert found["wikitext"]["bits_per_byte"] > 0
 

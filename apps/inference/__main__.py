@@ -1,35 +1,39 @@
 """Continue a text with a trained model.
 
     hatch run generate --prompt "JULIET."
-    hatch run generate --model runs/my_book/model --temperature 0.7 --top-k 50 --seed 3
+    hatch run generate --model runs/my_book --temperature 0.7 --top-k 50 --seed 3
     hatch run generate --interactive --int8
-    hatch run generate --model folder --hellaswag hellaswag_val.jsonl      measure it instead
+    hatch run generate --model runs/my_book --evaluate other_book.txt      measure it instead
+    hatch run generate --model folder --hellaswag hellaswag_val.jsonl
 
 The text goes to standard output as it is written, everything else to standard error.
 """
 
 import contextlib
 import json
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tricycle_bpe import StreamDecoder, Tokeniser
+from tricycle_datasets import read_documents
 from tricycle_gpt import (
     GPT,
     Dials,
+    Evaluation,
     HellaSwag,
     Lambada,
     WikiText,
     dials_in,
     end_politely,
+    evaluate,
     from_huggingface,
     generate,
     hellaswag,
     lambada,
     quantise,
     read_command_line,
+    say,
     wikitext,
 )
 
@@ -41,7 +45,7 @@ class Arguments(Dials):
     prompt: str = ""
     """The text to continue; a new line if not given."""
     model: Path = Path("runs/shakespeare/model")
-    """A model folder: config.json, model.safetensors and tokenizer.json."""
+    """The folder of a run, or a model folder: config.json, model.safetensors, tokenizer.json."""
     max_tokens: int = 300
     """How many tokens to write at most."""
     temperature: float = 0.8
@@ -53,8 +57,10 @@ class Arguments(Dials):
     nearly the same text."""
     interactive: bool = False
     """Ask for prompts until an empty line or Ctrl-D; Ctrl-C stops the text being written."""
+    evaluate: Path | None = None
+    """Measure the model on this text, instead of writing: a file or folder, as for --data."""
     hellaswag: Path | None = None
-    """Measure the model on this HellaSwag file (.jsonl), instead of writing."""
+    """Measure it on this HellaSwag file (.jsonl)."""
     lambada: Path | None = None
     """Measure it on this LAMBADA file (.jsonl)."""
     wikitext: Path | None = None
@@ -70,7 +76,7 @@ def main() -> None:
     if args.int8:
         model = quantise(model)
     model.eval()
-    if args.hellaswag or args.lambada or args.wikitext:
+    if args.evaluate or args.hellaswag or args.lambada or args.wikitext:
         measure(args, model, tokeniser)
         return
     if not args.interactive:
@@ -84,7 +90,9 @@ def main() -> None:
 
 
 def load(folder: Path) -> tuple[Tokeniser, GPT]:
-    """A model folder's tokeniser and model."""
+    """The tokeniser and model of a model folder, or of a run's folder, which has one."""
+    if (folder / "model" / "config.json").is_file() and not (folder / "config.json").exists():
+        folder = folder / "model"
     if not folder.exists():
         raise FileNotFoundError(
             f"there is no model in {folder}; train one first (hatch run train-shakespeare), or "
@@ -95,6 +103,10 @@ def load(folder: Path) -> tuple[Tokeniser, GPT]:
 
 def measure(args: Arguments, model: GPT, tokeniser: Tokeniser) -> None:
     """Print what the benchmarks find, a line of JSON each."""
+    if args.evaluate:
+        text = "\n\n".join(read_documents(args.evaluate))
+        ids = tokeniser.encode_to_numpy(text)
+        tell("evaluate", evaluate(model, ids, n_bytes=len(text.encode())))
     if args.hellaswag:
         tell("hellaswag", hellaswag(model, tokeniser, args.hellaswag))
     if args.lambada:
@@ -105,7 +117,7 @@ def measure(args: Arguments, model: GPT, tokeniser: Tokeniser) -> None:
         tell("wikitext", wikitext(model, tokeniser, args.wikitext, end))
 
 
-def tell(name: str, found: HellaSwag | Lambada | WikiText) -> None:
+def tell(name: str, found: Evaluation | HellaSwag | Lambada | WikiText) -> None:
     """One line of JSON."""
     print(json.dumps({"benchmark": name, **asdict(found)}), flush=True)
 
@@ -126,7 +138,7 @@ def write(args: Arguments, model: GPT, tokeniser: Tokeniser, prompt: str) -> Non
     for piece in until(pieces(), args.stop):
         print(piece, end="", flush=True)
     seconds = time.perf_counter() - began
-    print(f"\n{len(written)} tokens, {len(written) / seconds:.0f} a second", file=sys.stderr)
+    say(f"\n{len(written)} tokens, {len(written) / seconds:.0f} a second")
 
 
 def until(pieces, stops):

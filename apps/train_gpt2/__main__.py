@@ -1,66 +1,11 @@
-"""Train a GPT-2 on your own text.
+"""Train a GPT-2 on your own text: documents, tokens, training, a sample.
 
-Examples:
-    hatch run train-gpt2 --data my_texts/
-    hatch run train-gpt2 --data book.txt --minutes 30
-    hatch run train-gpt2 --data my_texts/ --preset gpt2 --folder runs/big
-    hatch run train-gpt2 --data fineweb-edu --tokeniser gpt2 --preset gpt2
-    hatch run train-gpt2 --config mine.toml --training.steps 500
-    hatch run train-gpt2 --data my_texts/ --resume      go on after a stop
-    hatch run train-gpt2 --preset gpt2 --plan           say what it takes
-    hatch run mpiexec -n 2 python apps/train_gpt2 --data my_texts/
-
-Presets, where all values not given start from:
-    auto         a model sized for this machine, the text and --minutes: a few
-                 sizes are measured, and the choice is printed as flags
-    laptop       6 layers, 256 wide, context 256; 2,000 steps of 2,048 tokens
-    gpt2         GPT-2 itself, 124 million parameters, by the original's recipe:
-                 4,747 steps of 524,288 tokens, in batches of 4 windows
-    gpt2-medium  355 million parameters, by the same recipe
-    gpt2-large   774 million
-    gpt2-xl      1,558 million
-    speedrun     gpt2's size by what has been learned since (Llama's block,
-                 Muon): 2,611 such steps
-
-Data, read one document at a time:
-    a file       .txt and .md are a document each; .jsonl, .jsonl.xz, .parquet
-                 have one a line or row, named "text" (--text-field)
-    a folder     of such files, and of folders
-    from the hub fineweb, fineweb-edu, openwebtext, codeparrot, hub:owner/name;
-                 as much as the steps will look at, or --max-tokens
-    prepared     the data/ of another run, or what --shards made: as it is
-
-Settings in a file: every flag is a line in it too, and flags win:
-    data = "my_texts"
-    preset = "laptop"
-    [model]
-    n_layers = 8
-    [training]
-    steps = 5000
-
-What happens:
-    Documents are dealt to training and validation before anything is learned
-    from them. Tokens are learned from the first 64 MB of training text. Both
-    sides are encoded to files, each document with an end-of-text token after
-    it. A few steps are measured, and the run is refused, with a batch that
-    fits, if memory would not do. Ctrl-C or SIGTERM stops after a step, with a
-    checkpoint; --resume goes on to the same bits, with the settings the run
-    began with, and flags for one session (how often it logs, looks and saves,
-    what it does about bad steps); encoding, too, goes on where it was. Started
-    by mpiexec, that many processes share each batch: the same steps, in less
-    time, on as many machines as see the folder.
-
-What the folder gets:
-    model/         in Hugging Face's format, with its tokeniser
-    metrics.jsonl  a line a step           loss.png     drawn as it runs
-    samples/       what it writes by then  sample.txt   and at the end
-    checkpoints/   to go on from           config.toml  what it began with
-    plan.json      time and memory, expected and taken
-    data/          the encoded text        data.json    what text it was
+help.txt says what can be asked of it, and what a run's folder gets: it is what --help prints.
 """
 
-import sys
+import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +14,6 @@ from tricycle_bpe import StreamDecoder, Tokeniser
 from tricycle_datasets import (
     Batches,
     Prepared,
-    Source,
     is_prepared,
     open_prepared,
     open_source,
@@ -83,34 +27,28 @@ from tricycle_gpt import (
     Communicator,
     GPTConfig,
     MLflowTracker,
-    Plan,
     TrainingConfig,
     as_flags,
     can_track,
-    choose_size,
+    choose_settings,
     communicate,
-    compare_with_plan,
-    duration,
     end_politely,
-    ended_if_it_fails,
+    finish_run,
     follow,
     from_toml,
     generate,
-    hand_over,
     make_run_folder,
-    named_settings,
     plan,
-    read_command_line,
-    read_config,
+    read_command_line_of_run,
+    say,
     texts_of_all,
     to_toml,
     train,
-    with_named,
-    write_results,
     write_sample,
     write_settings,
 )
 
+HELP = Path(__file__).with_name("help.txt").read_text(encoding="utf-8")
 END_OF_TEXT = "<|endoftext|>"
 LEARNED_FROM = 64_000_000  # bytes of text that tokens are learned from
 
@@ -164,54 +102,64 @@ CHOSEN = "laptop"
 
 def main() -> None:
     """Train: alone, or with the other ranks that mpiexec started."""
-    with communicate() as communicator:
-        run(read_settings(), communicator)
+    began = time.perf_counter()
+    with communicate() as ranks:
+        args, named = read_command_line_of_run(
+            Arguments(),
+            description=HELP,
+            presets=RUNS,
+            began_with="config.toml",
+            fixed=("data", "preset", "validation", "max_tokens"),
+        )
+        if not args.plan:
+            run(args, named, ranks, began)
+        elif ranks.rank == 0:
+            args = foreseen(args, named, ranks.size)
+            say(str(plan(args.model, args.training, besides=beside(args), communicator=ranks)))
 
 
-def run(args: Arguments, communicator: Communicator) -> None:
+def run(args: Arguments, named: set[str], ranks: Communicator, began: float) -> None:
     """Documents, tokens, training, a sample."""
-    is_first, ranks = communicator.rank == 0, communicator.size
-    if args.plan:
-        if is_first:
-            say(str(planned_for(foreseen(args, ranks), communicator)))
-        return
+    is_first = ranks.rank == 0
     if args.preset != "auto":
         # Both may refuse, before anything is written.
-        args.training.share(ranks)
+        args.training.share(ranks.size)
         args.model.family.format_of(args.model)
     if not args.resume:
         make_run_folder(args.folder)
     if is_first:
-        args = prepare_data(args, ranks)
-    args = those_of_rank_0(args, communicator)
+        args = prepare_data(args, named, ranks.size)
+    # The others wait here for what rank 0 has chosen, and then while it measures steps.
+    args = from_toml(texts_of_all(ranks, to_toml(args))[0], RUNS[CHOSEN])
     tokeniser, data = open_data(args)
+    config, recipe, planned, tracker = args.model, args.training, None, None
     if is_first:
-        planned = announce(args, data, communicator)
+        planned = plan(config, recipe, besides=beside(args), communicator=ranks)
+        planned.refuse_what_does_not_fit(recipe)
+        say(
+            f"{len(data.train):,} tokens to train on, {len(data.validation):,} to check with; a "
+            f"model of {planned.parameters:,} parameters; {planned.in_short()} expected; "
+            f"everything goes to {args.folder}"
+        )
         write_settings(args.folder, args, data.record)
-    communicator.wait()  # steps are measured while the others do nothing
-    recipe = args.training
-    config = args.model
-    windows, _ = recipe.share(ranks)
+    ranks.wait()
+
     model = GPT(config, rng=np.random.default_rng(recipe.seed))
+    windows, _ = recipe.share(ranks.size)
     batches = Batches(
         data.train,
         windows,
         config.context_window,
         seed=recipe.seed,
-        rank=communicator.rank,
-        world=ranks,
+        rank=ranks.rank,
+        world=ranks.size,
     )
-    tracker = None
     if args.track and is_first:
         source = args.data or "shakespeare", data.train.digest, data.record["source"]
-        tracker = follow(args.folder, model, *source, say, args.resume, ranks)
+        tracker = follow(args.folder, model, *source, args.resume, ranks.size)
     # A text of one document has no beginning that follows an end; a line is the next best.
     many = len(data.train.document_starts) > 1
     start = [tokeniser.special_tokens[END_OF_TEXT]] if many else tokeniser.encode("\n")
-
-    def sample() -> str:
-        return tokeniser.decode(list(generate(model, start, min(64, args.sample_tokens))))
-
     result = train(
         model,
         batches,
@@ -222,146 +170,67 @@ def run(args: Arguments, communicator: Communicator) -> None:
         resume=args.resume,
         facts=data.facts(),
         tracker=tracker,
-        sample=sample,
-        communicator=communicator,
+        sample=lambda: tokeniser.decode([*generate(model, start, min(64, args.sample_tokens))]),
+        communicator=ranks,
     )
-    if not is_first:
-        return
-    with ended_if_it_fails(tracker):
-        compare_with_plan(args.folder, planned)
-        model_folder = write_results(args.folder, model, tokeniser)
-        if not result.finished:
-            if tracker:
-                tracker.end("interrupted")
-            say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
-            return
-        write_sample(args.folder, model, StreamDecoder(tokeniser), start, args.sample_tokens)
-        if tracker:
-            hand_over(args.folder, model_folder, tracker)
-    say(f'Generate more:  hatch run generate --model {model_folder} --prompt "Once"')
+    if is_first:
+        decoder = StreamDecoder(tokeniser)
+        sample = partial(write_sample, args.folder, model, decoder, start, args.sample_tokens)
+        seconds = time.perf_counter() - began
+        finish_run(args.folder, model, tokeniser, result, sample, "Once", seconds, tracker, planned)
 
 
-def tracker_memory(args: Arguments) -> int:
+def beside(args: Arguments) -> int:
     """Bytes that the tracker takes beside the training."""
     return MLflowTracker.memory if args.track else 0
 
 
-def planned_for(args: Arguments, communicator: Communicator) -> Plan:
-    """What a run with these settings takes, with the tracker beside it."""
-    besides = tracker_memory(args)
-    return plan(args.model, args.training, besides=besides, communicator=communicator)
-
-
-def announce(args: Arguments, data: Prepared, communicator: Communicator) -> Plan:
-    """Say what the run will be and take, or refuse it: ValueError with a batch that fits."""
-    planned = planned_for(args, communicator)
-    planned.refuse_what_does_not_fit(args.training)
-    say(
-        f"{len(data.train):,} tokens to train on, {len(data.validation):,} to check with; a "
-        f"model of {planned.parameters:,} parameters; {duration(planned.seconds)} and "
-        f"{planned.memory / 1e9:.2f} GB expected; everything goes to {args.folder}"
-    )
-    return planned
-
-
-def read_settings() -> Arguments:
-    """The command line's settings; to a run that is resumed those it began with are known."""
-    args = read_command_line(
-        Arguments(), description=__doc__, presets=RUNS, began_with="config.toml"
-    )
-    file = args.folder / "config.toml"
-    if not args.resume or not file.is_file():
-        return args
-    then = read_config(file, RUNS[CHOSEN])
-    if args.preset == "auto":  # what was chosen when it began is in that file, and stays
-        args = replace(args, preset=CHOSEN)
-    if are_one_place(args.data, then.data):
-        args = replace(args, data=then.data)
-    for name in ("data", "preset", "validation", "max_tokens"):
-        if (now := getattr(args, name)) != (was := getattr(then, name)):
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(
-                f"the run in {args.folder} was begun with {flag} {was}, not {now}: leave {flag} "
-                "out, or choose another folder"
-            )
-    return args
-
-
-def those_of_rank_0(args: Arguments, communicator: Communicator) -> Arguments:
-    """Rank 0's settings, on every rank; the others wait here until it has chosen a size."""
-    if communicator.size == 1:
-        return args
-    text = texts_of_all(communicator, to_toml(args))[0]
-    return from_toml(text, RUNS[CHOSEN]) if communicator.rank else args
-
-
-def are_one_place(a: str | None, b: str | None) -> bool:
-    """Whether two words are the same path, as my_texts and my_texts/ are."""
-    return a is not None and b is not None and Path(a).resolve() == Path(b).resolve()
-
-
-def foreseen(args: Arguments, ranks: int) -> Arguments:
-    """The settings to plan for: for the data, if it is prepared, or a text that is long enough."""
-    place = place_of_data(args)
-    # What lies in the folder itself may be another text, unless the run there is to go on.
-    ours = args.resume or args.shards is not None or are_one_place(args.data, str(place))
-    tokeniser = known_tokeniser(args, place) if ours or args.tokeniser else None
-    if tokeniser is not None:
-        args = speaking(args, tokeniser)
-    record = (read_record(place) if ours else None) or {}
-    return sized(args, record.get("train", {}).get("n_tokens"), ranks)
-
-
-def speaking(args: Arguments, tokeniser: Tokeniser) -> Arguments:
-    """The settings of a model that knows as many tokens as a tokeniser has."""
-    return replace(args, model=replace(args.model, vocab_size=tokeniser.n_vocab))
-
-
-def sized(args: Arguments, tokens: int | None, ranks: int) -> Arguments:
+def sized(args: Arguments, named: set[str], tokens: int | None, ranks: int) -> Arguments:
     """With the preset auto, the settings for this machine and that many tokens of text."""
     if args.preset != "auto":
         return args
     say(f"choosing a size for {args.minutes:g} minutes of training (--minutes)")
-    vocabulary = args.model.vocab_size
-    model, training = choose_size(
-        vocabulary,
-        tokens,
-        args.minutes,
-        seed=args.training.seed,
-        besides=tracker_memory(args),
-        ranks=ranks,
-    )
-    named = named_settings()  # which are not for choosing; and the tokens are those that are there
-    model = replace(with_named(model, args.model, "model", named), vocab_size=vocabulary)
-    training = with_named(training, args.training, "training", named)
-    args = replace(args, preset=CHOSEN, model=model, training=training)
+    args = choose_settings(args, named, tokens, besides=beside(args), ranks=ranks)
     say(f"chosen: --preset {CHOSEN} {as_flags(args, RUNS[CHOSEN], 'model', 'training')}")
-    return args
+    return replace(args, preset=CHOSEN)
 
 
-def prepare_data(args: Arguments, ranks: int) -> Arguments:
+def foreseen(args: Arguments, named: set[str], ranks: int) -> Arguments:
+    """The settings to plan for: for the data, if it is prepared, or a text that is long enough."""
+    place = place_of_data(args)
+    # What lies in the folder itself may be another text, unless the run there is to go on.
+    ours = args.resume or args.shards is not None or place == Path(args.data or "")
+    if ours or args.tokeniser is not None:
+        args = speaking(args, known_tokeniser(args, place))
+    record = (read_record(place) if ours else None) or {}
+    return sized(args, named, record.get("train", {}).get("n_tokens"), ranks)
+
+
+def prepare_data(args: Arguments, named: set[str], ranks: int) -> Arguments:
     """Encode both sides of the data, unless they are, and choose a size for them."""
     place = place_of_data(args)
     tokeniser = known_tokeniser(args, place)
-    if tokeniser is not None:
-        if args.tokeniser is None:
-            say(f"the tokens are those of {place}")
-        args = speaking(args, tokeniser)
-    if not (is_prepared(place) and (args.resume or are_one_place(args.data, str(place)))):
+    if tokeniser is not None and args.tokeniser is None:
+        say(f"the tokens are those of {place}")
+    args = speaking(args, tokeniser)
+    if not (is_prepared(place) and (args.resume or place == Path(args.data or ""))):
         before = read_record(place) or {}
         then = before.get("source")
         source = open_source(args.data, args.validation, field=args.text_field, record=then)
         if source.is_hub and args.max_tokens is None:
-            args = args if before else sized(args, None, ranks)
+            args = args if before else sized(args, named, None, ranks)
             tokens = before.get("max_tokens") or args.training.tokens(args.model.context_window)
             args = replace(args, max_tokens=tokens)
         if tokeniser is None:
-            tokeniser = learn_tokens(args, source)
+            vocabulary, ends = args.model.vocab_size, [END_OF_TEXT]
+            say(f"learning {vocabulary} tokens")
+            texts = source.beginning(LEARNED_FROM)
+            tokeniser = Tokeniser.train(texts, vocabulary, special_tokens=ends)
         if not is_prepared(place):
             say(f"encoding {source.name} to {place}")
         prepare(source, place, tokeniser, workers=args.workers, max_tokens=args.max_tokens)
     tokeniser, data = open_data(args)
-    return sized(speaking(args, tokeniser), len(data.train), ranks)
+    return sized(speaking(args, tokeniser), named, len(data.train), ranks)
 
 
 def open_data(args: Arguments) -> tuple[Tokeniser, Prepared]:
@@ -389,21 +258,13 @@ def known_tokeniser(args: Arguments, place: Path) -> Tokeniser | None:
         if END_OF_TEXT not in tokeniser.special_tokens:
             raise ValueError(f"the tokeniser in {args.tokeniser} has no {END_OF_TEXT} token")
         return tokeniser
-    if (place / "data.json").is_file():
-        return Tokeniser.load(place)
-    return None
+    return Tokeniser.load(place) if (place / "data.json").is_file() else None
 
 
-def learn_tokens(args: Arguments, source: Source) -> Tokeniser:
-    """A tokeniser learned from the beginning of the training text."""
-    say(f"learning {args.model.vocab_size} tokens")
-    texts = source.beginning(LEARNED_FROM)
-    return Tokeniser.train(texts, args.model.vocab_size, special_tokens=[END_OF_TEXT])
-
-
-def say(text: str) -> None:
-    """Tell the user; the sample alone goes to standard output."""
-    print(text, file=sys.stderr, flush=True)
+def speaking(args: Arguments, tokeniser: Tokeniser | None) -> Arguments:
+    """The settings of a model that knows as many tokens as a tokeniser has."""
+    vocabulary = tokeniser.n_vocab if tokeniser else args.model.vocab_size
+    return replace(args, model=replace(args.model, vocab_size=vocabulary))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ and checkpoints. Ctrl-C stops it after the current step, with a checkpoint; the 
 """
 
 import hashlib
-import sys
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,15 +25,13 @@ from tricycle_gpt import (
     GPT,
     GPTConfig,
     TrainingConfig,
-    duration,
     end_politely,
-    ended_if_it_fails,
+    finish_run,
     follow,
-    hand_over,
     make_run_folder,
     read_command_line,
+    say,
     train,
-    write_results,
     write_sample,
     write_settings,
 )
@@ -119,7 +117,7 @@ def main() -> None:
     if args.track:
         name = args.data.name if args.data else "shakespeare"
         source = {"path": str(args.data or "tricycle")}
-        tracker = follow(args.folder, model, name, digest, source, say, args.resume)
+        tracker = follow(args.folder, model, name, digest, source, args.resume)
     result = train(
         model,
         batches,
@@ -131,33 +129,19 @@ def main() -> None:
         facts={"tokens": digest},
         tracker=tracker,
     )
-    found = result.evaluation
-    with ended_if_it_fails(tracker):
-        model_folder = write_results(args.folder, model, tokeniser)
-        if found is None:  # there was no last look at the validation text: interrupted
-            if tracker:
-                tracker.end("interrupted")
-            say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
-            return
-
-        say("\nA sample:")
-        write_sample(
-            args.folder,
-            model,
-            StreamDecoder(tokeniser),
-            prompt,
-            args.sample_tokens,
-            temperature=args.temperature,
-            seed=args.training.seed,
-        )
-        if tracker:
-            hand_over(args.folder, model_folder, tracker)
-    say(
-        f"\ntrained in {duration(time.perf_counter() - began)}: validation loss {found.loss:.3f}, "
-        f"perplexity {found.perplexity:.1f}, {found.bits_per_byte:.3f} bits per byte"
+    sample = partial(
+        write_sample,
+        args.folder,
+        model,
+        StreamDecoder(tokeniser),
+        prompt,
+        args.sample_tokens,
+        temperature=args.temperature,
+        seed=args.training.seed,
     )
     more = "JULIET." if args.data is None else training_text.split()[0]
-    say(f'Generate more:  hatch run generate --model {model_folder} --prompt "{more}"')
+    seconds = time.perf_counter() - began
+    finish_run(args.folder, model, tokeniser, result, sample, more, seconds, tracker)
 
 
 def first_prompt(text: str) -> str:
@@ -173,11 +157,6 @@ def make_tokeniser(args: Arguments, training_text: str, text: str) -> Tokeniser:
     if args.tokeniser == "characters":
         return Tokeniser.characters(text)
     return Tokeniser.train([training_text], args.model.vocab_size)
-
-
-def say(text: str) -> None:
-    """Tell the user; the sample alone goes to standard output."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

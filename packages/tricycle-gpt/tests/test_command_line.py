@@ -10,8 +10,8 @@ from tricycle_gpt.runs.command_line import (
     as_flags,
     end_politely,
     from_toml,
-    named_settings,
     read_command_line,
+    read_command_line_of_run,
     read_config,
     to_toml,
     with_named,
@@ -206,7 +206,8 @@ KINDS = {
 
 def test_a_run_that_goes_on_knows_its_settings_and_flags_win_over_them(tmp_path):
     def read(*words):
-        return read_command_line(Run(), list(words), presets=KINDS, began_with="config.toml")
+        kept = {"presets": KINDS, "began_with": "config.toml"}
+        return read_command_line_of_run(Run(), list(words), **kept)[0]
 
     folder = ["--folder", str(tmp_path)]
     run = read("--preset", "slow", "--name", "a", "--training.seed", "7", *folder)
@@ -231,17 +232,38 @@ def test_a_run_whose_settings_are_lost_says_which_file_to_look_at(tmp_path, text
     with pytest.raises(
         SystemExit, match=r"settings\.toml should name a preset, one of small, slow"
     ):
-        read_command_line(Run(), words, presets=KINDS, began_with=path.name)
+        read_command_line_of_run(Run(), words, presets=KINDS, began_with=path.name)
+
+
+def test_what_is_fixed_stays_as_it_was_when_the_run_began(tmp_path, monkeypatch):
+    def read(*words):
+        kept = {"presets": KINDS, "began_with": "config.toml", "fixed": ("preset", "name")}
+        return read_command_line_of_run(Run(), [*words, "--resume", *folder], **kept)[0]
+
+    monkeypatch.chdir(tmp_path)
+    folder = ["--folder", str(tmp_path)]
+    (tmp_path / "config.toml").write_text(to_toml(Run("slow", name="texts", folder=tmp_path)))
+    assert read("--preset", "small").preset == "slow"  # the default one is no request
+    assert read("--name", "texts/").name == "texts"  # another word for the same folder
+    with pytest.raises(SystemExit, match="was begun with --name texts, not a: leave --name out"):
+        read("--name", "a")
+
+
+@pytest.mark.parametrize("beginning", ["", "\ufeff"])
+def test_a_file_may_begin_with_the_mark_that_some_editors_write(tmp_path, beginning):
+    path = tmp_path / "settings.toml"
+    path.write_text(beginning + 'name = "a"\r\n[training]\r\nsteps = 9\r\n', encoding="utf-8")
+    assert read_config(path, Run()).training.steps == 9
 
 
 def test_what_was_named_is_known_by_flags_and_by_the_file(tmp_path):
     path = write(tmp_path, 'name = "a"\n[training]\nsteps = 9\nbatch_size = 2')
     words = ["--config", str(path), "--training.batch-size=3", "--training.no-recompute"]
-    names = named_settings(words)
+    settings, names = read_command_line_of_run(Run(), words)
     assert names >= {"config", "name", "training.steps", "training.batch_size"}
     assert "training.recompute" in names
     assert "training.seed" not in names
-    asked = read_command_line(Run(), words).training
+    asked = settings.training
     chosen = TrainingConfig(steps=100, batch_size=50, seed=5, recompute=True)
     found = with_named(chosen, asked, "training", names)
     assert found == TrainingConfig(steps=9, batch_size=3, seed=5, recompute=False)

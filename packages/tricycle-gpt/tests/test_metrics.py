@@ -65,6 +65,25 @@ def test_a_picture_is_drawn(tmp_path):
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_measure_of_the_whole_text_is_not_on_the_line_of_looks_at_a_part(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (drawn.append(f), save(f, *a, **k)))
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in range(4):
+        log.write(step=step, loss=4.0 - step, learning_rate=0.1, validation_loss=4.5 - step)
+    log.write(step=4, validation_loss=1.0)
+    log.close()
+    plot_loss(tmp_path / "metrics.jsonl", tmp_path / "loss.png")
+    lines = {bars.get_label(): bars.lines[0] for bars in drawn[0].axes[0].containers}
+    part, whole = lines.values()
+    assert list(lines) == ["validation, a part of the text", "validation, the whole text"]
+    assert list(part.get_xdata()) == [0, 1, 2, 3]
+    assert (list(whole.get_xdata()), list(whole.get_ydata())) == ([4], [1.0])
+
+
 def test_time_spans_read_as_people_say_them():
     assert [duration(s) for s in (3.4, 75, 7260)] == ["3 s", "1 min 15 s", "2 h 1 min"]
 

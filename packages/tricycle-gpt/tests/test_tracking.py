@@ -250,7 +250,7 @@ def test_mfu_is_a_share_of_what_all_ranks_could_do(here, make_tiny, monkeypatch)
     monkeypatch.setattr(run_folder, "measured_peak_flops", lambda seconds: 1e9)
     model = make_tiny()
     for ranks in (1, 3):
-        tracker = follow(here, model, "text", "ab", {}, print, ranks=ranks)
+        tracker = follow(here, model, "text", "ab", {}, ranks=ranks)
         tracker.log({"step": 0, "tokens_per_second": 1000})
         share = 1000 * flops_per_token(model) / (ranks * 1e9)
         assert tracker._rows[0][0]["mfu"] == pytest.approx(share)

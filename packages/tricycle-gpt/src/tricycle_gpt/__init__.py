@@ -21,9 +21,10 @@ from tricycle_gpt.runs.command_line import (
     as_flags,
     end_politely,
     from_toml,
-    named_settings,
     read_command_line,
+    read_command_line_of_run,
     read_config,
+    say,
     to_toml,
     with_named,
 )
@@ -35,13 +36,14 @@ from tricycle_gpt.runs.progress import duration
 from tricycle_gpt.runs.recipes import RECIPES
 from tricycle_gpt.runs.resuming import make_run_folder
 from tricycle_gpt.runs.run_folder import (
+    finish_run,
     follow,
     hand_over,
     write_results,
     write_sample,
     write_settings,
 )
-from tricycle_gpt.runs.sizing import choose_size
+from tricycle_gpt.runs.sizing import choose_settings, choose_size
 from tricycle_gpt.runs.tracking import MLflowTracker, can_track, ended_if_it_fails
 from tricycle_gpt.runs.training import TrainingResult, train
 from tricycle_gpt.sampling import Dials, dials_in
@@ -73,6 +75,7 @@ __all__ = [
     "WikiText",
     "as_flags",
     "can_track",
+    "choose_settings",
     "choose_size",
     "communicate",
     "compare_with_plan",
@@ -80,6 +83,7 @@ __all__ = [
     "end_politely",
     "ended_if_it_fails",
     "evaluate",
+    "finish_run",
     "flops_per_token",
     "follow",
     "from_huggingface",
@@ -92,14 +96,15 @@ __all__ = [
     "load_checkpoint",
     "load_newest_checkpoint",
     "make_run_folder",
-    "named_settings",
     "plan",
     "plot_loss",
     "quantise",
     "read_command_line",
+    "read_command_line_of_run",
     "read_config",
     "read_metrics",
     "save_checkpoint",
+    "say",
     "texts_of_all",
     "to_huggingface",
     "to_toml",

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import contiguous
+from tricycle_autograd.arrays import contiguous, in_float32
 from tricycle_autograd.cpu import cpu_kernel, prange
 from tricycle_autograd.cpu_math import sum_of_squares
 from tricycle_autograd.fused import fused_update
 from tricycle_autograd.memory import joined
 from tricycle_autograd.profiling import profiled
 from tricycle_autograd.tensor import Tensor
-from tricycle_nn.optimiser import flattened, in_float32
+from tricycle_nn.optimiser import flattened
 
 CHUNK = 65536  # numbers summed by one thread at a time; the chunks' sums are added in order
 

@@ -44,12 +44,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tricycle_autograd.arrays import in_float32
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import sum_of_squares
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused_update
 from tricycle_autograd.gemm import multiply
-from tricycle_nn.optimiser import MASTER, Optimiser, Parameters, check_share, in_float32
+from tricycle_nn.optimiser import MASTER, Optimiser, Parameters, check_share
 
 # a, b, c of each round: what a linear programme finds for the least |1 - (a s + b s³ + c s⁵)| on a
 # grid over the interval in which the round before has left s.
@@ -75,7 +76,7 @@ class Muon(Optimiser):
     parts          matrices side by side in each parameter, each made orthogonal by itself: 3 for
                    a packed projection to queries, keys and values
 
-    Errors as for Optimiser; ValueError for what is no matrix, or not of equal parts.
+    Errors as for Optimiser; ValueError for anything but a matrix of equal parts.
     """
 
     moment_names = ("velocity",)

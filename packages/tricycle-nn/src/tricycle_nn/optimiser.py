@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from tricycle_autograd.arrays import in_float32
 from tricycle_autograd.devices import array_module, move
 from tricycle_autograd.memory import Arena, flat_zeros
 from tricycle_autograd.profiling import profiled
@@ -379,11 +380,6 @@ def _merged(stretches):
             start = merged.pop()[0]
         merged.append((start, end))
     return merged
-
-
-def in_float32(gradients: Any) -> Any:
-    """bfloat16 gradients in float32, in which updates and norms count; any others as they are."""
-    return gradients.astype(np.float32) if gradients.dtype.name == "bfloat16" else gradients
 
 
 def flattened(name: str, *arrays: Any) -> list[Any]:

@@ -8,10 +8,12 @@ sections: [training], steps = 500), and flags win over both.  The parsing is tyr
 
 import argparse
 import dataclasses
+import io
 import json
+import re
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -24,7 +26,6 @@ def read_command_line(
     arguments: list[str] | None = None,
     description: str | None = None,
     presets: dict[str, Settings] | None = None,
-    began_with: str | None = None,
 ) -> Settings:
     """Settings from the command line, and from the file named by --config if there is one.
 
@@ -33,11 +34,29 @@ def read_command_line(
     arguments  the words of the command line; sys.argv's by default
     presets    what --preset, or else `preset` in the file, may name, to be used in place of
                `defaults`
-    began_with  the name of the file in a run's folder that holds the settings it began with.  Where
-                a run is resumed (`resume`) and that file is in its `folder`, its values take the
-                preset's place: a flag that was given then need not be given again
 
     Ends the program with a message for words that do not fit, as command line programs do.
+    """
+    return read_command_line_of_run(defaults, arguments, description, presets)[0]
+
+
+def read_command_line_of_run(
+    defaults: Settings,
+    arguments: list[str] | None = None,
+    description: str | None = None,
+    presets: dict[str, Settings] | None = None,
+    began_with: str | None = None,
+    fixed: Sequence[str] = (),
+) -> tuple[Settings, set[str]]:
+    """The same for a program whose runs can be resumed, and which names of settings were given.
+
+    began_with  the name of the file in a run's folder that holds the settings it began with.  Where
+                a run is resumed (`resume`) and that file is in its `folder`, its values take the
+                preset's place: a flag that was given then need not be given again, and the preset
+                of `defaults` means the one it began with
+    fixed       settings that a resumed run cannot change: it ends with a message if they differ
+
+    Returns the settings, and those that a flag or the file of --config names, as "training.steps".
     """
     try:
         import tyro
@@ -51,27 +70,30 @@ def read_command_line(
     first.add_argument("--preset")
     first.add_argument("--folder", type=Path)
     first.add_argument("--resume", action=argparse.BooleanOptionalAction)
-    named = first.parse_known_args(words)[0]
+    flags = first.parse_known_args(words)[0]
     try:
-        values = {} if named.config is None else _read_toml(named.config)
+        values = {} if flags.config is None else _read_toml(flags.config)
+        base, begun = defaults, None
         if presets is not None:
-            preset = values.get("preset") if named.preset is None else named.preset
+            preset = values.get("preset") if flags.preset is None else flags.preset
             # In a list, because what stands in the file may be a list itself.
             if preset is not None and preset not in list(presets):
                 raise ValueError(f"no preset {preset!r}; there are {', '.join(presets)}")
-            defaults = defaults if preset is None else presets[preset]
+            base = defaults if preset is None else presets[preset]
             if began_with is not None:
-                before = _first_of(named.folder, values, defaults, "folder") / began_with
-                if _first_of(named.resume, values, defaults, "resume") and before.is_file():
-                    defaults = _read_begun(before, presets)
-        defaults = _put(defaults, values, str(named.config))
-        return tyro.cli(
+                before = _first_of(flags.folder, values, base, "folder") / began_with
+                if _first_of(flags.resume, values, base, "resume") and before.is_file():
+                    base = begun = _read_begun(before, presets)
+        settings = tyro.cli(
             type(defaults),
-            default=defaults,
+            default=_put(base, values, str(flags.config)),
             args=words,
             description=description,
             config=(tyro.conf.DisallowNone,),  # None is for what is not given
         )
+        if begun is not None:
+            settings = _as_begun(settings, begun, defaults, fixed)
+        return settings, _names_in_flags(words) | _names_in_file(values)
     except OSError as error:
         sys.exit(f"error: {_what_failed(error)}")
     except ValueError as error:
@@ -95,32 +117,11 @@ def from_toml(text: str, defaults: Settings) -> Settings:
     return _put(defaults, tomllib.loads(text), "these settings")
 
 
-def named_settings(arguments: list[str] | None = None) -> set[str]:
-    """Which settings the command line names, or the file of its --config: {"training.steps", …}.
-
-    arguments  the words of the command line; sys.argv's by default
-    """
-    words = sys.argv[1:] if arguments is None else arguments
-    flags = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
-    names = {flag.replace("-", "_") for flag in flags}
-    # --training.no-recompute names training.recompute.
-    for name in list(names):
-        section, _, last = name.rpartition(".")
-        if last.startswith("no_"):
-            names.add(f"{section}.{last[3:]}".lstrip("."))
-    reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    reader.add_argument("--config", type=Path)
-    file = reader.parse_known_args(words)[0].config
-    for name, value in ({} if file is None else _read_toml(file)).items():
-        names |= {f"{name}.{inner}" for inner in value} if isinstance(value, dict) else {name}
-    return names
-
-
 def with_named(settings: Settings, asked: Settings, section: str, names: set[str]) -> Settings:
     """A dataclass with those fields of another one of its kind that were named.
 
     settings, asked  two values of a section: what was chosen, and what the command line gave
-    names            of settings, "section.field": see named_settings
+    names            of settings, "section.field": see read_command_line_of_run
     """
     fields = [f.name for f in dataclasses.fields(settings) if f"{section}.{f.name}" in names]  # type: ignore[arg-type]
     return dataclasses.replace(settings, **{name: getattr(asked, name) for name in fields})  # type: ignore[type-var]
@@ -164,11 +165,21 @@ def _as_toml(value):
     return json.dumps(str(value), ensure_ascii=False)  # TOML's texts are written as JSON's
 
 
+def say(text: str) -> None:
+    """Tell the user: on standard error, for standard output is for what a model writes."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def end_politely(main: Callable[[], None], farewell: str = "stopped") -> None:
     """Run a program's main(); what a user can cause ends it with a message, not a traceback.
 
     farewell  what to say after Ctrl-C
+
+    Where standard output cannot show every character (a terminal in latin-1, a pipe in ASCII),
+    question marks stand for the others.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         main()
     except KeyboardInterrupt:
@@ -210,9 +221,45 @@ def _read_begun(path, presets):
     return _put(presets[preset], values, str(path))
 
 
+def _as_begun(settings, begun, defaults, fixed):
+    """Settings of a resumed run, with those that are fixed as they were when it began."""
+    if settings.preset == defaults.preset:
+        settings = dataclasses.replace(settings, preset=begun.preset)
+    for name in fixed:
+        now, was, flag = getattr(settings, name), getattr(begun, name), name.replace("_", "-")
+        if not _are_alike(now, was):
+            raise ValueError(
+                f"the run in {settings.folder} was begun with --{flag} {was}, not {now}: leave "
+                f"--{flag} out, or choose another folder"
+            )
+        settings = dataclasses.replace(settings, **{name: was})
+    return settings
+
+
+def _are_alike(a, b):
+    """Whether two values are equal, or two words the same path, as my_texts and my_texts/ are."""
+    words = isinstance(a, str) and isinstance(b, str)
+    return a == b or (words and Path(a).resolve() == Path(b).resolve())
+
+
+def _names_in_flags(words):
+    flags = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+    names = {flag.replace("-", "_") for flag in flags}
+    # --training.no-recompute names training.recompute.
+    return names | {re.sub(r"(^|\.)no_(\w+)$", r"\1\2", name) for name in names}
+
+
+def _names_in_file(values):
+    """{"folder", "training.steps", …} of a file's values in sections."""
+    names = set()
+    for name, value in values.items():
+        names |= {f"{name}.{inner}" for inner in value} if isinstance(value, dict) else {name}
+    return names
+
+
 def _read_toml(path):
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a BOM
     except ValueError as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
 

@@ -36,7 +36,7 @@ def free_bytes(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
             limit = int((group / "memory.max").read_text())
             used = int((group / "memory.current").read_text())
             stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):  # no such file; "max" is no number
+        except (OSError, ValueError):  # no such file; or "max"
             continue
         # What was read from files counts as used, but goes where memory is wanted.
         free.append(limit - used + int(stat.get("inactive_file", 0)))

@@ -59,6 +59,9 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 def plot_loss(metrics: str | Path, picture: str | Path) -> None:
     """Draw training and validation loss against the step, from a metrics file into a picture.
 
+    The last measure, of the whole validation text, stands apart from the line of those before it,
+    which look at a part.
+
     Raises ImportError, saying what to install, without matplotlib (the extra `plots`).
     """
     try:
@@ -69,8 +72,9 @@ def plot_loss(metrics: str | Path, picture: str | Path) -> None:
         ) from error
     rows = read_metrics(metrics)
     training = [(row["step"], row["loss"]) for row in rows if "loss" in row]
-    validation = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
-    margins = [row.get("validation_margin") or 0.0 for row in rows if "validation_loss" in row]
+    validation = [row for row in rows if "validation_loss" in row]
+    looks = [row for row in validation if "learning_rate" in row]
+    whole = [row for row in validation if "learning_rate" not in row]  # no step was taken
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -79,12 +83,16 @@ def plot_loss(metrics: str | Path, picture: str | Path) -> None:
         smooth = _smoothed([loss for _, loss in training])
         steps = [step for step, _ in training]
         axes.plot(steps, smooth, color="#08519c", linewidth=1.6, label="training, smoothed")
+    for points, mark, label in (
+        (looks, "o-", "validation, a part of the text"),
+        (whole, "D", "validation, the whole text"),
+    ):
+        if points:
+            columns = ("step", "validation_loss", "validation_margin")
+            steps, losses, margins = ([row.get(n) or 0.0 for row in points] for n in columns)
+            axes.errorbar(steps, losses, margins, fmt=mark, color="#d94801", label=label, capsize=2)
     if validation:
-        steps, losses = ([point[i] for point in validation] for i in (0, 1))
-        axes.errorbar(
-            steps, losses, margins, fmt="o-", color="#d94801", label="validation", capsize=2
-        )
-        last = validation[-1]
+        last = validation[-1]["step"], validation[-1]["validation_loss"]
         axes.annotate(
             f"{last[1]:.3f}", last, textcoords="offset points", xytext=(0, 8), ha="center"
         )

@@ -83,7 +83,7 @@ class MLflowRun:
         local = self.uri.startswith("sqlite:///") and "MLFLOW_TRACKING_URI" not in os.environ
         place = Path("mlruns").resolve().as_uri() if local else None
         # For training, not for chats and prompts.  MLflow's newest pages ask the browser instead:
-        # "Model training" at the top left, or ?workflowType=machine_learning behind the address.
+        # "Model training" at the top left, or ?workflowType=machine_learning after the address.
         return client.create_experiment(name, place, {"mlflow.experimentKind": KIND})
 
     def _open_again(self, client, run_id):

@@ -12,20 +12,26 @@ beside metrics.jsonl, samples/ and checkpoints/, which `train` writes as it goes
 """
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tricycle_autograd.profiling import measured_peak_flops
+from tricycle_gpt.evaluation import Evaluation
 from tricycle_gpt.generation import generate
 from tricycle_gpt.huggingface import to_huggingface
 from tricycle_gpt.model import GPT
 from tricycle_gpt.runs.checkpoint import list_checkpoints
-from tricycle_gpt.runs.command_line import to_toml
+from tricycle_gpt.runs.command_line import say, to_toml
 from tricycle_gpt.runs.flops import flops_per_token
 from tricycle_gpt.runs.metrics import plot_loss
-from tricycle_gpt.runs.tracking import MLflowTracker
+from tricycle_gpt.runs.plan import Plan, compare_with_plan
+from tricycle_gpt.runs.progress import duration
+from tricycle_gpt.runs.tracking import MLflowTracker, ended_if_it_fails
+from tricycle_gpt.runs.training import TrainingResult
 from tricycle_gpt.runs.whole_files import replace_text
 
 
@@ -87,7 +93,6 @@ def follow(
     data: str,
     digest: str,
     source: dict[str, Any],
-    say: Callable[[str], None],
     resume: bool = False,
     ranks: int = 1,
 ) -> MLflowTracker:
@@ -109,11 +114,74 @@ def follow(
         flops_per_token=flops_per_token(model),
         peak_flops=ranks * measured_peak_flops(0.7),
         note=note,
-        say=say,
     )
     tracker.data(data, digest, json.dumps(source))
     tracker.file(folder / "config.toml")
     return tracker
+
+
+def finish_run(
+    folder: str | Path,
+    model: GPT,
+    tokeniser: Any,
+    result: TrainingResult,
+    sample: Callable[[], None],
+    prompt: str,
+    seconds: float,
+    tracker: MLflowTracker | None = None,
+    planned: Plan | None = None,
+) -> None:
+    """What comes after training: the model folder, the picture, a sample; and say what there is.
+
+    tokeniser  anything whose save(folder) writes a tokenizer.json
+    sample     writes the sample: see `write_sample`
+    prompt     for the command that has the model write more
+    seconds    since the program began
+    tracker    gets all of it, and is ended, also by an error
+    planned    what the run was expected to take, to be compared
+
+    A run that was interrupted leaves the model folder and the picture, and no sample.
+    """
+    folder = Path(folder)
+    with ended_if_it_fails(tracker):
+        if planned:
+            compare_with_plan(folder, planned)
+        model_folder = write_results(folder, model, tokeniser)
+        if not result.finished:
+            if tracker:
+                tracker.end("interrupted")
+            say(f"stopped after {result.steps} steps. Go on with the same command and --resume")
+            return
+        say("\nA sample:")
+        sample()
+        if tracker:
+            hand_over(folder, model_folder, tracker)
+    say(f"\ntrained in {duration(seconds)}{in_words(result.evaluation)}")
+    if (folder / "loss.png").exists():
+        say(f"The loss as a picture:  {folder / 'loss.png'}")
+    if tracker:
+        say(f"The run in MLflow:  {place_in_mlflow(tracker.uri)}")
+    there, prompt = shlex.quote(str(model_folder)), shlex.quote(prompt)
+    say(f"Generate more:  hatch run generate --model {there} --prompt {prompt}")
+
+
+def place_in_mlflow(uri: str) -> str:
+    """Where to look at a run: a command for a file, a server's address without its password."""
+    if "://" not in uri or uri.startswith(("sqlite:", "file:")):
+        own = uri == os.environ.get("MLFLOW_TRACKING_URI")
+        return f"hatch run mlflow ui{f' --backend-store-uri {shlex.quote(uri)}' if own else ''}"
+    scheme, _, rest = uri.partition("://")
+    server, slash, path = rest.partition("/")
+    return f"{scheme}://{server.rpartition('@')[2]}{slash}{path}"
+
+
+def in_words(found: Evaluation | None) -> str:
+    """A measure on the validation text as the end of a sentence; nothing if there is none."""
+    if found is None:
+        return ""
+    text = f": validation loss {found.loss:.3f}, perplexity {found.perplexity:.1f}"
+    has_bytes = found.bits_per_byte is not None
+    return f"{text}, {found.bits_per_byte:.3f} bits per byte" if has_bytes else text
 
 
 def hand_over(folder: str | Path, model_folder: Path, tracker: MLflowTracker) -> None:

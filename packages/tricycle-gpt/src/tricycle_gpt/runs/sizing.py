@@ -13,13 +13,16 @@ Data-Constrained Language Models, 2023).  So, from the smallest size up:
 A size that would be too large at twice the measured efficiency is not even measured.
 """
 
+import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tricycle_gpt.config import GPTConfig, TrainingConfig
 from tricycle_gpt.model import GPT
+from tricycle_gpt.runs.command_line import Settings, with_named
 from tricycle_gpt.runs.flops import flops_per_token
 from tricycle_gpt.runs.plan import plan
 
@@ -63,7 +66,7 @@ def choose_size(
 ) -> tuple[GPTConfig, TrainingConfig]:
     """Choose a model and a recipe for some minutes of training on this machine.
 
-    tokens   in the training text; None for as many as one likes
+    tokens   in the training text; None for no limit
     minutes  that the training may take
     seed     for the recipe
     besides  bytes that something else in the process will take
@@ -106,6 +109,32 @@ def choose_size(
     return chosen
 
 
+def choose_settings(
+    settings: Settings,
+    named: Collection[str],
+    tokens: int | None,
+    *,
+    besides: int = 0,
+    ranks: int = 1,
+) -> Settings:
+    """A program's settings with a model and a recipe chosen for this machine, by `choose_size`.
+
+    settings  a dataclass with `model`, `training` and `minutes`
+    named     what is not for choosing, as "training.steps": see read_command_line_of_run; the
+              vocabulary never is
+
+    The other arguments and what is raised are those of `choose_size`.
+    """
+    asked: Any = settings
+    vocabulary, seed = asked.model.vocab_size, asked.training.seed
+    model, training = choose_size(
+        vocabulary, tokens, asked.minutes, seed=seed, besides=besides, ranks=ranks
+    )
+    model = with_named(model, asked.model, "model", {*named, "model.vocab_size"})
+    training = with_named(training, asked.training, "training", {*named})
+    return dataclasses.replace(asked, model=model, training=training)
+
+
 def model_of(size: Size, vocab_size: int) -> GPTConfig:
     """A model of that size."""
     return GPTConfig(
@@ -131,7 +160,7 @@ def measure(model: GPTConfig, besides: int) -> tuple[float, int]:
 
 
 def recipe(size: Size, tokens: int, at_once: int, seed: int, ranks: int = 1) -> TrainingConfig:
-    """So many tokens in about a thousand steps, of 1,024 tokens or more, which ranks can share."""
+    """This many tokens in about a thousand steps of 1,024 tokens or more, which ranks can share."""
     thousandth = 1 << max(10, (tokens // 1000).bit_length() - 1)  # a power of two
     windows = min(thousandth, LARGEST_STEP) // size.context_window
     windows = max(ranks, windows // ranks * ranks)

@@ -14,7 +14,6 @@ import importlib.util
 import logging
 import os
 import statistics
-import sys
 import threading
 import time
 from collections import deque
@@ -23,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from tricycle_gpt.runs.command_line import say as tell
+from tricycle_gpt.runs.memory_readers import resident_bytes
 from tricycle_gpt.runs.mlflow_run import STATUS, MLflowRun, Row
 
 MOST_ROWS = 50_000  # kept while a server is away: some 50 MB
@@ -102,7 +103,7 @@ class MLflowTracker:
                 "go without: --no-track"
             )
         self._flops = (flops_per_token, peak_flops)
-        self._say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+        self._say = say or tell
         self._run = MLflowRun(name, note, peak_flops, self._say)
         self.uri = self._run.uri
         self._rows: deque[Row] = deque(maxlen=MOST_ROWS)
@@ -147,7 +148,8 @@ class MLflowTracker:
         flops, peak = self._flops
         if flops and peak and "tokens_per_second" in numbers:
             numbers["mfu"] = self._mean_pace(numbers["tokens_per_second"]) * flops / peak
-        numbers.setdefault("memory_megabytes", resident_megabytes())
+        if held := resident_bytes():
+            numbers.setdefault("memory_megabytes", held / 1e6)
         with self._news:
             self._forgotten += len(self._rows) == MOST_ROWS
             self._rows.append((numbers, int(row["step"]), int(time.time() * 1000)))
@@ -215,7 +217,7 @@ class MLflowTracker:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         # Its addresses would be printed in the middle of the sample.
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        # Making a new mlflow.db is no news to someone who waits for a loss.
+        # A user who waits for a loss need not know that mlflow.db is new.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # _warn says it once
         import mlflow
@@ -292,10 +294,3 @@ def ended_if_it_fails(tracker: Any) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """The beginning of what an error says."""
     return str(error).split("\n", 1)[0][:200]
-
-
-def resident_megabytes() -> float:
-    """The memory that this process holds now, in megabytes (10^6 bytes)."""
-    import psutil
-
-    return psutil.Process().memory_info().rss / 1e6
