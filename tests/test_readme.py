@@ -39,6 +39,14 @@ def test_every_hatch_command_in_a_document_is_on_the_menu():
             assert name in menu(), f"{path} speaks of `hatch run {name}`"
 
 
+def test_paths_on_the_menu_are_in_quotes_for_folders_with_a_blank():
+    text = re.sub(r"(?m)^ *#.*", "", (ROOT / "hatch.toml").read_text())
+    named = re.findall(r"\S*\{(?:root|env:HATCH_UV|env:VIRTUAL_ENV)\}\S*", text)
+    assert len(named) > 10
+    for word in named:
+        assert re.fullmatch(r"[\w= ']*\"[^\" ]+\"[^\" ]*", word), f"{word} is not in quotes"
+
+
 def test_what_the_menu_runs_exists():
     for name, commands in menu().items():
         for path in re.findall(r"\{root\}/([\w/.-]+)", str(commands)):

@@ -7,6 +7,7 @@ ours can be found.  Run with `hatch run test-wheels`; it takes as long as all pa
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,10 +27,10 @@ def run(*command, **options) -> subprocess.CompletedProcess:
     return subprocess.run([str(part) for part in command], env=environment, **options)
 
 
-def uv(*arguments) -> None:
+def uv(*arguments, **options) -> None:
     program = os.environ.get("HATCH_UV") or shutil.which("uv")
     assert program, "uv was not found: run this with `hatch run test-wheels`"
-    run(program, *arguments, "--quiet", check=True)
+    run(program, *arguments, "--quiet", **{"check": True, **options})
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,15 @@ def test_a_wheel_holds_the_package_its_types_and_its_licence(wheels, package):
     for path in sources.rglob("*.*"):
         if "__pycache__" not in path.parts:
             assert path.relative_to(sources).as_posix() in names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_command_for_a_checkout_in_its_readme_installs_a_package(package, environment):
+    text = (ROOT / "packages" / package / "README.md").read_text(encoding="utf-8")
+    (words,) = re.findall(r"(?m)^    pip install (packages/.*)$", text)
+    python = environment / "bin" / "python"
+    uv("pip", "install", "--python", python, *words.split(), cwd=ROOT)
+    run(python, "-P", "-c", f"import {package.replace('-', '_')}", check=True)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

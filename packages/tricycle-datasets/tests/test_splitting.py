@@ -31,6 +31,11 @@ def test_of_two_paragraphs_the_nearer_one_is_taken():
     assert split_text(text, 0.1)[1] == "bbbb\n\ncccccc"
 
 
+def test_lines_that_end_as_windows_has_it_make_paragraphs_too():
+    windows = PARAGRAPHS.replace("\n", "\r\n")
+    assert split_text(windows, 0.2)[1] == "four.\r\n"
+
+
 def test_without_a_blank_line_near_a_line_end_will_do():
     text = "a far paragraph\n\n" + "\n".join("a line of verse" for _ in range(60))
     training, validation = split_text(text, 0.1)

@@ -5,7 +5,7 @@
     open_source("hub:owner/name")    … or any other
     open_source(None)                the works of Shakespeare
 
-A source can be read as often as one likes, one document at a time, and is parted into training and
+A source can be read any number of times, one document at a time, and is parted into training and
 validation text before anything is learned from either:
 
     fewer than 20 documents     joined, and cut once: the end of the text is for validation

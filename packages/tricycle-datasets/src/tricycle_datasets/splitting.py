@@ -43,10 +43,13 @@ def split_text(text: str, validation: float = 0.1, *, at: str = "paragraph") -> 
 def _nearest_boundary(text: str, cut: int) -> int:
     """Where a paragraph, else a line, else a word starts, not too far from the cut."""
     reach = min(cut, len(text) - cut) // 2
-    for mark in ("\n\n", "\n", " "):
-        before = text.rfind(mark, cut - reach, cut)
-        after = text.find(mark, cut, cut + reach)
-        starts = [found + len(mark) for found in (before, after) if found >= 0]
+    for marks in (("\n\n", "\r\n\r\n"), ("\n",), (" ",)):  # files of Windows end lines by \r\n
+        starts = [
+            found + len(mark)
+            for mark in marks
+            for found in (text.rfind(mark, cut - reach, cut), text.find(mark, cut, cut + reach))
+            if found >= 0
+        ]
         if starts:
             return min(starts, key=lambda start: abs(start - cut))
     return cut
