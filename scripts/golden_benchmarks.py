@@ -126,7 +126,7 @@ def read_tokeniser(path: Path) -> tuple[list[bytes], list[float]]:
 def merge(text: str, pieces: list[bytes], scores: list[float]) -> list[int]:
     """Ids of a text: its characters, of which the best pair is joined again and again.
 
-    A character that is no token is its bytes, whose ids begin at 3.
+    A character that is not a token is its bytes, whose ids begin at 3.
     """
     ids: list[int] = []
     for letter in (letter.encode() for letter in " " + text):

@@ -214,6 +214,35 @@ def test_our_documents_are_spelt_the_british_way():
         assert not american_words(prose), f"{path}: {american_words(prose)}"
 
 
+# English as no English speaker writes it: code is not a person, and what is no X is not an X.  What
+# to write instead: "expected", "resumed", "the caller", "anything but X", "that many".
+TRANSLATED = re.compile(
+    r"\bforetold\b|\bgone on with\b|\bwhoever\b|\bsomebody\b|\bnobody\b|\b(what|that) is no \w+"
+    r"|\bas (often|many|much) as one likes\b|\blet go of\b|\bwhich is no \w+"
+    r"|\bspeaks? for the\b|\bhear of\b",
+    re.IGNORECASE,
+)
+ALREADY_ENGLISH = re.compile(r"\b(what|that|which) is no (longer|more|faster|\w+ than)\b")
+
+
+def translated_words(prose: str) -> list[str]:
+    return [found.group() for found in TRANSLATED.finditer(ALREADY_ENGLISH.sub("", prose))]
+
+
+def test_sentences_that_read_as_translated_are_noticed():
+    assert translated_words("ValueError for what is no matrix") == ["what is no matrix"]
+    assert translated_words("Whoever wants to hear of it") == ["Whoever", "hear of"]
+    assert not translated_words("what is no longer wanted")
+
+
+def test_sources_read_like_the_chapters():
+    sources = [path for path in files(".py") if "tests" not in path.relative_to(ROOT).parts]
+    assert len(sources) > 100
+    for path in sources:
+        for text in prose_of(path.read_text(encoding="utf-8")):
+            assert not (found := translated_words(text)), f"{path}: {found}"
+
+
 def test_no_file_speaks_of_a_machine_or_leaves_a_note_to_self():
     # Folders of one particular machine, and promises instead of work.
     words = [f"/{name}/" for name in ("work", "root", "home")] + ["TO" + "DO", "FIX" + "ME"]

@@ -1,11 +1,11 @@
-"""Does a run take what its plan foretold?
+"""Does a run take what its plan expected?
 
     hatch run bench plan.py                      three small runs made for the question
     hatch run bench plan.py runs/gpt2 runs/mine  what earlier runs left in their plan.json
 
 Each row is a plan made in one process and the run made in another: the peak of its memory, and the
 seconds of its steps.  The last row was given less memory than its batch takes, and runs as the
-plan then proposed.  Memory must be foretold to 15 percent, and stay within what was given.
+plan then proposed.  Memory must be expected to within 15 percent, and stay within what was given.
 """
 
 import json
@@ -65,7 +65,7 @@ def answer(name: str, folder: str) -> None:
 
 
 def show(name: str, found: dict) -> float:
-    """One row; the ratio of the memory it took to what was foretold."""
+    """One row; the ratio of the memory it took to what was expected."""
     planned, took = found["planned"], found["took"]
     memory = took["memory"] / planned["memory"]
     seconds = planned["seconds"] * took["steps"] / planned["steps"]
@@ -79,7 +79,7 @@ def show(name: str, found: dict) -> float:
 
 def main() -> None:
     """Ask, and hold memory to its promise."""
-    print(f"{'':32}memory, MB: foretold, taken  steps, s: foretold, taken")
+    print(f"{'':32}memory, MB: expected, taken  steps, s: expected, taken")
     for folder in sys.argv[1:]:
         show(folder, json.loads((Path(folder) / "plan.json").read_text(encoding="utf-8")))
     if sys.argv[1:]:
@@ -91,7 +91,7 @@ def main() -> None:
                 subprocess.run(words, check=True, stderr=subprocess.DEVNULL)
             found = json.loads((Path(folder) / "plan.json").read_text(encoding="utf-8"))
         ratio = show(name, found)
-        assert 1 / 1.15 < ratio < 1.15, f"{name}: memory was not foretold to 15 percent"
+        assert 1 / 1.15 < ratio < 1.15, f"{name}: memory was not expected to within 15 percent"
         limit = GIVEN.get(name)
         assert limit is None or found["took"]["memory"] < limit, f"{name}: more than was given"
         assert limit is None or found["planned"]["batch_size"] < SIZES[name][1].batch_size

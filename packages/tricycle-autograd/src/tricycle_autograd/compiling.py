@@ -14,8 +14,8 @@ the purpose, to compile and store it, and then loads it, as every later process 
     {"module": …, "name": …, "types": …}   ──►      imports it, compiles it, stores it
     loads it                               ◄──      "stored"
 
-Compiling is slow, a second for a large kernel, and keeps one core busy.  Whoever knows what will
-be needed says so with `expect()`.  Then, as soon as a kernel is missing, a second compiling
+Compiling is slow, a second for a large kernel, and keeps one core busy.  A caller that knows what
+will be needed says so with `expect()`.  Then, as soon as a kernel is missing, a second compiling
 process works through that list from its end, while the first compiles what is asked for, from the
 beginning: they meet in the middle, and each kernel is compiled by one of them.
 

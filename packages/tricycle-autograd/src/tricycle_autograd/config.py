@@ -15,7 +15,7 @@ def show_config() -> dict[str, str]:
     """Print versions, processor, matrix product, threads and where kernels are kept; return them.
 
     Imports numba, which takes most of a second, but compiles and starts nothing.  Raises
-    ValueError for a TRICYCLE_NUM_THREADS that is no number of threads.
+    ValueError for a TRICYCLE_NUM_THREADS that is not a number of threads.
     """
     number, reason = threads.number_of_threads()
     threads.prepare()

@@ -65,7 +65,7 @@ def cpu_routine(signature: str) -> Callable[[Callable], Routine]:
 def made_by_numba(make: Callable) -> Any:
     """Mark a function that imports numba and returns something for kernels to use.
 
-    Any, for the checker of types: kernels call it, or calculate with it.
+    Typed Any because kernels may call it or compute with it.
     """
     return MadeByNumba(make, make.__code__.co_filename)
 

@@ -4,7 +4,7 @@ numpy arrays are on the "cpu" and cupy arrays on "cuda"; there is no third devic
 else has to be stored or passed along: an operation asks `array_module(array)` for the
 library that can work on its input, and writes its mathematics once for both.
 
-cupy is imported only when somebody asks for "cuda".
+cupy is imported only when "cuda" is asked for.
 """
 
 from typing import Any

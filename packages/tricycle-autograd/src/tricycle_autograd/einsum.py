@@ -17,7 +17,7 @@ How it is computed.  Looping over every letter at once would be right and hopele
 loops of "ij,jk,kl->il" do I·J·K·L multiplications, two matrix products do I·J·K + I·K·L.  So
 
 1. each operand is simplified alone: diagonals are taken where a letter repeats, and letters
-   that nobody else needs are summed away;
+   that no other operand needs are summed away;
 2. operands are contracted two at a time, in an order that `contraction_order` chooses;
 3. each contraction is one (batched) matrix product, after sorting the letters into four groups:
 
@@ -53,7 +53,7 @@ from tricycle_autograd.reductions import sum as sum_over
 from tricycle_autograd.shapes import astype, reshape, transpose
 from tricycle_autograd.tensor import Tensor, as_tensor
 
-# An axis is known by its letter.  The axes behind "..." have no letters and get numbers,
+# An axis is known by its letter.  The axes that "..." stands for have no letters and get numbers,
 # counted from the right as broadcasting does: -1 is the last of them.
 Label = str | int
 Labels = tuple[Label, ...]

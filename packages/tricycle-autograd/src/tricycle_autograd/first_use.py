@@ -1,7 +1,7 @@
 """Is a kernel's machine code right on this machine?  Tried once, when it is loaded first.
 
 Compilers make mistakes, for one kind of processor and not for others (linking.py tells of one),
-and nobody can test on all of them.  So before a kernel is used on a processor for the first time
+and no one can test on all of them.  So before a kernel is used on a processor for the first time
 it is run on a few small arrays, and so is the Python that it was made from, by numpy's numbers.
 Where the two differ there is an error that says so, and no training that ends in NaN.
 

@@ -172,9 +172,9 @@ _arena_of: WeakValueDictionary[int, Arena] = WeakValueDictionary()
 def joined(arrays: Iterable[Any]) -> Iterator[Any]:
     """Windows on arenas, flat: those that follow each other as one array, in the order they come.
 
-    Between two windows lies padding, which is zeros.  An array that is no window, or stands alone,
-    comes flat and for itself.  For loops over all numbers of a model that do not care where a
-    parameter ends: to start a kernel for each would take longer than the kernels.
+    Between two windows lies padding, which is zeros.  An array that is not a window, or has
+    no neighbour, comes flattened, by itself.  For loops over all numbers of a model that do not
+    care where a parameter ends: to start a kernel for each would take longer than the kernels.
     """
     flat, start, end, following = None, 0, 0, 0  # what is being joined, and where the next starts
     for array in arrays:
@@ -194,7 +194,7 @@ def joined(arrays: Iterable[Any]) -> Iterator[Any]:
 def _place(array):
     """The flat array that a window is on, its start and end, and the next window's start.
 
-    The flat array is None for an array that is no window.
+    The flat array is None for an array that is not a window.
     """
     arena = _arena_of.get(id(array))
     if arena is None:

@@ -15,7 +15,7 @@ Three habits keep it right and small:
 - Edges join nodes, not tensors.  An array lives on only if some backward mentions it.
 - Gradients live in a dictionary during the walk; only leaves keep theirs.
 - **A gradient array is read-only once handed over.**  The gradient of `a + b` is one
-  array that belongs to both a and b, so nobody may write into it.  Only the tape adds in
+  array that belongs to both a and b, so it must not be written to.  Only the tape adds in
   place, and only into sums that it allocated itself.
 """
 

@@ -3,7 +3,7 @@
 *How many.*  As many as this process may have cores: its affinity, and in a container its quota
 (cgroups), both of which may be fewer than the machine has.  TRICYCLE_NUM_THREADS overrides that.
 The number decides nothing but the time: the same bits come out for any.  numba settles how many
-threads it starts when it is imported.  Where somebody did that before the first kernel was used,
+threads it starts when it is imported.  Where other code did that before the first kernel was used,
 there cannot be more, and fewer are used by kernels from the thread that calls the first one.
 
 *On what.*  numba starts its threads through a "threading layer".  OpenMP's takes 3 to 6
@@ -81,8 +81,8 @@ def control_groups(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> list[Path]:
 def cgroup_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float | None:
     """How many cores' worth of time the control groups allow; None if there is no limit.
 
-    Version 2 has it in cpu.max ("150000 100000": microseconds in each period of so many), version
-    1 in two files.
+    Version 2 has it in cpu.max ("150000 100000": microseconds in each period, and that period),
+    version 1 in two files.
     """
     files: list[tuple[Path, Path | None]] = [
         (group / "cpu.max", None) for group in control_groups(root, own)
@@ -94,7 +94,7 @@ def cgroup_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float | None:
             words = quota_file.read_text().split()
             words += period_file.read_text().split() if period_file else []
             quota, period = (float(word) for word in words)
-        except (OSError, ValueError):  # no such file; "max" is no number
+        except (OSError, ValueError):  # no such file; or "max"
             continue
         if quota > 0 and period > 0:  # version 1 writes -1 for no limit
             found.append(quota / period)
@@ -115,7 +115,7 @@ def prepare() -> None:
         numba.config.THREADING_LAYER_PRIORITY = LAYERS
     if sys.platform == "linux" and threading_layer() == "workqueue":
         _say_that_starting_is_slow()
-    if threads < numba.config.NUMBA_NUM_THREADS:  # somebody imported numba before us
+    if threads < numba.config.NUMBA_NUM_THREADS:  # other code imported numba before us
         numba.set_num_threads(threads)
 
 
