@@ -2,7 +2,7 @@
 
 `hatch run compat:golden-exports`, where what it freezes has changed on purpose.  For every pattern,
 with an end-of-text token and without, a tokeniser is learned from the text that the file holds, a
-model folder of each kind is written with it, and AutoTokenizer encodes the texts.
+model folder of each kind is written with it, and `AutoTokenizer` encodes the texts.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Model folders in the hands of transformers: the tokeniser that a model was trained with.
 
-AutoTokenizer takes the class that belongs to the kind of model, unless the folder names another.
+`AutoTokenizer` takes the class that belongs to the kind of model, unless the folder names another.
 tests/golden/exports holds what it gave for every pattern; tests/test_exports.py holds ours to that.
 """
 

@@ -297,7 +297,7 @@ def test_weights_in_8_bit_floats_are_refused_by_name(tmp_path, make_tiny):
 def test_quantised_models_are_refused_by_what_their_config_says(tmp_path, make_tiny):
     to_huggingface(make_tiny("llama"), tmp_path)
     change_config(tmp_path, quantization_config={"quant_method": "gptq"})
-    with pytest.raises(ValueError, match="quantised weights .its config.json has a `quantization_"):
+    with pytest.raises(ValueError, match="quantised weights .its config.json has a"):
         from_huggingface(tmp_path)
 
 

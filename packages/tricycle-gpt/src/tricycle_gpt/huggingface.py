@@ -76,7 +76,7 @@ def to_huggingface(model: GPT, folder: str | Path, tokeniser: Any = None) -> Pat
     _write_json(folder / "generation_config.json", length | ends)
     if tokeniser is not None:
         tokeniser.save(folder)
-        _write_json(folder / "tokenizer_config.json", _tokenizer_config(model.config, end))
+        _write_json(folder / "tokenizer_config.json", _how_to_tokenise(model.config, end))
     return folder
 
 
@@ -85,7 +85,7 @@ def _end_of_text(tokeniser):
     return getattr(tokeniser, "special_tokens", {}).get(END_OF_TEXT)
 
 
-def _tokenizer_config(config, end):
+def _how_to_tokenise(config, end):
     """How transformers is to read tokenizer.json: as it stands.
 
     Where no class is named it takes the one that belongs to the kind of model, which cuts text in
