@@ -58,7 +58,7 @@ class Arguments(Dials):
     interactive: bool = False
     """Ask for prompts until an empty line or Ctrl-D; Ctrl-C stops the text being written."""
     evaluate: Path | None = None
-    """Measure the model on this text, instead of writing: a file or folder, as for --data."""
+    """Measure the model on this text, instead of writing: a file, or a folder of them."""
     hellaswag: Path | None = None
     """Measure it on this HellaSwag file (.jsonl)."""
     lambada: Path | None = None
