@@ -1,5 +1,7 @@
 """Command lines and TOML files: every field reachable, every mistake named."""
 
+import io
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -287,3 +289,11 @@ def test_flags_make_the_same_settings_again():
     assert "--model.no-tied-head" in flags
     assert read_command_line(Run(), flags.split()) == wanted
     assert as_flags(Run(), Run(), "model", "training") == ""
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("latin-1", b"\xe9 ?\n"), ("ascii", b"? ?\n")])
+def test_a_terminal_that_lacks_a_character_shows_a_question_mark(monkeypatch, encoding, shown):
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding, newline="\n"))
+    end_politely(lambda: print("é 東", flush=True))
+    assert buffer.getvalue() == shown
