@@ -3,7 +3,7 @@
 A kernel's mistakes with memory are silent on a GPU, or show once in a thousand runs.  Here every
 access is looked at, and a wrong one is a `Fault` with the line of the .cu file:
 
-    outside of the arrays, or at an address that is no multiple of its size
+    outside of the arrays, or at an address that is not a multiple of its size
     shared memory that nobody has written
     what an asynchronous copy brings, before it was waited for
     a race: two threads at one place, one of them writing, and nothing that puts them in an order
@@ -118,7 +118,7 @@ class Team:
         return by_block | (self.same_warp(code, who) & (time < now))
 
     def both(self, code, who):
-        """The code for whoever was there and one thread more."""
+        """The code for the thread that was there and one more."""
         together = np.where(self.same_block(code, who), self.code_of_block(who), MANY)
         return np.where(self.same_warp(code, who), self.code_of_warp(who), together)
 
@@ -245,7 +245,7 @@ class Global:
             self.team.fault(f"{verb} {size} bytes {self._where(int(address[i]))}", threads[i])
         askew = address % np.uint64(size) != 0
         if askew.any():
-            words = f"{verb} {size} bytes at an address that is no multiple of {size}"
+            words = f"{verb} {size} bytes at an address that is not a multiple of {size}"
             self.team.fault(words, threads[int(np.argmax(askew))])
         for k in np.unique(which):
             part = np.flatnonzero(which == k)
@@ -367,7 +367,7 @@ class Shared:
     def count(
         self, name: str, address: np.ndarray, size: int, threads: np.ndarray, lanes=0
     ) -> None:
-        """Turns at the banks: in each turn, every bank gives one word to whoever wants it."""
+        """Turns at the banks: in each turn, every bank gives one word to all that want it."""
         if self.report is None:
             return
         lanes = lanes or min(WARP, WARP * WORD // size)  # that are served together
