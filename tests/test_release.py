@@ -116,3 +116,10 @@ def test_a_release_needs_a_version_that_looks_like_one(release, copy):
 def test_a_release_needs_a_changelog(release, copy):
     with pytest.raises(ValueError, match="CHANGELOG.md has no section '## 9.8.8'"):
         release.release(copy, "9.8.8")
+
+
+def test_windows_is_not_asked_for_what_has_no_wheel_there():
+    asked = [name for project in projects().values() for name in requirements(project)]
+    mpich = [name for name in asked if name.startswith("mpich")]
+    assert mpich
+    assert all("platform_system != 'Windows'" in name for name in mpich)

@@ -73,8 +73,8 @@ def made_by_numba(make: Callable) -> Any:
 def needs_numba(module: str, name: str) -> Any:
     """Something for kernels to use, from a module that cannot be imported without numba.
 
-    A whole number becomes an int64: of a function that is given a plain int, numba compiles
-    another copy for each value.
+    An int becomes an int64, because numba would compile a new copy of a function for every value
+    of a plain int.
     """
 
     spec = importlib.util.find_spec(module)

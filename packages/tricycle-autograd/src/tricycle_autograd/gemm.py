@@ -82,8 +82,8 @@ NO_MEMORY = "there is no memory to pack the operands of a matrix product"
 ZERO = np.float32(0)
 FLOAT32 = np.dtype(np.float32)
 
-# Pieces for the cores: as many as there are, up to 16, get equal shares of one of these numbers.
-# A piece should have so many rows, or columns, that the packed operand is not its bottleneck.
+# Work is cut into one of these numbers of pieces: shares are then even for up to 16 cores.
+# Pieces have at least this many rows or columns, or reading the packed operand would dominate.
 PIECES = (48, 16, 8, 4, 2)
 PIECE_ROWS, PIECE_COLUMNS = 96, 64
 WORTH_SHARING = 2**21  # multiplications: about 20 microseconds, when starting threads takes 5
@@ -237,7 +237,7 @@ def multiply_at(
                     add or k > 0,
                 )
             j += columns
-    memory[0] = 0  # numba frees an array after its last mention: not before here
+    memory[0] = 0  # numba frees an array after its last use, which is here
     return DONE
 
 
@@ -287,7 +287,7 @@ def multiply_in_pieces(out, a, b, add, cut_rows, n_pieces):
     done = np.empty(n_pieces, np.int64)
     for piece in prange(n_pieces):
         done[piece] = multiply_piece(out, a, b, add, cut_rows, np.int64(piece), n_pieces, memory)
-    if done.min() == NOT_DONE:  # what is raised in a parallel loop does not arrive as what it is
+    if done.min() == NOT_DONE:  # what a parallel loop raises loses its type
         raise MemoryError(NO_MEMORY)
 
 

@@ -15,7 +15,7 @@ rows and columns of the result get a tile too, but only what is theirs of it is 
 numba compiles loops well, but leaves the choice of registers to LLVM, the compiler underneath
 it.  Here the choice matters too much, so this file writes LLVM's own language: each function
 below that takes a `builder` writes instructions, and the `@intrinsic`s make them callable from
-kernels.  Memory is spoken of in addresses and distances in bytes, both int64.
+kernels.  Memory is given as addresses and strides in bytes, both int64.
 
 Importing this module imports numba: kernels mention what they need of it through `needs_numba`.
 

@@ -274,7 +274,7 @@ def orthogonalised(x):
 
 @cpu_function
 def multiply_symmetric(out, a, b):
-    """out = a @ b, (M, M), of which it is known that it is symmetric."""
+    """out = a @ b, (M, M), known to be symmetric."""
     for first in range(0, len(out), BLOCK):
         end = min(first + BLOCK, len(out))
         multiply(out[first:end, :end], a[first:end], b[:, :end], False)
