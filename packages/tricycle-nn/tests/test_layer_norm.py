@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor, concatenate
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw
 from tricycle_nn import LayerNorm, Parameter, add_layer_norm, layer_norm
 
 
@@ -129,6 +129,19 @@ def test_adding_and_normalising_agrees_with_the_definition(shape):
     weight, bias = draw(shape[-1]), draw(shape[-1], seed=1)
     check_fused(Joined(), x, branch, weight, bias, eps=0.1, keeps=4)
     check_fused(Joined(), x, branch, weight, eps=0.1, keeps=4)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 19), (70, 264)])
+def test_cuda_kernels_agree_with_the_definition(shape):
+    x, weight, bias = draw(*shape) + 3, draw(shape[-1]), draw(shape[-1], seed=1)
+    check_on_cuda(layer_norm, x, weight, bias)
+    check_on_cuda(layer_norm, x, weight, eps=0.1)
+
+
+def test_cuda_kernels_add_and_normalise_in_one_pass():
+    x, branch, weight, bias = draw(5, 768), draw(5, 768, seed=1), draw(768), draw(768, seed=1)
+    check_on_cuda(Joined(), x, branch, weight, bias)
+    check_on_cuda(Joined(), x[:, :19], branch[:, :19], weight[:19], eps=0.1)
 
 
 def through_a_block(add_and_normalise, x, branch, weight, bias, dy):

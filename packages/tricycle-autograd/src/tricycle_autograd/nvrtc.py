@@ -7,7 +7,8 @@ Constants are compiled in, as if the source began with `#define C 768`.  Headers
 in quotes lie beside it, or here; they are handed over as text, so there are no search paths, and
 none of CUDA's own headers are needed.
 
-`compiled` keeps what was made on disk, under a hash of all that it was made from.
+`compiled` keeps what was made on disk, under a hash of all that it was made from; `assembled` tells
+how many registers each kernel takes on a GPU, which needs no GPU either.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tricycle_autograd.kernel_cache import kept_file, process
 
@@ -72,6 +73,32 @@ def compile_cuda(
         return _read(program, "CUBIN" if architecture.startswith("sm") else "PTX"), report
     finally:
         lib.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+class Assembled(NamedTuple):
+    """What the assembler says of a kernel's machine code.
+
+    registers  that a thread has
+    spilled    bytes for which there were no registers, so that they lie in memory: slow
+    shared     bytes of shared memory, without those that a launch adds
+    """
+
+    registers: int
+    spilled: int
+    shared: int
+
+
+def assembled(path: Path, architecture: str, constants: dict[str, Any]) -> dict[str, Assembled]:
+    """Compile a .cu file for a GPU, "sm_90a" say, and tell of each of its kernels."""
+    _, report = compile_cuda(path, architecture, constants, "-Xptxas", "-v")
+    found = {}
+    for name, text in re.findall(r"Function properties for (\w+)\n(.*?Used [^\n]*)", report, re.S):
+        frame, stores, loads = map(int, re.findall(r"(\d+) bytes (?:stack|spill)", text))
+        shared = re.search(r"(\d+) bytes smem", text)
+        registers = re.findall(r"Used (\d+) registers", text)
+        size = int(shared[1]) if shared else 0
+        found[name] = Assembled(int(registers[0]), frame + stores + loads, size)
+    return found
 
 
 def headers_of(path: Path) -> dict[str, str]:

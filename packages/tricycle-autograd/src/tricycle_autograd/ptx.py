@@ -118,7 +118,7 @@ class Program:
 
     def _read(self, kernel, line):
         """Add to a kernel what one statement says of it."""
-        if line.startswith(".loc"):
+        if re.match(r"\.loc\s", line):
             self._where = self._place(line)
         elif line.startswith(".param"):
             kernel.parameters.append(_parameter(line))
@@ -127,9 +127,9 @@ class Program:
             for name in names.split(","):
                 kernel.registers[re.sub(r"<\d+>", "", name.strip())] = TYPES[kind]
         elif line.startswith(".shared"):
-            pattern = r"\.shared\s+\.align (\d+)\s+\.(\w+)\s+([\w$]+)\[(\d+)\]"
+            pattern = r"\.shared\s+\.align (\d+)\s+\.(\w+)\s+([\w$]+)(?:\[(\d+)\])?"
             alignment, kind, name, count = _matched(pattern, line)
-            kernel.add_shared(name, int(alignment), int(count) * TYPES[kind].itemsize)
+            kernel.add_shared(name, int(alignment), int(count or 1) * TYPES[kind].itemsize)
         elif line.startswith(".maxntid"):
             kernel.most_threads = math.prod(int(n) for n in re.findall(r"\d+", line))
         elif line.startswith(".local"):

@@ -215,11 +215,10 @@ class Global:
         """What lies at these addresses, as bytes: (threads, size)."""
         data = np.empty(len(threads), UNITS[size])
         for region, part, place in self._find(address, size, threads, verb):
-            if place.size:
-                offset = (place - region.low).astype(np.int64)
-                region.marks.read(*cells_of(offset, size, threads[part], region.itemsize))
-                data[part] = region.units[size][(place - region.base).astype(np.int64) // size]
-        self._count(verb, address, size, threads)
+            offset = (place - region.low).astype(np.int64)
+            region.marks.read(*cells_of(offset, size, threads[part], region.itemsize))
+            data[part] = region.units[size][(place - region.base).astype(np.int64) // size]
+            self._count(verb, offset, size, threads[part])
         return data.view(np.uint8).reshape(-1, size)
 
     def store(self, address: np.ndarray, data: np.ndarray, threads: np.ndarray) -> None:
@@ -230,7 +229,7 @@ class Global:
             offset = (place - region.low).astype(np.int64)
             region.marks.write(*cells_of(offset, size, threads[part], region.itemsize))
             region.units[size][(place - region.base).astype(np.int64) // size] = words[part]
-        self._count("writes", address, size, threads)
+            self._count("writes", offset, size, threads[part])
 
     def _find(
         self, address, size, threads, verb
@@ -262,13 +261,12 @@ class Global:
             f"which has {region.high - region.low}"
         )
 
-    def _count(self, verb, address, size, threads):
+    def _count(self, verb, offset, size, threads):
         if self.report is not None:
-            sector = (address // np.uint64(SECTOR)).astype(np.int64)
-            warp = (threads // WARP).astype(np.int64)
+            # From the array's beginning: on a GPU, memory begins at a multiple of 256.
+            sector = np.unique((threads // WARP << 40) + offset // SECTOR)  # of each warp
             self.report.asked[verb] += size * len(threads)
-            sectors = len(np.unique((warp << 44) ^ (sector & ((1 << 44) - 1))))
-            self.report.moved[verb] += SECTOR * sectors
+            self.report.moved[verb] += SECTOR * len(sector)
 
 
 def _regions(arguments, team):

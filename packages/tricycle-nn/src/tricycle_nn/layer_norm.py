@@ -24,21 +24,23 @@ rms_norm.py for it, and for the gradient that waits at the sum.
 
 Source: Ba, Kiros & Hinton, "Layer Normalization" (2016).
 
-This file: the definitions, the operations, their CPU kernels, the layer.
+This file: the definitions, the operations, their CPU kernels, how the GPU's (layer_norm.cu) are
+launched, the layer.
 """
 
 from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
+from tricycle_autograd.arrays import as_rows, contiguous, empty, empty_like, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import dot, row_sum
+from tricycle_autograd.cuda import WARP, CudaFile, blocks_for
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.module import Module
 from tricycle_nn.parameter import Parameter
-from tricycle_nn.pieces import add_row, row_chunks, sum_of_chunks
+from tricycle_nn.pieces import add_row, row_blocks, row_chunks, sum_of_blocks, sum_of_chunks
 from tricycle_nn.rms_norm import both_get_it, check_branch
 
 
@@ -193,6 +195,43 @@ def backward_row(dx, d_weight, d_bias, dy, x, weight, mean, r):
     for c in range(C):
         n = (x[c] - mean) * r
         dx[c] = r * (dy[c] * weight[c] - mean_g - n * mean_gn)
+
+
+@layer_norm.kernels("cuda")
+@add_layer_norm.kernels("cuda")
+class GPU:
+    """A warp takes a row at a time.  d_weight and d_bias are float32, whatever the rows are."""
+
+    FILE = CudaFile(__file__)
+    WARPS = 4  # in a block, as layer_norm.cu has it
+
+    def forward(x: Any, weight, bias, eps):
+        return GPU._normalise(None, x, None, weight, bias, eps)
+
+    def add_forward(x: Any, branch, weight, bias, eps):
+        """h = x + branch, too."""
+        h = empty_like(x)
+        return h, *GPU._normalise(h, x, branch, weight, bias, eps)
+
+    def _normalise(h: Any, x, branch, weight, bias, eps):
+        N, C = x.shape
+        y = empty_like(x)
+        mean, r = empty(N, np.float32, like=x), empty(N, np.float32, like=x)
+        kernel = GPU.FILE.get("forward", x.dtype, C=C)
+        given = (h, y, mean, r, x, branch, weight, bias, np.float32(eps), np.int32(N))
+        kernel((blocks_for(N, GPU.WARPS),), (GPU.WARPS * WARP,), *given)
+        return y, mean, r
+
+    def backward(dy: Any, x, weight, mean, r, waiting):
+        """dx plus what waits there, (N, C) or None; d_weight and d_bias, (C,) each."""
+        N, C = x.shape
+        blocks = row_blocks(N)
+        dx, partial = empty_like(x), empty((blocks, 2 * C), np.float32, like=x)
+        kernel = GPU.FILE.get("backward", x.dtype, C=C)
+        given = (dx, partial, dy, x, waiting, weight, mean, r, np.int32(N))
+        kernel((blocks,), (GPU.WARPS * WARP,), *given)
+        sums = sum_of_blocks(GPU.FILE, partial, x.dtype, C=C)
+        return dx, sums[:C], sums[C:]
 
 
 def _check_shapes(x, weight, bias):

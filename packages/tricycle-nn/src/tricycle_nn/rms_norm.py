@@ -179,6 +179,7 @@ class GPU:
         return GPU._normalise(None, x, None, weight, eps)
 
     def add_forward(x: Any, branch, weight, eps):
+        """h = x + branch, too."""
         h = empty_like(x)
         return h, *GPU._normalise(h, x, branch, weight, eps)
 
@@ -191,6 +192,7 @@ class GPU:
         return y, r
 
     def backward(dy: Any, x, weight, r, waiting):
+        """dx plus what waits there, (N, C) or None; and d_weight, from blocks of rows in order."""
         N, C = x.shape
         blocks = row_blocks(N)
         dx, partial = empty_like(x), empty((blocks, C), np.float32, like=x)

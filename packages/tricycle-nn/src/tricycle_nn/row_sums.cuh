@@ -13,7 +13,9 @@ constexpr int STEPS = (C + STEP - 1) / STEP;
 // sums (C,) = of every warp of the block, what its lanes hold.
 template <int WARPS>
 HELPER void sum_of_warps(float* sums, const Numbers (&mine)[STEPS]) {
-    __shared__ float total[STEPS * WIDTH][WARP];  // lanes side by side: no two in one bank
+    // Lanes lie side by side when they write, WIDTH rows below each other when they are read: with
+    // these gaps no two are in one bank either way.
+    __shared__ float total[STEPS * WIDTH][WARP + WARP / WIDTH];
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     for (int turn = 0; turn < WARPS; turn++) {
         if (warp == turn)

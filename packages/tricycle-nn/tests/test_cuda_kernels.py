@@ -1,0 +1,116 @@
+"""What holds for every .cu file of ours: it fits into registers, it moves no more than it needs."""
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tricycle_nn
+from tricycle_autograd import Tensor, nvrtc
+from tricycle_autograd.cuda import watched_launches
+from tricycle_autograd.fused import registry
+from tricycle_autograd.testing import draw
+from tricycle_autograd.testing_device import emulated
+from tricycle_nn import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+
+pytestmark = pytest.mark.skipif(not nvrtc.is_there(), reason="NVRTC is not installed")
+
+ROOM = Path(tricycle_nn.__file__).parent
+# Those without kernels for the GPU yet.  Whoever writes them takes the name out.
+MISSING = """
+    adamw_update attention cross_entropy dropout embedding gelu gelu_linear linear
+    linear_cross_entropy log_softmax muon_update packed_attention relu relu_linear relu_squared
+    relu_squared_linear rotary sgd_update silu silu_linear softmax sum_of_flat_squares swiglu
+    swiglu_linear token_scores
+"""
+# GPUs: A100, RTX 30, RTX 40, H100, B200, RTX 50.
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")
+# The constants of each file, at sizes we train: nothing spills there.  With the first it is
+# compiled for every GPU, with others for two of them: a compilation takes seconds.
+TRAINED = {
+    "layer_norm.cu": [{"C": 768}],
+    "rms_norm.cu": [{"C": 768}],
+}
+# Those on which nothing may spill.
+WITHOUT_SPILLS = ("sm_80", "sm_86", "sm_89", "sm_90a")
+BF16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def test_operations_without_gpu_kernels_are_listed():
+    ours = [op for name, op in registry.items() if name.startswith("tricycle_nn.")]
+    assert {op.__name__ for op in ours if "cuda" not in op.by_device} == set(MISSING.split())
+
+
+def test_operations_with_gpu_kernels_are_checked():
+    texts = [path.read_text() for path in Path(__file__).parent.glob("test_*.py")]
+    checked = [text for text in texts if "check_on_" + "cuda(" in text]
+    for name, operation in registry.items():
+        if name.startswith("tricycle_nn.") and "cuda" in operation.by_device:
+            assert any(operation.__name__ in text for text in checked), f"{name} has no check"
+
+
+def test_every_file_stands_in_the_table_of_sizes():
+    assert sorted(TRAINED) == sorted(path.name for path in ROOM.glob("*.cu"))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("file", TRAINED)
+def test_kernels_compile_for_every_gpu_and_stay_in_registers(file, architecture):
+    several = TRAINED[file] if architecture in ("sm_80", "sm_90a") else TRAINED[file][:1]
+    for constants in several:
+        kernels = nvrtc.assembled(ROOM / file, architecture, {**constants, "number": "bf16"})
+        assert kernels
+        for name, found in kernels.items():
+            assert 0 < found.registers <= 255, name
+            assert found.shared <= 48 << 10, f"{name} takes more than every GPU has"
+            if architecture in WITHOUT_SPILLS:
+                assert found.spilled == 0, f"{name} of {file} with {constants}: {found}"
+
+
+# ---- What is moved ----
+
+
+def launches_of(operation, *arrays, **options):
+    """The launches of a training step of an operation in bfloat16, forward and backward."""
+    tensors = [Tensor(emulated(array.astype(BF16)), requires_grad=True) for array in arrays]
+    with watched_launches() as launches:
+        results = operation(*tensors, **options)
+        out = results[-1] if isinstance(results, tuple) else results
+        out.backward(emulated(draw(*out.shape).astype(BF16)))
+    return {launch.name: launch for launch in launches}
+
+
+def shares_asked_for(launch):
+    """Of the bytes that a launch moves to and from memory, how many it wants: by verb."""
+    report = launch.report
+    return {verb: asked / report.moved[verb] for verb, asked in report.asked.items()}
+
+
+def conflicts(launch):
+    """Turns at shared memory for each access: 1, where no two lanes want the same bank."""
+    report = launch.report
+    return {verb: report.turns[verb] / times for verb, times in report.accesses.items()}
+
+
+W, B = draw(768), draw(768, seed=1)
+NORMS = [
+    (layer_norm, (draw(8, 768), W, B)),
+    (add_layer_norm, (draw(8, 768), draw(8, 768, seed=1), W, B)),
+    (rms_norm, (draw(8, 768), W)),
+    (add_rms_norm, (draw(8, 768), draw(8, 768, seed=1), W)),
+]
+
+
+@pytest.mark.parametrize(("norm", "arrays"), NORMS, ids=lambda x: getattr(x, "__name__", ""))
+def test_norms_read_each_row_once_and_move_little_else(norm, arrays):
+    launches = launches_of(norm, *arrays)
+    assert set(launches) == {"forward", "backward", "add_up"}
+    for launch in launches.values():
+        assert min(shares_asked_for(launch).values()) > 0.95, launch
+        assert max(conflicts(launch).values(), default=1) == 1, launch
+    forward, rows = launches["forward"].report, 8 * 768 * 2
+    weights = len(arrays[-1]) * 2 * sum(array.ndim == 1 for array in arrays)
+    summands = sum(array.ndim == 2 for array in arrays)
+    assert forward.asked["reads"] == summands * rows + 8 * weights
+    assert rows * summands <= forward.asked["writes"] <= rows * summands + 8 * 2 * 4
