@@ -1,12 +1,15 @@
 """Rotary positions: say where a vector stands by turning it."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.cuda import watched_launches
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw
+from tricycle_autograd.testing_device import emulated, emulated_cupy
 from tricycle_nn import rotary
 
 
@@ -107,3 +110,30 @@ def test_vectors_of_no_numbers_are_no_trouble():
 def test_a_theta_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match="rotary expected a theta above 0, got 0"):
         rotary(Tensor(np.zeros((1, 2), np.float32)), np.arange(1), theta=0)
+
+
+# ---- On a GPU ----
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("shape", [(1, 2), (3, 3, 17, 6), (2, 70, 32)])
+def test_cuda_kernels_agree_with_the_definition(shape, interleaved):
+    positions = np.arange(shape[-2]) * 3 - 7
+    check_on_cuda(rotary, draw(*shape), positions=positions, interleaved=interleaved)
+
+
+def test_angles_are_precise_where_numbers_are_short():
+    # bfloat16 knows no position past 256: 12345 would be 12352, half a turn off.
+    x = np.array([[1.0, 0.0]], ml_dtypes.bfloat16)
+    y = rotary(Tensor(emulated(x)), np.array([12345])).numpy()
+    np.testing.assert_allclose(y, [[np.cos(12345), np.sin(12345)]], atol=2**-9)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_cuda_kernels_ask_for_what_memory_moves(interleaved):
+    x = emulated_cupy.empty((3, 16, 64), ml_dtypes.bfloat16)
+    x[...] = emulated(draw(3, 16, 64).astype(x.dtype))
+    with watched_launches() as launches:
+        rotary(Tensor(x), np.arange(16), interleaved=interleaved)
+    (launch,) = launches
+    assert launch.report.asked.total() >= 0.95 * launch.report.moved.total()

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor
-from tricycle_autograd.testing import check_fused, draw
+from tricycle_autograd.cuda import watched_launches
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw
+from tricycle_autograd.testing_device import emulated, emulated_cupy
 from tricycle_nn import log_softmax, softmax
 
 INF = np.inf
@@ -147,3 +149,37 @@ def test_float16_is_refused_by_name(operation):
     message = rf"^{operation.__name__} has kernels for float32 on cpu, x is float16"
     with pytest.raises(TypeError, match=message):
         operation(Tensor(np.ones(3, np.float16)))
+
+
+# ---- On a GPU ----
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(1, 1), (5, 70), (2, 1030)])  # the last is a block's
+def test_cuda_kernels_agree_with_the_definition(operation, shape):
+    check_on_cuda(operation, draw(*shape))
+
+
+@BOTH
+def test_cuda_kernels_work_along_any_axis(operation):
+    check_on_cuda(operation, draw(3, 9, 2), axis=1)
+
+
+def test_cuda_kernels_know_scores_that_mean_never():
+    x = Tensor(emulated(np.array([[-INF, 0, -INF, np.log(3)], [-INF] * 4], np.float32)))
+    expected = np.array([[0, 0.25, 0, 0.75], [0] * 4])
+    np.testing.assert_allclose(softmax(x).numpy(), expected, rtol=1e-6)
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(log_softmax(x).numpy(), np.log(expected), rtol=1e-6)
+
+
+@BOTH
+def test_cuda_kernels_ask_for_what_memory_moves(operation):
+    array = emulated_cupy.empty((3, 1024), np.float32)
+    array[...] = emulated(draw(3, 1024))
+    x = Tensor(array, requires_grad=True)
+    with watched_launches() as launches:
+        operation(x).backward(emulated_cupy.zeros_like(array))
+    assert [launch.name.removeprefix("log_") for launch in launches] == ["forward", "backward"]
+    for _, _, _, report in launches:
+        assert report.asked.total() >= 0.95 * report.moved.total()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tricycle_autograd import Tensor
-from tricycle_autograd.testing import check_fused, draw, kept_by
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw, kept_by
 from tricycle_nn import token_scores
 from tricycle_nn.token_scores import CPU
 
@@ -20,6 +20,11 @@ def test_a_vector_is_compared_with_every_row():
 @pytest.mark.parametrize("shape", [(8,), (3, 8), (2, 5, 8), (0, 8)])
 def test_kernels_agree_with_the_definition(shape):
     check_fused(token_scores, draw(*shape), draw(7, 8), keeps=2)
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 5, 7)])
+def test_cuda_kernels_agree_with_the_definition(shape):
+    check_on_cuda(token_scores, draw(*shape), draw(11, shape[-1]))
 
 
 def test_the_gradient_goes_into_a_buffer_and_is_added_there():

@@ -218,6 +218,8 @@ def convert(machine, now, threads):
     if value.dtype.kind == "f" and dtype.kind != "f":
         limits = np.iinfo(dtype)
         value = np.clip(np.nan_to_num(value, nan=0), limits.min, limits.max)
+    if "sat" in now.op and dtype.kind == "f":  # expf asks for it
+        value = np.clip(np.where(np.isnan(value), 0, value), 0, 1)
     machine.put(target, value.astype(dtype), threads)
 
 

@@ -31,8 +31,9 @@ BANKS = 32  # of shared memory, each a word wide
 WORD = 4  # bytes
 CELL = 2  # bytes of shared memory that are watched as one: a bf16
 SHARED_WINDOW = 1 << 60  # addresses of shared memory begin here, where a pointer may be to either
-NOBODY, MANY = -1, np.iinfo(np.int64).min  # MANY: threads of several blocks
-BLOCK_TIME = 1 << 32  # a barrier of the block; one of the warp counts 1
+NOBODY, MANY = -1, -2  # MANY: threads of several blocks
+BLOCK_BITS = 32
+BLOCK_TIME = 1 << BLOCK_BITS  # a barrier of the block; one of the warp counts 1
 
 
 @dataclass
@@ -79,48 +80,40 @@ class Team:
         self.block = np.arange(self.n) // block_size
         self.time = np.zeros(self.n, np.int64)
         self.fault = fault
+        # Tables, because these are asked for at each access: by thread, and by code.
+        warp, warps = np.arange(self.n) // WARP, self.n // WARP
+        self.code_of_warp, self.code_of_block = -3 - warp, -3 - warps - self.block
+        self._warps_of, self._blocks_of = (np.full(self.n + 2 + warps + blocks, -1) for _ in "wb")
+        self._warps_of[: self.n], self._blocks_of[: self.n] = warp, self.block
+        self._warps_of[self.code_of_warp], self._blocks_of[self.code_of_warp] = warp, self.block
+        self._blocks_of[self.code_of_block] = self.block
 
     def name(self, code: int) -> str:
         """In words: a thread, or the threads that a mark stands for."""
         if code >= 0:
             block, index = divmod(code, self.block_size)
             return f"thread {index} of block {block}"
-        return "several threads" if code == MANY else f"threads of block {self._blocks_of(code)}"
+        return "several threads" if code == MANY else f"threads of block {self._blocks_of[code]}"
 
-    # Who was at a cell, in one number: a thread; or several of one warp, or of one block; or MANY.
-
-    def code_of_warp(self, thread):
-        return -2 - thread // WARP
-
-    def code_of_block(self, thread):
-        return -2 - self.n // WARP - self.block[thread]
-
-    def _warps_of(self, code):
-        return np.where(code >= 0, code // WARP, -2 - code)  # of several blocks: no warp's number
-
-    def _blocks_of(self, code):
-        warps = self.block_size // WARP
-        of_warp = np.where(
-            -2 - code < self.n // WARP, (-2 - code) // warps, -2 - code - self.n // WARP
-        )
-        return np.where(code >= 0, code // self.block_size, of_warp)
+    # Who was at a cell, in one number: a thread; or MANY; or, below it, several threads of one warp
+    # or of one block.  numpy finds negative ones at the end of a table.
 
     def same_block(self, code, who):
-        return self._blocks_of(code) == self.block[who]
+        return self._blocks_of[code] == self.block[who]
 
     def same_warp(self, code, who):
-        return self._warps_of(code) == who // WARP
+        return self._warps_of[code] == self._warps_of[who]
 
     def ordered(self, code, time, who):
         """Whether what `code` did at that time comes before what threads do now."""
         now = self.time[who]
-        by_block = self.same_block(code, who) & (time // BLOCK_TIME < now // BLOCK_TIME)
+        by_block = self.same_block(code, who) & (time >> BLOCK_BITS < now >> BLOCK_BITS)
         return by_block | (self.same_warp(code, who) & (time < now))
 
     def both(self, code, who):
         """The code for the thread that was there and one more."""
-        together = np.where(self.same_block(code, who), self.code_of_block(who), MANY)
-        return np.where(self.same_warp(code, who), self.code_of_warp(who), together)
+        together = np.where(self.same_block(code, who), self.code_of_block[who], MANY)
+        return np.where(self.same_warp(code, who), self.code_of_warp[who], together)
 
 
 class Marks:
@@ -139,9 +132,9 @@ class Marks:
         team, before = self.team, self.reader[cell]
         # Who read it before a barrier cannot be in the way of who writes it after the next.
         over = team.same_block(before, who)
-        over &= self.read_at[cell] // BLOCK_TIME < team.time[who] // BLOCK_TIME
+        over &= self.read_at[cell] >> BLOCK_BITS < team.time[who] >> BLOCK_BITS
         alone = over | (before == NOBODY) | (before == who)
-        code = np.where(alone, who, team.both(before, who))
+        code = who if alone.all() else np.where(alone, who, team.both(before, who))
         self.reader[cell] = code
         self.read_at[cell] = team.time[who]
         self._join_readers(cell, code, who)
@@ -165,8 +158,8 @@ class Marks:
             return
         cell, who = cell[differs], who[differs]
         joined = self.team.both(self.reader[cell], who)
-        of_warp = joined > -2 - self.team.n // WARP
-        for mark in (of_warp, ~of_warp, joined == MANY):
+        of_block = joined < self.team.code_of_warp[-1]
+        for mark in (~of_block, of_block, joined == MANY):
             self.reader[cell[mark]] = joined[mark]  # from few to many: the widest mark stays
 
     def _check(self, verb, done, other, time, who):

@@ -15,8 +15,8 @@ by that factor.
 *Causal* attention lets no position see a later one.  Where there are more keys than queries,
 S > T, the queries are the last T of S positions: the last query sees every key.
 
-The kernels (attention_cpu.py) never hold the (T, S) table of weights.  Kept for the backward
-pass: q, k, v, the result, and log Σ exp(scores) for each query and head.
+The kernels (attention_cpu.py, attention_cuda.py) never hold the (T, S) table of weights.  Kept for
+the backward pass: q, k, v, the result, and log Σ exp(scores) for each query and head.
 
     attention                q, k, v apart
     packed_attention         q, k, v side by side, as one projection makes them
@@ -33,7 +33,7 @@ from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
 from tricycle_autograd.modes import count_flops, current
 from tricycle_autograd.tensor import Tensor, record, wrap
-from tricycle_nn import attention_cpu, attention_one_query
+from tricycle_nn import attention_cpu, attention_cuda, attention_one_query
 from tricycle_nn.dropout import Dropout
 from tricycle_nn.linear import Linear
 from tricycle_nn.module import Module
@@ -95,6 +95,9 @@ class CPU:
     backward = attention_cpu.backward
 
 
+attention.kernels("cuda")(attention_cuda)
+
+
 def _count_products(products, q, k, causal):
     """Count the FLOPs of this many query-key products, over the visible pairs only."""
     if current().observer is not None:
@@ -145,6 +148,12 @@ def packed_attention_fast(run, qkv, n_heads, n_key_value_heads=None, causal=True
 class PackedCPU:
     forward = attention_cpu.forward
     backward = attention_cpu.packed_backward
+
+
+@packed_attention.kernels("cuda")
+class PackedGPU:
+    forward = attention_cuda.forward
+    backward = attention_cuda.packed_backward
 
 
 # ---- Heads: the same for tensors and for arrays, which they look at without copying ----

@@ -16,6 +16,8 @@ Which numbers make a pair is a convention that weights are trained with:
     interleaved      2i with 2i + 1       the paper, GPT-J, the original Llama weights
 
 The gradient of a turn is the turn back.  Nothing is kept but the angles.
+
+This file: the definition, the operation, its CPU kernels, how the GPU's (rotary.cu) are launched.
 """
 
 from functools import lru_cache
@@ -24,9 +26,10 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import concatenate, stack
-from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
+from tricycle_autograd.arrays import FLOAT32, as_rows, contiguous, empty_like, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
-from tricycle_autograd.devices import move
+from tricycle_autograd.cuda import CudaFile, blocks_for
+from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 
@@ -43,7 +46,7 @@ def rotary(x: Tensor, positions: Any, theta: float = 10000.0, interleaved: bool 
     Raises ValueError for an odd D, positions of another shape or a theta that is not above 0,
     TypeError for positions that are not integers.
     """
-    cos, sin = _turns(x, positions, theta)  # each (T, D/2)
+    cos, sin = _turns(x, positions, theta, x.dtype)  # each (T, D/2)
     half = x.shape[-1] // 2
     if interleaved:
         first, second = x[..., ::2], x[..., 1::2]
@@ -55,7 +58,7 @@ def rotary(x: Tensor, positions: Any, theta: float = 10000.0, interleaved: bool 
     return concatenate(turned, axis=-1)
 
 
-def _turns(x, positions, theta):
+def _turns(x, positions, theta, dtype):
     """cos and sin of each position's angles, (T, D/2), or a clear error."""
     positions = np.asarray(positions)
     if positions.dtype.kind not in "iu":
@@ -68,21 +71,21 @@ def _turns(x, positions, theta):
     if not theta > 0:
         raise ValueError(f"rotary expected a theta above 0, got {theta}")
     key = positions.astype(np.int64).tobytes()
-    return _turns_of(key, x.shape[-1], float(theta), x.dtype, x.device)
+    return _turns_of(key, x.shape[-1], float(theta), dtype, array_module(x.array))
 
 
 @lru_cache(maxsize=16)
-def _turns_of(positions, D, theta, dtype, device):
+def _turns_of(positions, D, theta, dtype, module):
     # Every layer asks for the same ones.  Angles are float64: a large position times a small
     # frequency in float32 would be off by whole degrees.
     frequencies = theta ** (-np.arange(0, D, 2) / D)
     angles = np.outer(np.frombuffer(positions, np.int64), frequencies)
-    return tuple(move(turn(angles).astype(dtype), device) for turn in (np.cos, np.sin))
+    return tuple(module.asarray(turn(angles).astype(dtype)) for turn in (np.cos, np.sin))
 
 
 @rotary.operation
 def rotary_fast(run, x, positions, theta=10000.0, interleaved=False):
-    cos, sin = _turns(x, positions, theta)
+    cos, sin = _turns(x, positions, theta, FLOAT32)  # also for shorter numbers
     shape = x.shape
 
     def backward(dy):
@@ -104,6 +107,23 @@ class CPU:
                 turn_neighbours(x[n], cos[n % T], sin[n % T], y[n])
             else:
                 turn_halves(x[n], cos[n % T], sin[n % T], y[n])
+        return y
+
+
+@rotary.kernels("cuda")
+class GPU:
+    FILE = CudaFile(__file__)
+    NUMBERS, THREADS, HEADS = 4, 128, 8  # of a thread; of a block; for a thread
+
+    def turn(x: Any, cos, sin, interleaved):
+        N, D = x.shape
+        T, y = len(cos), empty_like(x)
+        heads = N // max(1, T)
+        name, wide = ("turn_neighbours", D) if interleaved else ("turn_halves", D // 2)
+        threads = T * blocks_for(wide, GPU.NUMBERS)
+        grid = (blocks_for(threads, GPU.THREADS), blocks_for(heads, GPU.HEADS))
+        kernel = GPU.FILE.get(name, x.dtype, D=D)
+        kernel(grid, (GPU.THREADS,), y, x, cos, sin, np.int32(T), np.int32(heads))
         return y
 
 

@@ -15,7 +15,8 @@ Both need y alone, so y is what is kept.
 A score of -inf means "never": probability 0.  Where all scores are -inf there is nothing to
 choose from, and all probabilities are 0 (their logarithms -inf), with gradients that are finite.
 
-This file: the definitions, the operations, their CPU kernels.
+This file: the definitions, the operations, their CPU kernels, how the GPU's (softmax.cu) are
+launched.
 """
 
 from typing import Any
@@ -23,11 +24,12 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import exp, log, where
-from tricycle_autograd.arrays import contiguous, kernel_inputs
+from tricycle_autograd.arrays import contiguous, empty_like, kernel_inputs
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import EXP_MIN, dot, row_maximum, row_sum
 from tricycle_autograd.cpu_math import exp as fast_exp
 from tricycle_autograd.cpu_math import log as log_of_one
+from tricycle_autograd.cuda import WARP, CudaFile, blocks_for
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
@@ -128,6 +130,40 @@ class LogCPU:
         for n in prange(len(y)):
             log_softmax_row_backward(dx[n], dy[n], y[n])
         return dx
+
+
+FILE = CudaFile(__file__)
+LONG = 1024  # numbers in a row that is a block's; others are a warp's
+THREADS, MANY_THREADS = 128, 512  # in a block
+
+
+def on_rows(name, *arrays):
+    """A result like the arrays (N, C), from a kernel of softmax.cu."""
+    N, C = arrays[0].shape
+    result = empty_like(arrays[0])
+    lanes, threads = (WARP, THREADS) if C <= LONG else (MANY_THREADS, MANY_THREADS)
+    grid, block = (blocks_for(N * lanes, threads),), (threads,)
+    kernel = FILE.get(name, result.dtype, LANES=lanes)
+    kernel(grid, block, result, *arrays, np.int32(N), np.int32(C))
+    return result
+
+
+@softmax.kernels("cuda")
+class GPU:
+    def forward(x: Any):
+        return on_rows("forward", x)
+
+    def backward(dy: Any, y):
+        return on_rows("backward", dy, y)
+
+
+@log_softmax.kernels("cuda")
+class LogGPU:
+    def forward(x: Any):
+        return on_rows("log_forward", x)
+
+    def backward(dy: Any, y):
+        return on_rows("log_backward", dy, y)
 
 
 ZERO = np.float32(0)

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import as_rows, contiguous, kernel_inputs
+from tricycle_autograd import cublaslt
+from tricycle_autograd.arrays import as_rows, contiguous, empty, kernel_inputs
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
 from tricycle_autograd.tape import gradient_destination
@@ -88,6 +89,24 @@ class CPU:
     def gradient_of_table(destination: Any, d_scores, rows, add):
         """d_weight (V, C), written into a destination, or added to it."""
         product(destination, d_scores.T, rows, add)
+
+
+@token_scores.kernels("cuda")
+class GPU:
+    """As on the CPU, by cuBLASLt."""
+
+    def scores(rows: Any, table):
+        scores = empty((len(rows), len(table)), rows.dtype, like=rows)
+        cublaslt.product(scores, rows, table.T)
+        return scores
+
+    def gradient_of_vectors(d_scores: Any, table):
+        dx = empty((len(d_scores), table.shape[1]), d_scores.dtype, like=d_scores)
+        cublaslt.product(dx, d_scores, table)
+        return dx
+
+    def gradient_of_table(destination: Any, d_scores, rows, add):
+        cublaslt.product(destination, d_scores.T, rows, add)
 
 
 def _check(x, weight):
