@@ -5,6 +5,7 @@ import subprocess
 import sys
 import weakref
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 import tricycle_autograd as ours
 from tricycle_autograd import Tensor
 from tricycle_autograd.testing import check_gradients, draw
-from tricycle_autograd.testing_device import EmulatedArray
+from tricycle_autograd.testing_device import EmulatedArray, emulated
 
 lengths = st.integers(0, 3)
 fronts = st.lists(st.integers(0, 3), max_size=3).map(tuple)
@@ -248,3 +249,27 @@ def test_an_operand_is_kept_only_for_the_gradient_of_the_other(stack):
     assert array() is None
     y.backward()
     assert x.grad.sum() == 2 * x.size
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [((5, 3), (3, 8)), ((2, 5, 3), (3, 8)), ((2, 1, 5, 3), (4, 3, 8)), ((3,), (3, 8))]
+)
+def test_bfloat16_on_a_gpu_is_added_up_in_float32(x, y):
+    a, b = (draw(*shape).astype(ml_dtypes.bfloat16) for shape in (x, y))
+    x, y = (Tensor(emulated(array), requires_grad=True) for array in (a, b))
+    z = x @ y
+    dz = draw(*z.shape, seed=1).astype(ml_dtypes.bfloat16)
+    z.backward(emulated(dz))
+    there = [Tensor(array).numpy() for array in (z.array, x.grad, y.grad)]
+    here = [Tensor(array.astype(np.float32), requires_grad=True) for array in (a, b)]
+    product = here[0] @ here[1]
+    product.backward(dz.astype(np.float32))
+    for actual, wanted in zip(there, (product.array, here[0].grad, here[1].grad), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=0.01, atol=0.01 * np.abs(wanted).max())
+
+
+def test_a_matrix_that_lies_anyhow_on_a_gpu_is_copied_for_the_product():
+    x = emulated(draw(6, 8).astype(ml_dtypes.bfloat16))[::2, ::2]
+    product = Tensor(x) @ Tensor(x).T
+    wanted = Tensor(x).numpy() @ Tensor(x).numpy().T
+    np.testing.assert_allclose(product.numpy(), wanted, rtol=0.01, atol=0.01)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tricycle_autograd.testing import check_update
+from tricycle_autograd.testing import check_update, on_a_gpu
 from tricycle_nn import SGD, Parameter, clip_scale, gradient_norm, scale_for_norm
 from tricycle_nn.clipping import CHUNK, sum_of_flat_squares
 
@@ -99,3 +99,8 @@ def test_a_clipped_gradient_is_no_longer_than_allowed(norm, max_norm):
 def test_a_largest_norm_that_is_not_above_zero_is_refused(max_norm):
     with pytest.raises(ValueError, match=f"max_norm must be above 0, got {max_norm}"):
         clip_scale([parameter([1.0])], max_norm)
+
+
+def test_a_gpu_sums_squares_beyond_float32_too():
+    gradients = on_a_gpu(np.array([1e30, 2e30], np.float32))
+    assert sum_of_flat_squares(gradients) == pytest.approx(5e60)

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import in_float32, is_half
-from tricycle_autograd.devices import array_module, check_same_device
+from tricycle_autograd import cublaslt
+from tricycle_autograd.arrays import empty, in_float32, is_half
+from tricycle_autograd.devices import array_module, check_same_device, device_of
 from tricycle_autograd.gemm import product
 from tricycle_autograd.indexing import diagonal
 from tricycle_autograd.modes import count_flops
@@ -99,9 +100,11 @@ def stacked_product(a, b):
     a  (..., I, K)    b  (..., K, J)    returns  (..., I, J)
 
     float16 and bfloat16 on the cpu are multiplied and summed in float32, which is what one times
-    the other gives.
+    the other gives.  bfloat16 on "cuda" goes to cuBLASLt, which adds up in float32 too.
     """
     dtype = a.dtype
+    if dtype.kind == "V" and dtype == b.dtype and device_of(a) == "cuda":
+        return _product_on_gpu(a, b)
     if is_half(dtype) and is_half(b.dtype) and isinstance(a, np.ndarray):
         product = stacked_product(in_float32(a), in_float32(b))
         return product.astype(dtype) if dtype == b.dtype else product
@@ -143,6 +146,24 @@ def _our_own_product(a, b):
     for place in np.ndindex(stack):
         product(out[place], a[place], b[place])
     return out
+
+
+def _product_on_gpu(a, b):
+    """The product of two matrices of bfloat16 on the GPU, or of each pair in two stacks of them."""
+    if b.ndim == 2 and a.ndim > 2:
+        return _product_on_gpu(_tall(a), b).reshape(*a.shape[:-1], b.shape[-1])
+    stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    out = empty((*stack, a.shape[-2], b.shape[-1]), a.dtype, like=a)
+    xp = array_module(a)
+    a, b = (xp.broadcast_to(_in_order(x), stack + x.shape[-2:]) for x in (a, b))
+    for place in np.ndindex(stack):
+        cublaslt.product(out[place], a[place], b[place])
+    return out
+
+
+def _in_order(x):
+    """The array, or a copy: with neighbours in memory along its rows or its columns."""
+    return x if x.itemsize in x.strides[-2:] else x.copy(order="C")
 
 
 def _right_gradient(a, dz, shape):

@@ -24,6 +24,7 @@ from itertools import count
 
 import numpy as np
 
+from tricycle_autograd.additions import add_into, added
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.modes import Block, current
 
@@ -72,14 +73,14 @@ class Node:
     def add(self, grad):
         """Add one more contribution to a leaf's gradient."""
         if self.buffer is None:
-            total = grad if self.grad is None else self.grad + grad
+            total = grad if self.grad is None else added(self.grad, grad)
             # numpy turns results with no axes into scalars; a leaf's gradient is an array.
             self.grad = np.asarray(total) if isinstance(total, np.generic) else total
         elif self.grad is None:
             self.buffer[...] = grad
             self.grad = self.buffer
         else:
-            self.buffer += grad
+            add_into(self.buffer, grad)
 
     def claim(self):
         """Promise to write a contribution straight into `buffer`.
@@ -167,10 +168,10 @@ def backpropagate(end: Node, grad) -> None:
             elif parent in borrowed:
                 # The first contribution may be shared with another node (the gradient of
                 # `a + b` is one array, handed to both), so this addition makes a new one.
-                grads[parent] = grads[parent] + contribution
+                grads[parent] = added(grads[parent], contribution)
                 borrowed.discard(parent)
             else:
-                grads[parent] += contribution
+                grads[parent] = add_into(grads[parent], contribution)
         if listener is not None:
             for leaf in finished_by.get(node, ()):
                 if leaf in grads:

@@ -251,7 +251,8 @@ def devices_for(operation: Fused) -> list[tuple[str, Callable]]:
     if "cpu" in operation.by_device or not operation.by_device:
         found.append(("cpu", np.asarray))
     if "cuda" in operation.by_device:
-        found.append(("an emulated GPU", emulated))
+        if nvrtc.is_there():
+            found.append(("an emulated GPU", emulated))
         if gpu_is_there():
             found.append(("cuda", lambda array: move(array, "cuda")))
     return found

@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
+from tricycle_autograd.cuda import CudaFile
 from tricycle_autograd.fused import fused_update
 from tricycle_nn.optimiser import Optimiser, Parameters, check_share, flattened
+from tricycle_nn.pieces import launch_on_flat_arrays
 
 CHUNK = 65536  # numbers a thread takes at a time: 256 kB of each of four arrays
 
@@ -128,6 +130,16 @@ class CPU:
                 correction,
                 eps,
             )
+
+
+@adamw_update.kernels("cuda")
+class GPU:
+    """The same, in adamw.cu."""
+
+    FILE = CudaFile(__file__)
+
+    def step(w: Any, g, m, v, *numbers):
+        launch_on_flat_arrays(GPU.FILE, "step", w, g, m, v, *numbers)
 
 
 @cpu_function

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import contiguous, in_float32
+from tricycle_autograd.arrays import contiguous, empty, in_float32
 from tricycle_autograd.cpu import cpu_kernel, prange
 from tricycle_autograd.cpu_math import sum_of_squares
+from tricycle_autograd.cuda import CudaFile, blocks_for
+from tricycle_autograd.devices import move
 from tricycle_autograd.fused import fused_update
 from tricycle_autograd.memory import joined
 from tricycle_autograd.profiling import profiled
@@ -80,3 +82,17 @@ class CPU:
         for chunk in prange(chunks):
             sums[chunk] = sum_of_squares(flat[chunk * CHUNK : min(flat.size, (chunk + 1) * CHUNK)])
         return sums
+
+
+@sum_of_flat_squares.kernels("cuda")
+class GPU:
+    """A chunk a block (clipping.cu); the CPU adds up their sums in order."""
+
+    FILE = CudaFile(__file__)
+
+    def sum(flat: Any):
+        chunks = blocks_for(flat.size, CHUNK)
+        sums = empty(chunks, np.float64, like=flat)
+        kernel = GPU.FILE.get("sums_of_chunks", flat.dtype, CHUNK=CHUNK)
+        kernel((chunks,), (256,), sums, flat, np.int64(flat.size))
+        return move(sums, "cpu").sum()

@@ -65,15 +65,22 @@ def launched_on_flat_arrays(file: CudaFile, name: str, results: int = 1) -> Call
     """
 
     def run(*inputs: Any) -> Any:
-        first = inputs[0]
-        new = [empty_like(first) for _ in range(results)]
-        blocks = blocks_for(first.size, FLAT_THREADS * numbers_at_once(first.dtype))
-        kernel = file.get(name, first.dtype)
-        kernel((blocks,), (FLAT_THREADS,), *new, *inputs, np.int64(first.size))
+        new = [empty_like(inputs[0]) for _ in range(results)]
+        launch_on_flat_arrays(file, name, *new, *inputs)
         return new[0] if results == 1 else tuple(new)
 
     run.__name__ = run.__qualname__ = name
     return run
+
+
+def launch_on_flat_arrays(file: CudaFile, name: str, first: Any, *others: Any) -> None:
+    """Launch an elementwise kernel, a thread for every 16 bytes of its first argument.
+
+    The kernel takes these arguments and the size of the first.
+    """
+    blocks = blocks_for(first.size, FLAT_THREADS * numbers_at_once(first.dtype))
+    kernel = file.get(name, first.dtype)
+    kernel((blocks,), (FLAT_THREADS,), first, *others, np.int64(first.size))
 
 
 FLAT_THREADS = 256  # in a block

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
+from tricycle_autograd.cuda import CudaFile
 from tricycle_autograd.fused import fused_update
 from tricycle_nn.optimiser import Optimiser, Parameters, check_share, flattened
+from tricycle_nn.pieces import launch_on_flat_arrays
 
 CHUNK = 65536  # numbers a thread takes at a time
 
@@ -95,6 +97,17 @@ class CPU:
         for chunk in prange((w.size + CHUNK - 1) // CHUNK):
             i, j = chunk * CHUNK, min(w.size, (chunk + 1) * CHUNK)
             sgd_chunk(w[i:j], g[i:j], u[i:j], grad_scale, learning_rate, momentum, decay, nesterov)
+
+
+@sgd_update.kernels("cuda")
+class GPU:
+    """The same, in sgd.cu."""
+
+    FILE = CudaFile(__file__)
+
+    def step(w: Any, g, u, *numbers):
+        *floats, nesterov = numbers
+        launch_on_flat_arrays(GPU.FILE, "step", w, g, u, *floats, np.int32(nesterov))
 
 
 @cpu_function
