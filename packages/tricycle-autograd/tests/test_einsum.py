@@ -294,3 +294,25 @@ def test_subscripts_are_read_as_labels():
         (-2, -1),
         {-2: 2, -1: 5, "i": 3},
     )
+
+
+def test_labels_in_place_of_letters():
+    x, y = np.arange(6.0).reshape(2, 3), np.arange(12.0).reshape(3, 4)
+    for operands in (
+        (x, [0, 1], y, [1, 2], [0, 2]),
+        (x, [0, 1], y, [1, 2]),
+        (x, [27, 1], [1, 27]),
+        (x, [27, 1]),
+        (x, [..., 0], x, [..., 0], [...]),
+        (x, [3, 4], []),
+    ):
+        tensors = [Tensor(one) if isinstance(one, np.ndarray) else one for one in operands]
+        np.testing.assert_array_equal(einsum(*tensors).array, np.einsum(*operands))
+    check_gradients(lambda x, y: einsum(x, [0, 1], y, [1, 2], [2, 0]), x, y)
+
+
+def test_labels_that_are_none():
+    with pytest.raises(ValueError, match="labels are lists of whole numbers from 0 to 51"):
+        einsum(Tensor(np.ones(2)), [52])
+    with pytest.raises(ValueError, match="labels are lists of whole numbers"):
+        einsum(Tensor(np.ones(2)), [0], Tensor(np.ones(2)), "a")

@@ -1,6 +1,7 @@
 """Fused operations, and the two functions that check operations, checked themselves."""
 
 import functools
+import pydoc
 import threading
 
 import ml_dtypes
@@ -17,7 +18,7 @@ from tricycle_autograd import (
     record,
 )
 from tricycle_autograd.arrays import kernel_inputs
-from tricycle_autograd.fused import fused_update, registry
+from tricycle_autograd.fused import Fused, fused_update, registry
 from tricycle_autograd.profiling import profile
 from tricycle_autograd.shapes import unbroadcast
 from tricycle_autograd.testing import check_on_cuda, check_update, draw, kept_by
@@ -129,7 +130,8 @@ def test_a_fused_operation_without_kernels_runs_its_definition():
         return x * 2
 
     assert double(Tensor(1.0)).item() == 2
-    assert (double.__name__, double.__doc__) == ("double", "Twice x.")
+    assert double.__name__ == "double"
+    assert double.__doc__.startswith("Twice x.")
     assert registry[f"{__name__}.double"] is double
 
 
@@ -500,3 +502,25 @@ def test_an_update_that_gives_other_bits_each_time_is_caught():
     runs = iter(range(100))
     with pytest.raises(AssertionError, match="descend: two runs, different bits"):
         check_update(descent(noise=lambda: next(runs) * 1e-6), X, X, rate=1.0)
+
+
+def test_help_shows_signature_definition_and_what_it_runs_on():
+    @fused
+    def doubled(x: Tensor, by: float = 2.0) -> Tensor:
+        """Twice x."""
+        return x * by
+
+    text = pydoc.plain(pydoc.render_doc(doubled))
+    assert "doubled(x: " in text
+    assert "by: float = 2.0)" in text
+    assert "Twice x." in text
+    assert "return x * by" in text
+    assert repr(doubled) == "<fused doubled(x, by=2.0), kernels for no device>"
+    assert Fused.__doc__.startswith("A function with a definition to read")
+
+
+def test_a_fused_operation_in_a_class_is_a_method():
+    class Doubler:
+        doubled = fused(lambda self, x: x * 2)
+
+    assert Doubler().doubled(Tensor([1.0])).tolist() == [2]

@@ -273,3 +273,46 @@ def test_a_matrix_that_lies_anyhow_on_a_gpu_is_copied_for_the_product():
     product = Tensor(x) @ Tensor(x).T
     wanted = Tensor(x).numpy() @ Tensor(x).numpy().T
     np.testing.assert_allclose(product.numpy(), wanted, rtol=0.01, atol=0.01)
+
+
+# ---- Other products ----
+
+
+SHAPES_OF_TWO = {
+    "dot": [((3,), (3,)), ((2, 3), (3,)), ((2, 3), (3, 4)), ((2, 3), (5, 3, 4)), ((), (2, 2))],
+    "inner": [((3,), (3,)), ((2, 3), (4, 3)), ((2, 1, 3), (4, 3)), ((2,), ())],
+    "vdot": [((3,), (3,)), ((2, 3), (3, 2)), ((), ())],
+    "kron": [((3,), (2,)), ((2, 3), (2, 2)), ((2,), (3, 1, 2)), ((), (2,))],
+}
+
+
+@pytest.mark.parametrize("name", SHAPES_OF_TWO)
+def test_products_by_numpys_names_are_numpys(name):
+    function = getattr(ours, name)
+    for left, right in SHAPES_OF_TWO[name]:
+        x, y = draw(*left), draw(*right, seed=1)
+        np.testing.assert_allclose(function(Tensor(x), Tensor(y)).array, getattr(np, name)(x, y))
+        check_gradients(function, x, y)
+
+
+@pytest.mark.parametrize("axes", [0, 1, 2, ([0, 2], [2, 0]), (2, 0), ([], [])])
+def test_tensordot_is_numpys(axes):
+    x, y = draw(2, 3, 2), draw(3, 2, 2, seed=1)
+    if axes == 2:
+        x = draw(4, 3, 2)
+    if axes == 1:
+        y = draw(2, 5, seed=1)
+    if axes == (2, 0):
+        y = draw(2, 3, seed=1)
+    function = lambda x, y: ours.tensordot(x, y, axes)  # noqa: E731
+    np.testing.assert_allclose(function(Tensor(x), Tensor(y)).array, np.tensordot(x, y, axes))
+    check_gradients(function, x, y)
+
+
+def test_kronecker_by_hand():
+    assert ours.kron(Tensor([1.0, 2.0]), Tensor([1.0, 10.0])).tolist() == [1, 10, 2, 20]
+
+
+def test_axes_that_do_not_meet_are_named():
+    with pytest.raises(ValueError, match=r"tensordot: axes \(1,\) of shape \(2, 3\) and \(0,\)"):
+        ours.dot(Tensor(np.ones((2, 3))), Tensor(np.ones(2)))

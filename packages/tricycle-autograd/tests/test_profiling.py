@@ -101,3 +101,14 @@ def test_a_gradient_is_the_same_with_and_without(capsys):
     with profile():
         tanh(x @ x).sum().backward()
     assert x.grad.tobytes() == alone.tobytes()
+
+
+def test_a_view_moves_no_bytes():
+    x = Tensor(np.zeros((64, 64)), requires_grad=True)
+    with profile() as measured:
+        x.reshape((32, 128)).T.sum().backward()
+    for name in ("reshape", "T"):
+        assert measured.rows[name, "forward"].bytes == 0
+        assert measured.rows[name, "backward"].bytes == 0
+    assert measured.rows["sum", "forward"].bytes > 0
+    assert repr(measured).startswith("<Profile of ")

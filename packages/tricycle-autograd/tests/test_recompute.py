@@ -7,6 +7,7 @@ import pytest
 
 from tricycle_autograd import Tensor, no_grad, recompute, tanh
 from tricycle_autograd.recompute import same_again
+from tricycle_autograd.tape import note_that_it_moved
 
 
 def leaf(values):
@@ -124,3 +125,27 @@ def test_what_cannot_work_is_said():
         recompute(lambda x: x, np.ones(2))
     with pytest.raises(ValueError, match="needs an input that requires a gradient"):
         recompute(lambda x: x, Tensor([1.0]))
+
+
+def test_a_result_from_outside_gets_its_gradient_in_the_walk_that_is_under_way():
+    weight, x = leaf(2.0), leaf(3.0)
+    outside = weight * weight
+    (recompute(lambda x: x * outside, x) + outside).backward()
+    assert weight.grad == 16  # d(w²x + w²)/dw = 2wx + 2w
+    assert x.grad == 4
+    weight, x = leaf(2.0), leaf(3.0)
+    outside = weight * weight
+    recompute(lambda x: recompute(lambda x: x * outside, x) * outside, x).backward()
+    assert weight.grad == 96  # d(x w⁴)/dw
+    x, weight = leaf(2.0), leaf(3.0)
+    outside = x * weight
+    recompute(lambda again: again * outside, outside).backward()
+    assert x.grad == 36  # d(x² w²)/dx
+
+
+def test_a_parameter_that_moved_is_noticed_when_the_function_runs_again():
+    x, weight = leaf(2.0), leaf(3.0)
+    y = recompute(lambda x: x * weight, x)
+    note_that_it_moved(weight.node)
+    with pytest.raises(RuntimeError, match=r"moved.*after the forward pass"):
+        y.backward()

@@ -219,3 +219,102 @@ def test_an_axis_that_is_not_there_is_named():
             function(Tensor(np.ones((2, 3))), axis=2)
     with pytest.raises(ValueError, match="duplicate"):
         tri.sum(Tensor(np.ones((2, 3))), axis=(0, -2))
+
+
+# ---- Sums whose last digits hold ----
+
+
+@pytest.mark.parametrize("axis", [0, (0, 2), 1, None])
+@pytest.mark.parametrize("function", [tri.sum, tri.mean, tri.var, tri.std], ids=name_of)
+@pytest.mark.parametrize("order", ["C", "F", "strided"])
+def test_float32_is_added_up_to_its_last_digits_along_every_axis(function, axis, order):
+    x = np.random.default_rng(0).random((3000, 7, 3), np.float32)
+    x = x[::2] if order == "strided" else np.array(x, order=order)
+    ours = function(Tensor(x), axis=axis).array
+    assert ours.dtype == np.float32
+    right = getattr(np, function.__name__)(x.astype(float), axis=axis)
+    np.testing.assert_allclose(ours, right, rtol=3e-7)
+
+
+def test_seventeen_million_ones_are_more_than_sixteen():
+    x = Tensor(np.ones((17_000_000, 1), np.float32))
+    assert x.sum(axis=0).tolist() == [17_000_000]
+    assert x.cumsum(axis=0).array[-1].tolist() == [17_000_000]
+    assert x.mean(axis=0).tolist() == [1]
+
+
+def test_gradients_of_what_was_stretched_are_added_up_to_their_last_digits():
+    row = Tensor(np.ones(2, np.float32), requires_grad=True)
+    many = np.full((100_000, 2), 0.1, np.float32)
+    (row * many).sum().backward()
+    np.testing.assert_allclose(row.grad, 100_000 * float(np.float32(0.1)), rtol=3e-7)
+    table = Tensor(np.ones((3, 2), np.float32), requires_grad=True)
+    (table[np.zeros(100_000, int)] * 0.1).sum().backward()
+    np.testing.assert_allclose(table.grad[0], 100_000 * float(np.float32(0.1)), rtol=3e-7)
+
+
+def test_equal_numbers_vary_by_nothing():
+    x = Tensor(np.full((768, 3), 1000.7, np.float32))
+    for axis in (0, 1, None):
+        assert not x.var(axis=axis).array.any()
+        assert not x.std(axis=axis).array.any()
+
+
+# ---- Products, norms ----
+
+
+def test_a_product_has_the_gradient_of_the_others_whatever_their_size():
+    with np.errstate(over="ignore"):
+        x = Tensor([1e30, 1e30, 1e-30], requires_grad=True)
+        x.prod().backward()
+    assert x.grad.tolist() == [pytest.approx(1), pytest.approx(1), np.inf]
+    assert gradient_of(tri.prod, [np.inf, 2.0]) == [2, np.inf]
+    assert gradient_of(tri.prod, [0.0, 3.0, 2.0]) == [6, 0, 0]
+    assert gradient_of(tri.prod, [0.0, 3.0, 0.0]) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+def test_running_products_are_numpys(axis):
+    x = numbers((3, 4, 2), 0)
+    np.testing.assert_allclose(tri.cumprod(Tensor(x), axis).array, np.cumprod(x, axis))
+    x[1, 1] = 0
+    check_gradients(lambda x: tri.cumprod(x, axis), x)
+
+
+def test_a_running_product_by_hand():
+    assert tri.cumprod(Tensor([2.0, 3.0, 4.0])).tolist() == [2, 6, 24]
+    assert gradient_of(tri.cumprod, [2.0, 3.0, 4.0]) == [1 + 3 + 12, 2 + 8, 6]
+    assert gradient_of(tri.cumprod, [2.0, 0.0, 4.0]) == [1, 2 + 8, 0]
+
+
+def test_a_length_by_hand():
+    assert tri.norm(Tensor([3.0, 4.0])).item() == 5
+    assert gradient_of(tri.norm, [3.0, 4.0]) == [pytest.approx(0.6), pytest.approx(0.8)]
+    assert gradient_of(tri.norm, [0.0, 0.0]) == [0, 0]
+    assert gradient_of(lambda x: tri.norm(x, 3), [0.0, 0.0]) == [0, 0]
+    assert tri.norm(Tensor([1e30, 0.0])).item() == pytest.approx(1e30)
+
+
+@pytest.mark.parametrize("ord", [None, 1, 2, 3, 0.5, np.inf, -np.inf])
+def test_lengths_of_vectors_are_numpys(ord):
+    x = numbers((3, 5), 0)
+    for axis, keepdims in ((0, False), (-1, True)):
+        ours = tri.norm(Tensor(x), ord, axis, keepdims)
+        np.testing.assert_allclose(ours.array, np.linalg.norm(x, ord, axis, keepdims))
+    check_gradients(lambda x: tri.norm(x, ord, 1), x)
+
+
+@pytest.mark.parametrize("ord", [None, "fro", 1, -1, np.inf, -np.inf])
+def test_norms_of_matrices_are_numpys(ord):
+    x = numbers((2, 3, 5), 0)
+    for axis, keepdims in (((1, 2), False), ((2, 0), True)):
+        ours = tri.norm(Tensor(x), ord, axis, keepdims)
+        np.testing.assert_allclose(ours.array, np.linalg.norm(x, ord, axis, keepdims))
+    check_gradients(lambda x: tri.norm(x, ord, (0, 1)), x)
+
+
+def test_norms_that_there_are_not():
+    with pytest.raises(ValueError, match="ord 2 of a matrix needs its singular values"):
+        tri.norm(Tensor([[1.0]]), 2)
+    with pytest.raises(ValueError, match="ord 'nuc' of 2 axes is not known"):
+        tri.norm(Tensor([[1.0]]), "nuc")

@@ -138,3 +138,36 @@ def test_an_eps_that_would_divide_zero_by_zero_is_refused(eps):
 def test_an_eps_that_is_zero_in_float32_is_refused():
     with pytest.raises(ValueError, match="above 0 in float32 too, where 1e-50 is 0; take a larger"):
         AdamW([one()], eps=1e-50)
+
+
+@pytest.mark.parametrize("size", [1e25, 1e19, 3e38])
+def test_a_huge_gradient_moves_by_one_learning_rate_and_the_next_ones_are_finite(size):
+    weight = one(1.0)
+    optimiser = AdamW([weight], 0.1)
+    assert take_step(optimiser, weight, size) == pytest.approx([0.9])
+    for gradient in (-size, size, 1.0):
+        assert np.isfinite(take_step(optimiser, weight, gradient)).all()
+
+
+def test_huge_gradients_count_alike_in_definition_and_kernels():
+    g = np.array([1e25, -1e25, 1.0, 2e19, 0.0], np.float32)
+    w, m = draw(5), np.zeros(5)
+    check_update(
+        adamw_update, w, g, m, m, scalars=Scalars(0.1), beta1=0.9, beta2=0.99, eps=1e-8,
+        weight_decay=0.1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("gradient", [np.inf, np.nan])
+def test_a_gradient_that_is_no_number_stays_visible(gradient):
+    weight = one(1.0)
+    with np.errstate(invalid="ignore"):
+        assert not np.isfinite(take_step(AdamW([weight], 0.1), weight, gradient)).any()
+
+
+def test_a_late_first_gradient_moves_by_what_the_docstring_says():
+    early, late = one(1.0), one(1.0)
+    optimiser = AdamW([early, late], 0.1, betas=(0.9, 0.999))
+    for _ in range(5000):
+        take_step(optimiser, early, 1.0)
+    assert 1 - take_step(optimiser, late, 1.0)[0] == pytest.approx(0.1 * 3.16, rel=0.01)

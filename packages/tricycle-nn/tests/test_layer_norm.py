@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tricycle_autograd import Tensor, concatenate
+from tricycle_autograd import Tensor, concatenate, definitions_only
 from tricycle_autograd.testing import check_fused, check_on_cuda, draw
 from tricycle_nn import LayerNorm, Parameter, add_layer_norm, layer_norm
 
@@ -176,3 +176,21 @@ def test_summands_of_different_shapes_are_refused():
 def test_vectors_of_no_numbers_are_no_trouble():
     with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="empty slice"):
         check_fused(layer_norm, draw(2, 0), draw(0), draw(0))
+
+
+@pytest.mark.parametrize("number", [1000.7, -0.1, 3e7])
+def test_a_constant_row_becomes_zeros_whatever_its_number(number):
+    x = Tensor(np.full((2, 768), number, np.float32), requires_grad=True)
+    weight, bias = (Tensor(np.full(768, n, np.float32)) for n in (2.0, 0.5))
+    assert (layer_norm(x, weight, bias).array == 0.5).all()
+    _, y = add_layer_norm(x, Tensor(np.zeros((2, 768), np.float32)), weight, bias)
+    assert (y.array == 0.5).all()
+    with definitions_only():
+        assert (layer_norm(x, weight, bias).array == 0.5).all()
+
+
+def test_a_row_that_is_nearly_constant_has_the_digits_that_float32_leaves_it():
+    x = (1000 + 1e-2 * np.random.default_rng(0).standard_normal((1, 768))).astype(np.float32)
+    ones = Tensor(np.ones(768, np.float32))
+    right = (x - x.mean(dtype=float)) / np.sqrt(x.var(dtype=float) + 1e-5)
+    np.testing.assert_allclose(layer_norm(Tensor(x), ones).array, right, atol=4e-3)

@@ -1,6 +1,7 @@
 """Modules: how parameters are found, named, saved and loaded."""
 
 import copy
+from collections import deque
 from multiprocessing.reduction import ForkingPickler  # how "spawn" sends things
 
 import numpy as np
@@ -257,3 +258,48 @@ def test_a_copy_of_a_module_learns_as_the_original_does(travel):
 
 def test_a_fused_operation_is_pickled_by_its_name():
     assert sent(gelu) is copy.deepcopy(gelu) is gelu
+
+
+# ---- Where parameters may be ----
+
+
+class Holder(Module):
+    def __init__(self, held):
+        self.held = held
+
+
+class WithSlots(Module):
+    __slots__ = ("weight",)
+
+    def __init__(self):
+        self.weight = Parameter(np.ones(2))
+
+
+class NoModule:
+    __slots__ = ("weight",)
+
+    def __init__(self):
+        self.weight = Parameter(np.ones(2))
+
+
+def test_deques_and_slots_are_looked_through():
+    assert [n for n, _ in Holder(deque([Parameter(np.ones(1))])).named_parameters()] == ["held.0"]
+    assert [n for n, _ in WithSlots().named_parameters()] == ["weight"]
+    assert [n for n, _ in Holder([WithSlots()]).named_parameters()] == ["held.0.weight"]
+
+
+@pytest.mark.parametrize("held", [{Parameter(np.ones(1))}, frozenset([WithSlots()]), NoModule()])
+def test_parameters_that_have_no_name_are_an_error(held):
+    with pytest.raises(TypeError, match=r"held is a \w+ with parameters in it, which would not be"):
+        Holder(held).parameters()
+
+
+def test_names_that_meet_are_an_error_that_names_both():
+    one, two = Parameter(np.ones(1)), Parameter(np.zeros(1))
+    model = Holder({"b.c": one, "b": {"c": two}})
+    places = r"held\['b\.c'\] and held\['b'\]\['c'\]"
+    with pytest.raises(ValueError, match=rf"called held\.b\.c: {places}"):
+        model.state_dict()
+    with pytest.raises(ValueError, match=r"called held\.1"):
+        Holder({1: one, "1": two}).named_parameters()
+    assert len(Holder({"b.c": one, "b": {"c": one}}).parameters()) == 1

@@ -669,3 +669,37 @@ def test_arrays_that_cannot_be_changed_in_place_are_refused():
         flattened("step", np.zeros(2), np.zeros(3))
     with pytest.raises(ValueError, match=r"in order in memory; got .* array\.copy\(\)"):
         flattened("step", np.zeros((2, 3)).T)
+
+
+# ---- What a person sees ----
+
+
+def test_an_optimiser_tells_its_settings():
+    model = Linear(2, 3, rng=np.random.default_rng(0))
+    optimiser = AdamW(default_groups(model, 0.1), 0.5, betas=(0.9, 0.95))
+    assert repr(optimiser) == (
+        "AdamW(2 parameters, learning_rate=0.5, betas=(0.9, 0.95), eps=1e-08, "
+        "weight_decay=[0.1, 0.0], steps_taken=0)"
+    )
+
+
+def test_a_step_between_two_backward_passes_of_one_forward_pass_is_an_error():
+    weight = parameter(3)
+    optimiser = SGD([weight], 0.1)
+    squared = weight * weight
+    first, second = squared.sum(), (squared * weight).sum()
+    first.backward()
+    optimiser.step()
+    with pytest.raises(RuntimeError, match=r"moved .*an optimiser's step.*before step\(\)"):
+        second.backward()
+    (weight * weight).sum().backward()
+    optimiser.step()
+
+
+def test_old_moments_by_position_beside_names_are_refused_with_what_to_do():
+    old = AdamW([parameter(2)], 0.1)
+    some = AdamW([{"parameters": [("a", parameter(2))]}, {"parameters": [parameter(3)]}], 0.1)
+    with pytest.raises(
+        ValueError, match=r"the parameters and groups it was saved with, all by name"
+    ):
+        some.load_state_dict(old.state_dict())

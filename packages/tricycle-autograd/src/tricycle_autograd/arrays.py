@@ -5,6 +5,7 @@ given tensors, whose arrays it hands out.
 
     is_floating(dtype)                 whether its numbers can have gradients
     is_half(dtype), in_float32         whether sums need more digits than it has; those digits
+    exact_sum                          a sum whose last digits hold, however many numbers there are
     contiguous, rows_contiguous        a copy where the memory has another order
     as_rows                            (..., C) seen as (N, C)
     empty, empty_like                  room for a result, beside its inputs
@@ -41,6 +42,39 @@ def is_half(dtype: np.dtype) -> bool:
 def in_float32(array):
     """An array of float16 or bfloat16 numbers as float32; another as it is."""
     return array.astype(FLOAT32) if is_half(array.dtype) else array
+
+
+def exact_sum(array: Any, axis: Any = None, keepdims: bool = False, in_a_row: int = 16) -> Any:
+    """array.sum(axis), right to the last digits, in the array's own dtype.
+
+    in_a_row   so many numbers may be added one after the other in the array's own dtype
+
+    Where numbers lie side by side numpy adds them in pairs, pairs of pairs and so on, and its sum
+    is right.  Along other axes it adds row after row, and the total of 20 million float32 ones is
+    16,777,216, from where adding 1 changes nothing.  Such sums are held in float64.
+    """
+    if array.dtype != FLOAT32 or type(array) is not np.ndarray:
+        # On the GPU cupy adds in a tree.
+        total = in_float32(array).sum(axis=axis, keepdims=keepdims)
+        return total.astype(array.dtype) if is_half(array.dtype) else total
+    if array.size <= in_a_row or added_in_a_row(array, axis) <= in_a_row:
+        return array.sum(axis=axis, keepdims=keepdims)
+    return array.sum(axis=axis, keepdims=keepdims, dtype=np.float64).astype(FLOAT32)
+
+
+def added_in_a_row(array: np.ndarray, axis: Any) -> int:
+    """How many numbers numpy's sum over `axis` adds one after the other."""
+    if axis is None:
+        if array.flags.forc:
+            return 1
+        axis = tuple(range(array.ndim))
+    axes = {i % array.ndim for i in (axis if isinstance(axis, tuple) else (axis,))}
+    if array.flags.c_contiguous and axes == set(range(array.ndim - len(axes), array.ndim)):
+        return 1
+    reduced = math.prod([array.shape[i] for i in axes])
+    long = [i for i in range(array.ndim) if array.shape[i] > 1]
+    innermost = min(long, key=lambda i: abs(array.strides[i]), default=0)
+    return reduced // array.shape[innermost] if innermost in axes else reduced
 
 
 def contiguous(array):

@@ -42,6 +42,7 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from itertools import combinations
 from math import prod
+from string import ascii_letters, ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from numpy import result_type
@@ -64,7 +65,7 @@ Step = tuple[frozenset[int], frozenset[int]]
 LOOK_AT_ALL_ORDERS = 6
 
 
-def einsum(subscripts: str, *tensors: Any) -> Tensor:
+def einsum(subscripts: Any, *tensors: Any) -> Tensor:
     """Multiply tensors along axes with the same letter; sum over letters not in the output.
 
     subscripts  a term of letters for each tensor, one letter for each axis: "ij,jk->ik".
@@ -76,9 +77,14 @@ def einsum(subscripts: str, *tensors: Any) -> Tensor:
     >>> einsum("ij,j->i", Tensor([[1, 2], [3, 4]]), Tensor([10, 1]))
     Tensor([12, 34], dtype=int64)
 
+    numpy's other form is understood too: einsum(x, [0, 1], y, [1, 2], [0, 2]), each tensor followed
+    by its labels, whole numbers from 0 to 51 and perhaps one `...`, and the output's at the end.
+
     Raises ValueError if the subscripts cannot be read or do not fit the tensors, TypeError if
     they are not a string.
     """
+    if not isinstance(subscripts, str) and tensors and _are_labels(tensors[0]):
+        subscripts, tensors = _in_letters(subscripts, *tensors)
     if not isinstance(subscripts, str):
         raise TypeError(
             f"einsum: the first argument is the subscripts, a string such as 'ij,jk->ik', got "
@@ -325,6 +331,30 @@ def _letters(term, subscripts):
         )
     before, ellipsis, after = match.groups()
     return before, ellipsis, after
+
+
+def _are_labels(value):
+    return isinstance(value, (list, tuple)) and all(x is ... or type(x) is int for x in value)
+
+
+def _in_letters(*operands):
+    """Subscripts and tensors of a call in which each tensor is followed by its labels."""
+    tensors, labels = operands[0 : len(operands) // 2 * 2 : 2], operands[1::2]
+    terms = ",".join([_letters_of(one) for one in labels])
+    if len(operands) % 2:
+        terms += "->" + _letters_of(operands[-1])
+    return terms, tensors
+
+
+def _letters_of(labels):
+    if not _are_labels(labels) or not all(x is ... or 0 <= x < len(ascii_letters) for x in labels):
+        raise ValueError(
+            f"einsum: labels are lists of whole numbers from 0 to {len(ascii_letters) - 1}, and "
+            f"..., got {labels!r}"
+        )
+    # Uppercase first, as numpy has it: the order decides about an output that is not given.
+    letters = ascii_uppercase + ascii_lowercase
+    return "".join(["..." if x is ... else letters[x] for x in labels])
 
 
 def _measure(terms, shapes, subscripts):

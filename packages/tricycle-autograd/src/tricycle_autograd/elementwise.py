@@ -15,6 +15,8 @@ gradient has its own input's dtype.
 What is kept for the backward pass is what the derivative mentions: x for log, the result for
 exp, nothing for addition; and of two inputs only what the gradients that are wanted need.
 
+Functions of numbers that models need less often are in derivatives.py, as a table.
+
 In order: arithmetic, comparisons and logic, functions of one number, choices, helpers.
 """
 
@@ -42,26 +44,26 @@ RANKS = {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2}
 
 def add(a: Any, b: Any) -> Tensor:
     """a + b."""
-    a, b, _, _, out = _apply("add", added, a, b)
-    return _record_two(out, a, b, _same, _same)
+    a, b, _, _, out = apply_two("add", added, a, b)
+    return record_two(out, a, b, _same, _same)
 
 
 def subtract(a: Any, b: Any) -> Tensor:
     """a - b."""
-    a, b, _, _, out = _apply("subtract", operator.sub, a, b)
-    return _record_two(out, a, b, _same, operator.neg)
+    a, b, _, _, out = apply_two("subtract", operator.sub, a, b)
+    return record_two(out, a, b, _same, operator.neg)
 
 
 def multiply(a: Any, b: Any) -> Tensor:
     """a · b, number by number."""
-    a, b, x, y, out = _apply("multiply", operator.mul, a, b)
-    return _record_two(out, a, b, lambda dy: dy * y, lambda dy: dy * x)
+    a, b, x, y, out = apply_two("multiply", operator.mul, a, b)
+    return record_two(out, a, b, lambda dy: dy * y, lambda dy: dy * x)
 
 
 def divide(a: Any, b: Any) -> Tensor:
     """a / b."""
-    a, b, _, y, out = _apply("divide", operator.truediv, a, b)
-    return _record_two(out, a, b, lambda dy: dy / y, lambda dy: -dy * out / y)
+    a, b, _, y, out = apply_two("divide", operator.truediv, a, b)
+    return record_two(out, a, b, lambda dy: dy / y, lambda dy: -dy * out / y)
 
 
 def power(a: Any, b: Any) -> Tensor:
@@ -69,8 +71,8 @@ def power(a: Any, b: Any) -> Tensor:
 
     d(a^b)/da = b·a^(b-1), and d(a^b)/db = a^b·log a.
     """
-    a, b, x, y, out = _apply("power", operator.pow, a, b)
-    return _record_two(
+    a, b, x, y, out = apply_two("power", operator.pow, a, b)
+    return record_two(
         out, a, b, lambda dy: dy * _slope_of_base(x, y), lambda dy: dy * _slope_of_exponent(x, out)
     )
 
@@ -86,42 +88,42 @@ def negative(a: Any) -> Tensor:
 
 def equal(a: Any, b: Any) -> Tensor:
     """Whether a == b, number by number."""
-    return wrap(_apply("equal", operator.eq, a, b)[-1])
+    return wrap(apply_two("equal", operator.eq, a, b)[-1])
 
 
 def not_equal(a: Any, b: Any) -> Tensor:
     """Whether a != b, number by number."""
-    return wrap(_apply("not_equal", operator.ne, a, b)[-1])
+    return wrap(apply_two("not_equal", operator.ne, a, b)[-1])
 
 
 def less(a: Any, b: Any) -> Tensor:
     """Whether a < b, number by number."""
-    return wrap(_apply("less", operator.lt, a, b)[-1])
+    return wrap(apply_two("less", operator.lt, a, b)[-1])
 
 
 def less_equal(a: Any, b: Any) -> Tensor:
     """Whether a <= b, number by number."""
-    return wrap(_apply("less_equal", operator.le, a, b)[-1])
+    return wrap(apply_two("less_equal", operator.le, a, b)[-1])
 
 
 def greater(a: Any, b: Any) -> Tensor:
     """Whether a > b, number by number."""
-    return wrap(_apply("greater", operator.gt, a, b)[-1])
+    return wrap(apply_two("greater", operator.gt, a, b)[-1])
 
 
 def greater_equal(a: Any, b: Any) -> Tensor:
     """Whether a >= b, number by number."""
-    return wrap(_apply("greater_equal", operator.ge, a, b)[-1])
+    return wrap(apply_two("greater_equal", operator.ge, a, b)[-1])
 
 
 def bitwise_and(a: Any, b: Any) -> Tensor:
     """a & b of booleans (both true) or integers (bit by bit)."""
-    return wrap(_apply("bitwise_and", operator.and_, a, b)[-1])
+    return wrap(apply_two("bitwise_and", operator.and_, a, b)[-1])
 
 
 def bitwise_or(a: Any, b: Any) -> Tensor:
     """a | b of booleans (either true) or integers (bit by bit)."""
-    return wrap(_apply("bitwise_or", operator.or_, a, b)[-1])
+    return wrap(apply_two("bitwise_or", operator.or_, a, b)[-1])
 
 
 def invert(a: Any) -> Tensor:
@@ -134,65 +136,65 @@ def invert(a: Any) -> Tensor:
 
 def exp(a: Any) -> Tensor:
     """e^a."""
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     out = xp.exp(a.array)
     return record(out, (a,), lambda dy: (dy * out,))
 
 
 def expm1(a: Any) -> Tensor:
     """e^a - 1, exact for small a too."""
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     out = xp.expm1(a.array)
     return record(out, (a,), lambda dy: (dy * (out + 1),))
 
 
 def log(a: Any) -> Tensor:
     """The natural logarithm: -inf at 0, NaN below."""
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     x = a.array
     return record(xp.log(x), (a,), lambda dy: (dy / x,))
 
 
 def log1p(a: Any) -> Tensor:
     """log(1 + a), exact for small a too."""
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     x = a.array
     return record(xp.log1p(x), (a,), lambda dy: (dy / (1 + x),))
 
 
 def sqrt(a: Any) -> Tensor:
     """The square root; its slope at 0 is infinite."""
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     out = xp.sqrt(a.array)
     return record(out, (a,), lambda dy: (dy / (2 * out),))
 
 
 def sin(a: Any) -> Tensor:
     """The sine of an angle in radians."""
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     x = a.array
     return record(xp.sin(x), (a,), lambda dy: (dy * xp.cos(x),))
 
 
 def cos(a: Any) -> Tensor:
     """The cosine of an angle in radians."""
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     x = a.array
     return record(xp.cos(x), (a,), lambda dy: (-dy * xp.sin(x),))
 
 
 def tanh(a: Any) -> Tensor:
     """(e^a - e^-a) / (e^a + e^-a), between -1 and 1."""
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     out = xp.tanh(a.array)
     return record(out, (a,), lambda dy: (dy * (1 - out * out),))
 
 
 def sigmoid(a: Any) -> Tensor:
     """1 / (1 + e^-a), between 0 and 1."""
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     with np.errstate(over="ignore"):  # of -100, e^100 is inf, and 1 / inf is right
-        out = 1 / (1 + xp.exp(-_floating(a.array)))
+        out = 1 / (1 + xp.exp(-in_floating_point(a.array)))
     return record(out, (a,), lambda dy: (dy * out * (1 - out),))
 
 
@@ -201,7 +203,7 @@ def erf(a: Any) -> Tensor:
 
     It is how much of a normal distribution lies within a·√2 standard deviations of its mean.
     """
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     x = a.array
     slope = TWO_OVER_ROOT_PI
     return record(
@@ -211,14 +213,14 @@ def erf(a: Any) -> Tensor:
 
 def abs(a: Any) -> Tensor:
     """The size of a number without its sign; the slope at 0 is taken as 0."""
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     x = a.array
     return record(xp.abs(x), (a,), lambda dy: (dy * xp.sign(x),))
 
 
 def sign(a: Any) -> Tensor:
     """-1, 0 or 1; flat almost everywhere, so its gradient is 0."""
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     return record(xp.sign(a.array), (a,), lambda dy: (xp.zeros_like(dy),))
 
 
@@ -231,7 +233,7 @@ def clip(a: Any, a_min: Any = None, a_max: Any = None) -> Tensor:
     The gradient passes where a is inside, bounds included, and is 0 outside.  The bounds are
     numbers or arrays.  Raises TypeError for bounds that want gradients.
     """
-    a, xp = _tensor_and_module(a)
+    a, xp = tensor_and_module(a)
     x = a.array
     low, high = _bound(a_min, x), _bound(a_max, x)
     out = xp.clip(x, low, high)
@@ -265,15 +267,15 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     a, b = _operands("where", a, b)
     chosen = as_tensor(condition).array
     xp = array_module(chosen)
-    if not isinstance(condition, Tensor):  # the caller's own memory, which may be filled anew
-        chosen = chosen.copy()
+    if isinstance(condition, Tensor) and not (a.node is b.node is None):
+        chosen = chosen.copy()  # a tensor around the caller's own mask, perhaps
     _check_devices("where", wrap(chosen), a, b)
     try:
         out = select(xp, chosen, a.array, b.array)
     except ValueError:
         _check_shapes("where", chosen, a.array, b.array)
         raise
-    return _record_two(
+    return record_two(
         out, a, b, lambda dy: select(xp, chosen, dy, 0), lambda dy: select(xp, chosen, 0, dy)
     )
 
@@ -297,12 +299,13 @@ def select(xp, chosen, x, y):
     return (y ^ ((x ^ y) & mask)).view(dtype)
 
 
-def _tensor_and_module(value):
+def tensor_and_module(value: Any) -> tuple[Tensor, Any]:
+    """An operand as a tensor, and the module that works on its array."""
     tensor = as_tensor(value)
     return tensor, array_module(tensor.array)
 
 
-def _apply(name, operation, a, b):
+def apply_two(name: str, operation: Callable, a: Any, b: Any) -> tuple:
     """Two operands as tensors, their arrays, and operation(array, array)."""
     a, b = _operands(name, a, b)
     x, y = a.array, b.array
@@ -316,7 +319,7 @@ def _apply(name, operation, a, b):
 def _operands(name, a, b):
     """Both operands as tensors, at least one of them with an array, and both on one device."""
     if not isinstance(a, Tensor):
-        a = _constant(a, b) if isinstance(b, Tensor) else Tensor(a)
+        a = _constant(a, b) if isinstance(b, Tensor) else as_tensor(a)
     if not isinstance(b, Tensor):
         b = _constant(b, a)
     if type(a.array) is not type(b.array):
@@ -331,7 +334,7 @@ def _constant(value, other):
     fit any device.
     """
     if not isinstance(value, NUMBER):
-        return Tensor(value)
+        return as_tensor(value)
     constant = Tensor.__new__(Tensor)
     constant.array = _weak(value, other.array)
     constant.node = None
@@ -374,7 +377,9 @@ def _check_shapes(name, *arrays):
         ) from None
 
 
-def _record_two(out, a, b, gradient_of_a: Callable, gradient_of_b: Callable):
+def record_two(
+    out: Any, a: Tensor, b: Tensor, gradient_of_a: Callable, gradient_of_b: Callable
+) -> Tensor:
     """Record an operation on two inputs, undoing what broadcasting did to each.
 
     Where a gradient is not wanted, its function is dropped, and the arrays it holds with it.
@@ -409,44 +414,44 @@ def _same(dy):
     return dy
 
 
-def _floating(x):
+def in_floating_point(x: Any) -> Any:
     """x, or integers as float64: unsigned ones have no negative, and small ones overflow."""
     return x if is_floating(x.dtype) else x.astype(np.float64)
 
 
 def _slope_of_base(x, y):
-    """b·a^(b-1), which is 0 for b = 0 whatever a is (0·0^-1 would be NaN)."""
+    """b·a^(b-1), which is 0 for b = 0 whatever a is (0·0^-1 and 0·inf would be NaN)."""
     if isinstance(y, NUMBER):
-        return 0 * x if y == 0 else y * x ** (y - 1)
+        return array_module(x).zeros_like(x) if y == 0 else y * x ** (y - 1)
     xp = array_module(y)
     return xp.where(y == 0, 0, y * x ** (xp.where(y == 0, 1, y) - 1))
 
 
 def _slope_of_exponent(x, out):
-    """a^b·log a, and 0 for a = 0, where a^b stays 0 when b moves a little."""
+    """a^b·log a, and 0 where a = 0, or a^b = 0, and stays 0 when b moves a little."""
     xp = array_module(out)
-    return out * xp.log(xp.where(x == 0, 1, x))
+    flat = (x == 0) | (out == 0)
+    return xp.where(flat, 0, out) * xp.log(xp.where(flat, 1, x))
 
 
 def _choose(name, choice, wins, a, b):
     """maximum or minimum: the gradient goes to the winner, half of it to each where tied."""
-    a, b, x, y, out = _apply(name, choice, a, b)
+    a, b, x, y, out = apply_two(name, choice, a, b)
     xp = array_module(out)
 
     def share(dy, won):
         return select(xp, won, dy, select(xp, x == y, 0.5 * dy, 0))
 
-    return _record_two(
-        out, a, b, lambda dy: share(dy, wins(x, y)), lambda dy: share(dy, wins(y, x))
-    )
+    return record_two(out, a, b, lambda dy: share(dy, wins(x, y)), lambda dy: share(dy, wins(y, x)))
 
 
 def _bound(value, x):
     """A bound of clip as an array, a number or None."""
+    if value is None:
+        return None
     if isinstance(value, NUMBER):
         return _weak(value, x)
-    if not isinstance(value, Tensor):
-        return value
+    value = as_tensor(value)
     if value.requires_grad:
         raise TypeError(
             "clip has no gradient for its bounds; use maximum(a, low) and minimum(a, high)"
@@ -481,7 +486,7 @@ OUTER_BOTTOM = (
 
 def _erf(xp, x):
     dtype = x.dtype
-    x = in_float32(_floating(x))
+    x = in_float32(in_floating_point(x))
     near = xp.clip(x, -0.46875, 0.46875)
     inner = near * _polynomial(INNER_TOP, near * near) / _polynomial(INNER_BOTTOM, near * near)
     far = xp.minimum(xp.abs(x), 6)

@@ -34,8 +34,11 @@ An optimiser's update has the same three parts.  It works on arrays, in place:
     class CPU: ...
 """
 
+import ast
 import functools
 import inspect
+import textwrap
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +56,29 @@ ON_GPU = "__cuda_array_interface__"  # what every array on a GPU has
 registry: dict[str, "Fused"] = {}
 
 
+class WithDefinition:
+    """The docstring of a class; on its objects their definition's docstring, and its source.
+
+    So `help(rms_norm)` shows what is calculated.
+    """
+
+    def __init__(self, of_class: str | None):
+        self.of_class = of_class
+
+    def __get__(self, operation: Any, owner: type) -> str | None:
+        if operation is None:
+            return self.of_class
+        documentation = inspect.getdoc(operation.definition) or ""
+        try:
+            source = inspect.getsource(operation.definition)
+        except OSError:  # typed into a console
+            return documentation
+        function: Any = ast.parse(textwrap.dedent(source)).body[0]
+        first = function.body[1 if ast.get_docstring(function) and function.body[1:] else 0]
+        body = textwrap.dedent("\n".join(source.splitlines()[first.lineno - 1 :]))
+        return f"{documentation}\n\nDefinition:\n\n{textwrap.indent(body, '    ')}\n"
+
+
 class Fused:
     """A function with a definition to read and, for some devices, kernels to run.
 
@@ -60,14 +86,26 @@ class Fused:
     by_device    the kernels, by the name of their device
     """
 
+    __doc__ = WithDefinition(__doc__)
     __name__: str
 
     def __init__(self, definition: Callable):
-        functools.update_wrapper(self, definition)
+        named = [name for name in functools.WRAPPER_ASSIGNMENTS if name != "__doc__"]
+        functools.update_wrapper(self, definition, assigned=named)
         self.definition = definition
         self.by_device: dict[str, Any] = {}
         self._operation: Callable | None = None
         registry[f"{definition.__module__}.{definition.__name__}"] = self
+
+    def __repr__(self) -> str:
+        devices = " and ".join(self.by_device) or "no device"
+        signature = inspect.signature(self.definition)
+        plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        return f"<fused {self.__name__}{inspect.Signature(plain)}, kernels for {devices}>"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        # As functions have it: in a class it is a method, and help() shows it as a function.
+        return self if instance is None else types.MethodType(self, instance)
 
     def __reduce__(self) -> str:
         # Pickled and copied by its name, as functions are.

@@ -7,8 +7,8 @@
     x[mask]         boolean arrays choose each number at most once
 
 Adding up is the only hard part.  `scatter_add` sorts the places, so that equal ones become
-neighbours, and sums each run of neighbours: the order of the sum is fixed, and nothing is
-done a number at a time.
+neighbours, and sums each run of neighbours, float32 in float64: the order of the sum is fixed,
+and nothing is done a number at a time.
 
 In order: indexing, the sum over repeated places, numpy's other ways to choose.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import in_float32
+from tricycle_autograd.arrays import FLOAT32, in_float32
 from tricycle_autograd.axes import normalise_axis
 from tricycle_autograd.devices import array_module, device_of
 from tricycle_autograd.shapes import add_up, ravel
@@ -145,13 +145,17 @@ def scatter_add(destination, places, rows) -> None:
     destination  (N, C)    rows  (M, C)    places  (M,) integers from 0 to N - 1; M > 0
     """
     xp = array_module(destination)
-    if destination.shape[1] == 1:
-        xp.add.at(destination[:, 0], places, rows[:, 0])  # fast for single numbers only
+    wide = {"dtype": np.float64} if xp is np and rows.dtype == FLOAT32 else {}
+    if destination.shape[1] == 1:  # fast for single numbers only
+        if wide:
+            destination[:, 0] += np.bincount(places, rows[:, 0], len(destination))
+        else:
+            xp.add.at(destination[:, 0], places, rows[:, 0])
         return
     order = xp.argsort(places, kind="stable")
     places = places[order]
     starts = xp.flatnonzero(xp.concatenate([places[:1] >= 0, places[1:] != places[:-1]]))
-    destination[places[starts]] += xp.add.reduceat(rows[order], starts, axis=0)
+    destination[places[starts]] += xp.add.reduceat(rows[order], starts, axis=0, **wide)
 
 
 # ---- numpy's other ways to choose ----

@@ -23,12 +23,14 @@ import numpy as np
 
 from tricycle_autograd import cublaslt
 from tricycle_autograd.arrays import empty, in_float32, is_half
+from tricycle_autograd.axes import normalise_axes
 from tricycle_autograd.devices import array_module, check_same_device, device_of
+from tricycle_autograd.elementwise import multiply
 from tricycle_autograd.gemm import product
 from tricycle_autograd.indexing import diagonal
 from tricycle_autograd.modes import count_flops
 from tricycle_autograd.reductions import sum as sum_over
-from tricycle_autograd.shapes import reshape, unbroadcast
+from tricycle_autograd.shapes import ravel, reshape, transpose, unbroadcast
 from tricycle_autograd.tensor import Tensor, as_tensor, record
 
 # Multiplications: from here on our own product is the faster one, and numpy's library would start
@@ -206,3 +208,68 @@ def outer(x: Any, y: Any) -> Tensor:
 def trace(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
     """The sum of the diagonal of the matrices in two axes of x; `offset` as for diagonal."""
     return sum_over(diagonal(x, offset, axis1, axis2), -1)
+
+
+# ---- Other products, by numpy's names ----
+
+
+def tensordot(a: Any, b: Any, axes: Any = 2) -> Tensor:
+    """Products of a and b, summed over some axes of each.
+
+    axes      how many: the last of a with the first of b; or two lists of axes that go together
+    returns   the other axes of a, then the other axes of b
+
+    Raises ValueError for axes of different lengths.
+    """
+    a, b = as_tensor(a), as_tensor(b)
+    if np.iterable(axes):
+        of_a, of_b = axes
+    else:
+        of_a, of_b = range(a.ndim - axes, a.ndim), range(axes)
+    of_a = normalise_axes("tensordot", of_a, a.shape)
+    of_b = normalise_axes("tensordot", of_b, b.shape)
+    if [a.shape[i] for i in of_a] != [b.shape[i] for i in of_b]:
+        raise ValueError(
+            f"tensordot: axes {of_a} of shape {a.shape} and {of_b} of {b.shape} differ in length"
+        )
+    left = [i for i in range(a.ndim) if i not in of_a]
+    right = [i for i in range(b.ndim) if i not in of_b]
+    summed = math.prod([a.shape[i] for i in of_a])
+    rows, columns = [a.shape[i] for i in left], [b.shape[i] for i in right]
+    x = reshape(transpose(a, [*left, *of_a]), (math.prod(rows), summed))
+    y = reshape(transpose(b, [*of_b, *right]), (summed, math.prod(columns)))
+    return reshape(matmul(x, y), [*rows, *columns])
+
+
+def dot(a: Any, b: Any) -> Tensor:
+    """numpy's dot: products summed over the last axis of a and the second last, or only, of b.
+
+    Of two single numbers, or one and an array, it is the product.
+    """
+    a, b = as_tensor(a), as_tensor(b)
+    if not a.ndim or not b.ndim:
+        return multiply(a, b)
+    return tensordot(a, b, (-1, 0 if b.ndim == 1 else -2))
+
+
+def inner(a: Any, b: Any) -> Tensor:
+    """Products summed over the last axes of both; of single numbers the product."""
+    a, b = as_tensor(a), as_tensor(b)
+    return tensordot(a, b, (-1, -1)) if a.ndim and b.ndim else multiply(a, b)
+
+
+def vdot(a: Any, b: Any) -> Tensor:
+    """The sum of all products of two arrays of one size, each taken as one row."""
+    return inner(ravel(a), ravel(b))
+
+
+def kron(a: Any, b: Any) -> Tensor:
+    """Kronecker's product: every number of a replaced by itself times the whole of b."""
+    a, b = as_tensor(a), as_tensor(b)
+    ndim = max(a.ndim, b.ndim)
+    outer_shape = (1,) * (ndim - a.ndim) + a.shape
+    inner_shape = (1,) * (ndim - b.ndim) + b.shape
+    # Axis by axis: first which number of a, then which number of b.
+    x = reshape(a, [n for side in outer_shape for n in (side, 1)])
+    y = reshape(b, [n for side in inner_shape for n in (1, side)])
+    return reshape(multiply(x, y), [n * m for n, m in zip(outer_shape, inner_shape)])

@@ -1,12 +1,14 @@
 """Which function each operator and method of a tensor calls.
 
 `x + y` is add(x, y), and `x.sum(axis=0)` is sum(x, axis=0): the methods are numpy's, and each is
-one line.  The functions live in elementwise, reductions, shapes, indexing, matmul and einsum.
-Those need Tensor, and Tensor needs this class: so this module imports none of them, and the
-package puts them into `functions` once it has imported them all.
+one line.  The functions live in elementwise, derivatives, reductions, sorting, shapes, indexing,
+matmul and einsum.  Those need Tensor, and Tensor needs this class: so this module imports none of
+them, and the package puts them into `functions` once it has imported them all.  numpy's own
+functions (`np.exp(x)`) find ours through numpy_calls.
 
 There is no `+=` in place: Python turns `x += y` into `x = x + y`, a new tensor.  Comparisons
-compare numbers, so `x == y` is a tensor; as keys of dictionaries tensors go by identity.
+compare numbers, so `x == y` is a tensor; as keys of dictionaries tensors go by identity.  Beside
+what has no numbers, `x == None` is False as it is for any object.
 """
 
 from collections.abc import Iterator
@@ -26,6 +28,14 @@ class NumpyMethods:
 
     __slots__ = ()
     __hash__ = object.__hash__
+
+    # ---- numpy's functions: np.exp(x) and array + x ----
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return functions.numpy_calls.call_ufunc(functions, ufunc, method, inputs, options)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
+        return functions.numpy_calls.call_function(functions, function, args, options)
 
     # ---- arithmetic ----
 
@@ -59,6 +69,18 @@ class NumpyMethods:
     def __rpow__(self, other: Any) -> "Tensor":
         return functions.power(other, self)
 
+    def __mod__(self, other: Any) -> "Tensor":
+        return functions.remainder(self, other)
+
+    def __rmod__(self, other: Any) -> "Tensor":
+        return functions.remainder(other, self)
+
+    def __floordiv__(self, other: Any) -> "Tensor":
+        return functions.floor_divide(self, other)
+
+    def __rfloordiv__(self, other: Any) -> "Tensor":
+        return functions.floor_divide(other, self)
+
     def __matmul__(self, other: Any) -> "Tensor":
         return functions.matmul(self, other)
 
@@ -74,13 +96,28 @@ class NumpyMethods:
     def __abs__(self) -> "Tensor":
         return functions.abs(self)
 
+    def __round__(self, digits: int | None = None) -> Any:
+        """One number as Python's round() gives it; several as a tensor."""
+        if self.ndim:  # type: ignore[attr-defined]
+            return functions.round(self, digits or 0)
+        return round(self.item(), digits)  # type: ignore[attr-defined]
+
+    def round(self, decimals: int = 0) -> "Tensor":
+        return functions.round(self, decimals)
+
+    def dot(self, other: Any) -> "Tensor":
+        return functions.dot(self, other)
+
+    def argsort(self, axis: int | None = -1) -> "Tensor":
+        return functions.argsort(self, axis)
+
     # ---- comparisons and logic ----
 
     def __eq__(self, other: Any) -> "Tensor":  # type: ignore[override]
-        return functions.equal(self, other)
+        return functions.equal(self, other) if _has_numbers(other) else NotImplemented
 
     def __ne__(self, other: Any) -> "Tensor":  # type: ignore[override]
-        return functions.not_equal(self, other)
+        return functions.not_equal(self, other) if _has_numbers(other) else NotImplemented
 
     def __lt__(self, other: Any) -> "Tensor":
         return functions.less(self, other)
@@ -131,6 +168,9 @@ class NumpyMethods:
 
     def prod(self, axis: Axis = None, keepdims: bool = False) -> "Tensor":
         return functions.prod(self, axis, keepdims)
+
+    def cumprod(self, axis: int | None = None) -> "Tensor":
+        return functions.cumprod(self, axis)
 
     def cumsum(self, axis: int | None = None) -> "Tensor":
         return functions.cumsum(self, axis)
@@ -199,6 +239,11 @@ class NumpyMethods:
 
     def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> "Tensor":
         return functions.diagonal(self, offset, axis1, axis2)
+
+
+def _has_numbers(other):
+    """Whether it can be compared number by number: not None, say, or a word."""
+    return isinstance(other, (int, float, list, tuple)) or hasattr(other, "__array__")
 
 
 def _one_or_many(arguments):

@@ -5,6 +5,8 @@
     finished_leaf  a function that is called with each leaf whose gradient is complete, or None:
                    see tape.on_finished_leaf
     definitions    whether fused operations run by their definitions: see fused.definitions_only
+    met            a dictionary for what operations find on the tape while nothing is recorded, or
+                   None: see meeting
 
 Every thread and every asyncio task has modes of its own, in one context variable: a thread that
 writes text under no_grad() does not switch off the tape of a thread that trains.
@@ -51,7 +53,7 @@ class Modes:
     blocks  the blocks, the outermost first
     """
 
-    __slots__ = ("blocks", "recording", "observer", "finished_leaf", "definitions")
+    __slots__ = ("blocks", "recording", "observer", "finished_leaf", "definitions", "met")
 
     def __init__(self, blocks: "tuple[Block, ...]" = ()):
         self.blocks = blocks
@@ -59,6 +61,7 @@ class Modes:
         self.observer: Observer | None = None
         self.finished_leaf: Callable[[Any], None] | None = None
         self.definitions = False
+        self.met: dict[Any, Any] | None = None
         for block in blocks:
             for name, value in block.changes.items():
                 setattr(self, name, value)
@@ -132,6 +135,14 @@ def no_grad() -> Block:
 def recording() -> Block:
     """Run a block with the tape on, also inside `no_grad()`."""
     return Block(recording=True)
+
+
+def meeting(met: dict[Any, Any]) -> Block:
+    """Run a block that notes in `met` the tensors on the tape that unrecorded operations use.
+
+    met   tensors by their nodes
+    """
+    return Block(met=met)
 
 
 def observed_by(observer: Observer) -> Block:

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd.modes import current, observed_by
+from tricycle_autograd.tape import ADDED
 
 BETWEEN = "(between operations)"
 LONG_ENOUGH = 0.3  # seconds, for measuring a limit of the machine
@@ -79,7 +80,8 @@ class Profile:
 
     def recorded(self, array: Any, inputs: Any, backward: Callable) -> Callable:
         """Note an operation's result; returns its backward, which will be noted too."""
-        moved = _bytes(array) + sum(_bytes(tensor.array) for tensor in inputs)
+        arrays = [tensor.array for tensor in inputs]
+        moved = 0 if _is_view(array, arrays) else _bytes(array) + sum(map(_bytes, arrays))
         name, direction = self._running[-1]
         if direction != "forward":
             # A primitive reports its end only: it is taken to start where the last one ended.
@@ -93,8 +95,10 @@ class Profile:
 
         def noted(*dy):
             with self.part(name, "backward"):
-                self._row(name, "backward").bytes += moved + gradients
-                return backward(*dy)
+                results = backward(*dy)
+                if not all(_is_view(result, dy) for result in results):
+                    self._row(name, "backward").bytes += moved + gradients
+                return results
 
         return noted
 
@@ -127,6 +131,10 @@ class Profile:
         return self.rows.setdefault((name, direction), Row())
 
     # ---- what a person reads ----
+
+    def __repr__(self) -> str:
+        calls = sum(row.calls for row in self.rows.values())
+        return f"<Profile of {calls} calls in {self.seconds * 1e3:.1f} ms; print() shows its table>"
 
     def __str__(self) -> str:
         fastest, widest = roof()
@@ -229,6 +237,14 @@ def _shortest(function, long_enough=LONG_ENOUGH):
         function()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
+
+
+def _is_view(result, sources):
+    """Whether a result shows the numbers of another array, or is nothing: no number was moved."""
+    if result is None or result is ADDED:
+        return result is None
+    arrays = [x for x in (result, *sources) if isinstance(x, np.ndarray)]
+    return any(arrays[0] is x or np.may_share_memory(arrays[0], x) for x in arrays[1:])
 
 
 def _bytes(array):

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-from tricycle_autograd.modes import is_recording, no_grad, recording
-from tricycle_autograd.tape import backpropagate
+from tricycle_autograd.modes import is_recording, meeting, no_grad, recording
+from tricycle_autograd.tape import backpropagate, now
 from tricycle_autograd.tensor import Tensor, record
 
 Value = TypeVar("Value")
@@ -54,21 +54,31 @@ def recompute(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
             "recompute needs an input that requires a gradient, or nothing would flow back into "
             "the function; call the function itself"
         )
-    drawn: list = []
-    with no_grad(), _keep_draws(drawn):
-        y = function(*inputs)
     arrays = [tensor.array for tensor in inputs]
     wanted = [tensor.requires_grad for tensor in inputs]
+    drawn: list = []
+    met: dict = {}
+    since = now()
+    with no_grad(), meeting(met), _keep_draws(drawn):
+        y = function(*_apart(arrays, wanted))
+    # Results from outside that the function uses: the walk that is under way goes on from them.
+    captured = [x for node, x in met.items() if node.backward is not None]
+    nodes = [x.node for x in captured]
 
     def backward(dy):
-        leaves = [Tensor(a, requires_grad=w) for a, w in zip(arrays, wanted, strict=True)]
+        again_inputs = _apart(arrays, wanted)
         with recording(), _repeat_draws(drawn):
-            again = function(*leaves)
-        if again.node is not None:
-            backpropagate(again.node, dy)
-        return tuple(leaf.grad for leaf in leaves)
+            again = function(*again_inputs)
+        ends = [*[x.node for x in again_inputs], *nodes]
+        found = {} if again.node is None else backpropagate(again.node, dy, ends, since)
+        return tuple(map(found.get, ends))
 
-    return record(y.array, inputs, backward)
+    return record(y.array, (*inputs, *captured), backward)
+
+
+def _apart(arrays, wanted):
+    """Tensors of the same arrays without their past, as the function is given them."""
+    return [Tensor(a, requires_grad=w) for a, w in zip(arrays, wanted, strict=True)]
 
 
 def same_again(draw: Callable[[], Value]) -> Value:

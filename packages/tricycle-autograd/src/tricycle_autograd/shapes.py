@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import in_float32, is_floating
+from tricycle_autograd.arrays import exact_sum, is_floating
 from tricycle_autograd.axes import Axes, normalise_axes, normalise_axis
 from tricycle_autograd.devices import array_module, check_same_device
 from tricycle_autograd.tensor import Tensor, as_tensor, record
@@ -40,8 +40,11 @@ def unbroadcast(grad, shape: tuple[int, ...]):
 
 
 def add_up(array, axis, keepdims=False):
-    """array.sum(axis), added up in float32 where the dtype is too short for sums."""
-    return in_float32(array).sum(axis, keepdims=keepdims).astype(array.dtype, copy=False)
+    """The sum of the gradients of one number that went to several places.
+
+    Up to 128 of them are added as numpy does it, so that a step of training keeps its bits.
+    """
+    return exact_sum(array, axis, keepdims, in_a_row=128)
 
 
 # ---- Reshaping ----
@@ -276,6 +279,35 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     return record(xp.stack([x.array for x in tensors], axis), tensors, backward)
 
 
+def hstack(tensors: Sequence[Any]) -> Tensor:
+    """Join tensors side by side: along the second axis, vectors along their only one."""
+    tensors = [atleast_1d(x) for x in _several("hstack", tensors)]
+    return concatenate(tensors, axis=0 if tensors[0].ndim == 1 else 1)
+
+
+def vstack(tensors: Sequence[Any]) -> Tensor:
+    """Join tensors under each other, along the first axis; vectors are rows."""
+    return concatenate([atleast_2d(x) for x in _several("vstack", tensors)])
+
+
+def column_stack(tensors: Sequence[Any]) -> Tensor:
+    """Join tensors along the second axis; vectors are columns."""
+    tensors = [atleast_1d(x) for x in _several("column_stack", tensors)]
+    return concatenate([reshape(x, (-1, 1)) if x.ndim == 1 else x for x in tensors], axis=1)
+
+
+def atleast_1d(x: Any) -> Tensor:
+    """x itself, or a single number as a vector of one."""
+    x = as_tensor(x)
+    return x if x.ndim else reshape(x, 1)
+
+
+def atleast_2d(x: Any) -> Tensor:
+    """x itself, or a vector as a matrix of one row."""
+    x = atleast_1d(x)
+    return x if x.ndim > 1 else reshape(x, (1, -1))
+
+
 def split(x: Any, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
     """Cut x along an axis: into that many equal pieces, or before each of the given indices.
 
@@ -306,11 +338,19 @@ def _cut(x, places):
     A part alone would answer with zeros everywhere but in its own place, and summing those
     answers would cost a whole array for each part.  So the parts write into one array, which
     the first of them hands to the node they share; that node is older than all of them, so
-    the tape does not read it before the last has written.
+    the tape does not read it before the last has written.  It keeps nothing, and so the parts of
+    a leaf may also be walked one by one.
     """
     array, shape = x.array, x.shape
-    whole = record(array, (x,), lambda dx: (dx,))
     shared: list[Any] = []
+
+    def hand_over(dx):
+        shared.clear()
+        return (dx,)
+
+    whole = record(array, (x,), hand_over)
+    if whole.node is not None:
+        whole.node.lasting = True
 
     def part(place):
         def backward(dy):

@@ -16,15 +16,17 @@ Three habits keep it right and small:
 - Gradients live in a dictionary during the walk; only leaves keep theirs.
 - **A gradient array is read-only once handed over.**  The gradient of `a + b` is one
   array that belongs to both a and b, so it must not be written to.  Only the tape adds in
-  place, and only into sums that it allocated itself.
+  place, and only into sums that it allocated itself.  What a leaf keeps is its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Any
 
 import numpy as np
 
 from tricycle_autograd.additions import add_into, added
+from tricycle_autograd.arrays import in_float32, is_half
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.modes import Block, current
 
@@ -47,20 +49,29 @@ class Node:
     grad           leaves only: the gradient so far, or None
     buffer         leaves only: an array to keep the gradient in (a parameter's place in an
                    arena), or None
+    exact          leaves only: a sum of float16 or bfloat16 gradients in float32, or None
+    moved          leaves only: the number of the last time that its array was changed in place
+    lasting        whether it keeps nothing, and may be walked more than once
 
     A leaf may travel, by pickle or copy.deepcopy: it arrives with its gradient, without a buffer,
     and with a new number.  Any other node raises TypeError: its backward stays here.
     """
 
-    __slots__ = ("number", "parents", "backward", "takes_waiting", "grad", "buffer")
+    __slots__ = (
+        *("number", "parents", "backward", "takes_waiting", "lasting"),
+        *("grad", "buffer", "exact", "moved"),
+    )
 
     def __init__(self, parents=(), backward=None, takes_waiting=False):
         self.number = _next_number()
         self.parents = parents
         self.backward = backward
         self.takes_waiting = takes_waiting
+        self.lasting = False
         self.grad = None
         self.buffer = None
+        self.exact = None
+        self.moved = 0
 
     def __reduce__(self):
         if self.backward is not None:
@@ -70,17 +81,35 @@ class Node:
             )
         return _arrived_leaf, (self.grad,)
 
-    def add(self, grad):
-        """Add one more contribution to a leaf's gradient."""
-        if self.buffer is None:
-            total = grad if self.grad is None else added(self.grad, grad)
-            # numpy turns results with no axes into scalars; a leaf's gradient is an array.
-            self.grad = np.asarray(total) if isinstance(total, np.generic) else total
+    def add(self, grad, is_ours=False):
+        """Add one more contribution to a leaf's gradient.
+
+        is_ours   whether no one else has this array
+        """
+        if self.buffer is not None:
+            if self.grad is None:
+                self.buffer[...] = grad
+                self.grad = self.buffer
+            else:
+                add_into(self.buffer, grad)
         elif self.grad is None:
-            self.buffer[...] = grad
-            self.grad = self.buffer
+            # This array may be another leaf's too, or belong to the caller.
+            kept = grad if is_ours else grad.copy()
+            self.grad = np.asarray(kept) if _is_scalar(kept) else kept
+        elif _is_short(grad):
+            self._add_in_float32(grad)
         else:
-            add_into(self.buffer, grad)
+            total = added(self.grad, grad)
+            # numpy turns results with no axes into scalars; a leaf's gradient is an array.
+            self.grad = np.asarray(total) if _is_scalar(total) else total
+
+    def _add_in_float32(self, grad):
+        """So that many small contributions are not rounded away; what was set by hand counts."""
+        before: Any = self.grad
+        if self.exact is not None and (self.exact.astype(before.dtype) == before).all():
+            before = self.exact
+        self.exact = in_float32(before) + in_float32(grad)
+        self.grad = np.asarray(self.exact.astype(grad.dtype))
 
     def claim(self):
         """Promise to write a contribution straight into `buffer`.
@@ -98,6 +127,30 @@ def _arrived_leaf(grad):
     leaf = Node()
     leaf.grad = grad
     return leaf
+
+
+def _is_scalar(value):
+    return isinstance(value, np.generic)
+
+
+def _is_short(grad):
+    """Whether gradients of this dtype are added up in float32: on the CPU; see additions.py."""
+    return type(grad) is np.ndarray and is_half(grad.dtype)
+
+
+def now() -> int:
+    """The number of this moment: above those of all nodes so far, below those to come."""
+    return _next_number()
+
+
+def note_that_it_moved(leaf: Node | None) -> None:
+    """Say that a leaf's array was changed in place.
+
+    What was computed from the old numbers can no longer be walked backwards: it would find the
+    new ones.  `backpropagate` then says so.
+    """
+    if leaf is not None:
+        leaf.moved = _next_number()
 
 
 def gradient_destination(node, array):
@@ -129,34 +182,50 @@ def on_finished_leaf(listener: Callable[[Node], None]) -> Block:
     return Block(finished_leaf=listener)
 
 
-def backpropagate(end: Node, grad) -> None:
+def backpropagate(
+    end: Node, grad, stops: Sequence[Node] = (), since: int | None = None
+) -> dict[Node, Any]:
     """Send `grad`, the gradient at `end`, back to every leaf that it depends on.
 
-    Raises RuntimeError if part of the graph has been walked before: what the forward pass
-    saved is freed as the walk passes.
+    stops   nodes at which the walk ends, as it does at leaves
+    since   the number of the moment when `end` was first computed, if that was another time
+
+    Returns the gradients at `stops`, of those that were reached.  Raises RuntimeError if part of
+    the graph has been walked before, because what the forward pass saved is freed as the walk
+    passes, and if a parameter has been moved since the forward pass.
     """
     grads = {end: grad}
     borrowed = {end}  # nodes whose gradient array we did not allocate
-    order = _newest_first(end)
+    handed_over = set()  # leaves whose gradient array was made for them alone
+    halves: dict[Node, np.dtype] = {}  # nodes whose float16 gradients are summed in float32
+    stopped: dict[Node, Any] = {}
+    order = _newest_first(end, stops, since)
     listener = current().finished_leaf
-    finished_by = {} if listener is None else _leaves_finished_by(order)
+    finished_by = {} if listener is None else _leaves_finished_by(order, stops)
 
     for node in order:
         # A leaf whose gradients all went straight to its buffer has none waiting here, and
         # neither has a node that was reached only through inputs without a gradient.
         grad = grads.pop(node, None)
+        is_ours = node not in borrowed or node in handed_over
         borrowed.discard(node)
+        if halves and node in halves:
+            grad = grad.astype(halves.pop(node))
+        if stops and node in stops:
+            stopped[node] = grad
+            continue
         backward, parents = node.backward, node.parents
         if backward is None:
             if grad is not None:
-                node.add(grad)
+                node.add(grad, is_ours)
             continue
         # Free what the forward pass saved: each step is walked back only once.
-        node.backward, node.parents = _already_freed, ()
+        if not node.lasting:
+            node.backward, node.parents = _already_freed, ()
         if grad is None:
             contributions: tuple = (None,) * len(parents)
         elif node.takes_waiting:
-            contributions = _with_waiting(backward, grad, parents[0], grads, borrowed)
+            contributions = _with_waiting(backward, grad, parents[0], grads, borrowed, halves)
         else:
             contributions = backward(grad)
         for parent, contribution in zip(parents, contributions, strict=True):
@@ -165,9 +234,14 @@ def backpropagate(end: Node, grad) -> None:
             if parent not in grads:
                 grads[parent] = contribution
                 borrowed.add(parent)
+                if parent.backward is None and _is_new(contribution, grad, contributions):
+                    handed_over.add(parent)
             elif parent in borrowed:
                 # The first contribution may be shared with another node (the gradient of
                 # `a + b` is one array, handed to both), so this addition makes a new one.
+                if _is_short(contribution):
+                    halves[parent] = contribution.dtype
+                    contribution = in_float32(contribution)
                 grads[parent] = added(grads[parent], contribution)
                 borrowed.discard(parent)
             else:
@@ -175,40 +249,57 @@ def backpropagate(end: Node, grad) -> None:
         if listener is not None:
             for leaf in finished_by.get(node, ()):
                 if leaf in grads:
-                    leaf.add(grads.pop(leaf))
+                    total = grads.pop(leaf)
+                    leaf.add(total.astype(halves.pop(leaf)) if leaf in halves else total)
                 listener(leaf)
+    return stopped
 
 
-def _newest_first(end):
+def _is_new(contribution, grad, contributions):
+    """Whether a backward made an array for one input: no view, and given to no other."""
+    shared = contribution is grad or contribution.base is not None
+    return not shared and len([x for x in contributions if x is contribution]) == 1
+
+
+def _newest_first(end, stops, since):
     """`end` and every node that it depends on, in the order of the backward walk."""
     seen, stack = {end}, [end]
     while stack:
         node = stack.pop()
+        if stops and node in stops:
+            continue
         if node.backward is _already_freed:
             _already_freed(None)
         for parent in node.parents:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
+            if parent is not None:
+                if parent.moved and parent.moved > (node.number if since is None else since):
+                    _moved_since()
+                if parent not in seen:
+                    seen.add(parent)
+                    stack.append(parent)
     return sorted(seen, key=lambda node: node.number, reverse=True)
 
 
-def _with_waiting(backward, grad, first, grads, borrowed):
+def _with_waiting(backward, grad, first, grads, borrowed, halves):
     """A node's contributions, where the first is to include what waits at its input.
 
     The sum takes the place of what waited.
     """
-    contributions = backward(grad, grads.get(first))
+    waiting = grads.get(first)
+    if first in halves:
+        waiting = waiting.astype(halves[first])
+    contributions = backward(grad, waiting)
     if contributions[0] is not None and contributions[0] is not ADDED:
         grads.pop(first, None)
         borrowed.discard(first)
+        halves.pop(first, None)
     return contributions
 
 
-def _leaves_finished_by(order):
+def _leaves_finished_by(order, stops):
     """The leaves of a walk, by the node that is the last of it to use them."""
     finished_by: dict[Node, list[Node]] = {}
-    seen = set()
+    seen = set(stops)
     for node in reversed(order):  # a leaf's oldest use is the last that is walked
         for parent in node.parents:
             if parent is not None and parent.backward is None and parent not in seen:
@@ -221,4 +312,12 @@ def _already_freed(_):
     raise RuntimeError(
         "this graph was already walked backwards once, and its saved values were freed. "
         "Run the forward pass again before calling backward() again."
+    )
+
+
+def _moved_since():
+    raise RuntimeError(
+        "a parameter was moved (by an optimiser's step, or by loading weights) after the forward "
+        "pass that is walked backwards now, whose gradient would mix old numbers with new ones. "
+        "Call every backward() of a forward pass before step(), or run the forward pass again."
     )

@@ -6,7 +6,8 @@ be differentiated.  Every operation ends in `record`, which makes both at once.
 Tensors are values: nothing writes into one.  There are no in-place operations and no views
 whose changes would show elsewhere, so what a backward saved is what it will find.
 
-The operators and numpy's methods (`x + y`, `x.sum(axis=0)`) are listed in methods.py.
+The operators and numpy's methods (`x + y`, `x.sum(axis=0)`) are listed in methods.py; numpy's own
+functions (`np.exp(x)`) come to ours too (numpy_calls.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,9 +25,10 @@ from tricycle_autograd.modes import current
 class Tensor(NumpyMethods):
     """An array plus, if it can be differentiated, its place on the tape.
 
-    array          a numpy or cupy array (its memory is shared, not copied), a number, or
-                   nested lists of numbers.  Python floats become float32; integers and
-                   booleans stay what they are, and so do arrays of any floating point dtype
+    array          a numpy or cupy array (its memory is shared, not copied: change it only where no
+                   backward pass is to come), a number, or nested lists of numbers.  Python floats
+                   become float32; integers and booleans stay what they are, and so do arrays of
+                   any floating point dtype
     requires_grad  whether gradients with respect to this tensor are wanted
 
     Raises TypeError for anything but numbers, for integers that should have a gradient, and for a
@@ -34,8 +36,6 @@ class Tensor(NumpyMethods):
     """
 
     __slots__ = ("array", "node", "__weakref__")
-    # numpy must not treat a tensor as a sequence of numbers: `array + tensor` is ours.
-    __array_ufunc__ = None
 
     def __init__(self, array: Any, requires_grad: bool = False):
         self.array = as_array(array)
@@ -78,8 +78,8 @@ class Tensor(NumpyMethods):
     def grad(self):
         """The gradient of a leaf: an array shaped like this one, or None before `backward()`.
 
-        Read it, do not write into it.  For a parameter that an optimiser looks after it is a
-        window on the optimiser's memory, and the next backward pass overwrites it.
+        It is this tensor's own.  For a parameter that an optimiser looks after it is a window on
+        the optimiser's memory, and the next backward pass overwrites it.
         """
         return None if self.node is None else self.node.grad
 
@@ -95,8 +95,7 @@ class Tensor(NumpyMethods):
         """Find the gradients of this tensor with respect to every leaf that it depends on.
 
         grad   the gradient at this tensor, of its shape; only a single number can do without,
-               for which it is 1.  It is not copied, and may become a leaf's `.grad`: do not
-               write into it afterwards
+               for which it is 1
 
         Gradients are added to what the leaves' `.grad` holds already.  Raises RuntimeError if
         there is nothing to differentiate, if `grad` is missing, or if this graph was walked
@@ -169,6 +168,17 @@ class Tensor(NumpyMethods):
     def __len__(self) -> int:
         return len(self.array)
 
+    def __format__(self, spec: str) -> str:
+        """One number as Python formats it, f"{loss:.3f}"; any size without a format."""
+        if not spec:
+            return str(self)
+        if self.array.size != 1:
+            raise TypeError(
+                f"the format {spec!r} is for one number, and this tensor has shape {self.shape}; "
+                "reduce it to one first (.mean()), or print it without a format"
+            )
+        return format(self.item(), spec)
+
     def __setitem__(self, index, value):
         raise TypeError(
             "tensors are values and cannot be written into; build a new one with where(), "
@@ -216,8 +226,14 @@ def _holds_gradients(value):
 
 
 def as_tensor(value: Any) -> Tensor:
-    """`value` itself if it is a tensor, else a tensor made of it."""
-    return value if isinstance(value, Tensor) else Tensor(value)
+    """`value` itself if it is a tensor, else a tensor made of it.
+
+    While the tape is recording, an array is copied: it is the caller's, who may fill it anew
+    before the backward pass.
+    """
+    if isinstance(value, Tensor):
+        return value
+    return Tensor(value.copy() if hasattr(value, "dtype") and current().recording else value)
 
 
 def wrap(array: Any) -> Tensor:
@@ -256,6 +272,8 @@ def record(
             if parent is not None:
                 out.node = tape.Node(parents, backward, takes_waiting)
                 break
+    elif modes.met is not None:
+        modes.met.update({x.node: x for x in inputs if x.node is not None})
     return out
 
 

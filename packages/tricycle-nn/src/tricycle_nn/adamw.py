@@ -10,6 +10,12 @@ agree from batch to batch, and little where they are noise.
 
 m̂ and v̂ are m and v divided by 1 − βᵗ: both start at zero and would lean towards it at first.
 t counts the optimiser's steps.
+A parameter whose first gradient comes late, when t is large, is not corrected any more: its first
+step is (1 − β₁) / √(1 − β₂) learning rates long, 3.2 for 0.9 and 0.999, and where its gradients
+agree some of the next are twice that.  Counting for each parameter would take a loop for each in
+place of one over all.  Where that matters, give such parameters an optimiser of their own
+(`Combined`), which counts from their first step.
+
 The decay is taken from the weight itself, not through the gradient: that is the W.
 
 Sources: Kingma & Ba, Adam (2014); Loshchilov & Hutter, Decoupled Weight Decay (2017).
@@ -25,6 +31,10 @@ from tricycle_autograd.fused import fused_update
 from tricycle_nn.optimiser import Optimiser, Parameters, check_share, flattened
 from tricycle_nn.pieces import launch_on_flat_arrays
 
+# The largest gradient whose square float32 can hold.  A larger one counts as this, so that m / √v
+# is still about 1; an infinite one, or NaN, is an error, and stays visible in the weights.
+LARGEST = np.float32(1.8e19)
+INFINITE = np.float32(np.inf)
 CHUNK = 65536  # numbers a thread takes at a time: 256 kB of each of four arrays
 
 
@@ -82,6 +92,7 @@ def adamw_update(w, g, m, v, scalars, beta1, beta2, eps, weight_decay):
     """
     learning_rate, grad_scale, step = scalars
     g = g * grad_scale
+    g = np.where(np.isinf(g), g, np.clip(g, -LARGEST, LARGEST))
     m += (1 - beta1) * (g - m)
     v += (1 - beta2) * (g * g - v)
     m_hat = m / (1 - beta1**step)
@@ -145,8 +156,18 @@ class GPU:
 @cpu_function
 def adamw_chunk(w, g, m, v, grad_scale, new1, new2, shrink, rate, correction, eps):
     for i in range(w.size):
-        gradient = g[i] * grad_scale
+        gradient = within_bounds(g[i] * grad_scale)
         m[i] += new1 * (gradient - m[i])
         v[i] += new2 * (gradient * gradient - v[i])
         # One subtraction, not w · (1 − shrink) first: a small decay would be rounded away there.
         w[i] -= shrink * w[i] + rate * m[i] / (np.sqrt(v[i]) * correction + eps)
+
+
+@cpu_function
+def within_bounds(gradient):
+    """A finite gradient whose square is finite too; NaN and infinities as they are."""
+    if LARGEST < gradient < INFINITE:
+        return LARGEST
+    if -INFINITE < gradient < -LARGEST:
+        return -LARGEST
+    return gradient

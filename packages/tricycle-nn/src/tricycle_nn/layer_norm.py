@@ -17,7 +17,9 @@ normalisation undoes.  The others sum over all vectors:
     d_weight = Σ dy · n          d_bias = Σ dy
 
 Only mean and r are kept, besides x itself: two numbers for each vector; n is recomputed.
-A constant vector has variance 0 and becomes zeros: eps keeps r finite.
+A constant vector has variance 0 and becomes zeros: eps keeps r finite.  A mean in float32 is off
+by its last digit, which would be taken for the deviation of such a vector, and so the kernel takes
+the mean of what is left once more where that is very little.
 
 `add_layer_norm` adds a branch to the residual stream and normalises the sum in one pass; see
 rms_norm.py for it, and for the gradient that waits at the sum.
@@ -42,6 +44,8 @@ from tricycle_nn.module import Module
 from tricycle_nn.parameter import Parameter
 from tricycle_nn.pieces import add_row, row_blocks, row_chunks, sum_of_blocks, sum_of_chunks
 from tricycle_nn.rms_norm import both_get_it, check_branch
+
+NEARLY_CONSTANT = np.float32(1e-6)  # variance beside the square of the mean
 
 
 @fused
@@ -176,7 +180,13 @@ def normalise_row(y, x, weight, bias, eps):
     # A second pass: mean(x²) − mean(x)² would lose its digits where the mean is large.
     for c in range(C):
         y[c] = x[c] - mean
-    r = np.float32(1) / np.sqrt(dot(y, y) / np.float32(C) + eps)
+    variance = dot(y, y) / np.float32(C)
+    if variance < NEARLY_CONSTANT * mean * mean:
+        mean += row_sum(y) / np.float32(C)
+        for c in range(C):
+            y[c] = x[c] - mean
+        variance = dot(y, y) / np.float32(C)
+    r = np.float32(1) / np.sqrt(variance + eps)
     for c in range(C):
         y[c] = y[c] * r * weight[c] + bias[c]
     return mean, r

@@ -1,14 +1,15 @@
 """Modules: objects that hold parameters and know how to apply them.
 
 There is no registration and no magic.  A module is an ordinary object; its parameters are
-whatever `Parameter`s are found by looking through its attributes, through lists, tuples and
-dictionaries, and through the modules inside it, in the order they were set.  A parameter's
+whatever `Parameter`s are found by looking through its attributes, through lists, tuples, deques
+and dictionaries, and through the modules inside it, in the order they were set.  A parameter's
 name is the path by which it was found: "blocks.0.attention.query_key_value.weight".
 
 Everything is found once.  A parameter that two modules share (tied weights) is listed under
 the first of its names only, so that it is counted, saved and updated once.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,8 +17,8 @@ import numpy as np
 
 from tricycle_autograd.arrays import is_floating
 from tricycle_autograd.devices import move
-from tricycle_autograd.tape import Node
-from tricycle_nn.parameter import Parameter, children
+from tricycle_autograd.tape import Node, note_that_it_moved
+from tricycle_nn.parameter import Parameter, children, holds_parameters
 from tricycle_nn.summary import summary
 
 
@@ -35,8 +36,15 @@ class Module:
         )
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:
-        """(name, parameter) of every parameter, each listed once."""
-        return [(path, found) for path, found in _walk(self) if isinstance(found, Parameter)]
+        """(name, parameter) of every parameter, each listed once.
+
+        Raises ValueError where two would have one name, and TypeError for parameters in sets and
+        other objects, where they have no names.
+        """
+        named = [(path, found) for path, found in _walk(self) if isinstance(found, Parameter)]
+        if len({name for name, _ in named}) < len(named):
+            raise ValueError(_names_that_meet(self))
+        return named
 
     def parameters(self) -> list[Parameter]:
         """Every parameter, each listed once."""
@@ -99,18 +107,47 @@ class Module:
             )
         for name, parameter in parameters.items():
             parameter.array[...] = move(np.asarray(state[name], parameter.dtype), parameter.device)
+            note_that_it_moved(parameter.node)
 
     def __repr__(self) -> str:
         return summary(self)
 
 
-def _walk(parent: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+WITH_NAMES = (Parameter, Module, list, tuple, dict, deque)
+
+
+def _names_that_meet(module):
+    """The message for two parameters of one name, which says where both are."""
+    where: dict[str, list[str]] = {}
+    for path, found in _walk(module, separator="\0"):
+        if isinstance(found, Parameter):
+            steps = path.split("\0")
+            place = steps[0] + "".join(f"[{step!r}]" for step in steps[1:])
+            where.setdefault(".".join(steps), []).append(place)
+    name, places = next((name, places) for name, places in where.items() if len(places) > 1)
+    return (
+        f"two parameters of {type(module).__name__} are called {name}: {' and '.join(places)}; "
+        "give one another name, or one of them would be lost where they are saved"
+    )
+
+
+def _walk(
+    parent: Any, path: str = "", seen: set[int] | None = None, separator: str = "."
+) -> Iterator[tuple[str, Any]]:
     """(path, child) for every module and parameter below `parent`, each of them once."""
     seen = {id(parent)} if seen is None else seen
     for name, child in children(parent):
-        if isinstance(child, (Parameter, Module, list, tuple, dict)) and id(child) not in seen:
+        if id(child) in seen:
+            continue
+        if isinstance(child, WITH_NAMES):
             seen.add(id(child))
             if isinstance(child, (Parameter, Module)):
                 yield path + name, child
             if not isinstance(child, Parameter):
-                yield from _walk(child, f"{path}{name}.", seen)
+                yield from _walk(child, f"{path}{name}{separator}", seen, separator)
+        elif holds_parameters(child):
+            raise TypeError(
+                f"{path}{name} is a {type(child).__name__} with parameters in it, which would not "
+                "be found: a module looks through lists, tuples, deques, dictionaries and other "
+                "modules; put them in one of these"
+            )

@@ -26,10 +26,12 @@ from tricycle_autograd.arrays import in_float32
 from tricycle_autograd.devices import array_module, move
 from tricycle_autograd.memory import Arena, flat_zeros
 from tricycle_autograd.profiling import profiled
+from tricycle_autograd.tape import note_that_it_moved
 from tricycle_autograd.tensor import Tensor
 from tricycle_nn.module import Module
 
 Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
+PLUMBING = ("groups", "steps_taken", "learning_rate")  # of an optimiser's attributes
 MASTER = "master"  # the moment that is a bfloat16 parameter in float32
 
 
@@ -191,20 +193,33 @@ class Optimiser:
             raise ValueError("a parameter is in two groups; put each one in one group")
         check_names(name for name, _ in self._windows([g.arena.values for g in self.groups]))
 
+    def __repr__(self) -> str:
+        n = sum(len(group.arena.tensors) for group in self.groups)
+        settings: dict[str, Any] = {"learning_rate": self.learning_rate}
+        settings |= {name: value for name, value in vars(self).items() if name not in PLUMBING}
+        for name in self.groups[0].settings:
+            values = list(dict.fromkeys(group.settings[name] for group in self.groups))
+            settings[name] = values[0] if len(values) == 1 else values
+        told = ", ".join(f"{name}={value}" for name, value in settings.items())
+        return f"{type(self).__name__}({n} parameters, {told}, steps_taken={self.steps_taken})"
+
     def step(self, grad_scale: float = 1.0) -> None:
         """Move every parameter that has a gradient; the others stay as they are.
 
         grad_scale  multiplies every gradient on the way, without a pass of its own: for
                     clipping (see clip_scale) and for averaging over micro-batches
 
-        The numbers change in place: a loss computed before a step is not to be walked backwards
-        after it, for its backward pass would find the new ones.
+        The numbers change in place: a loss computed before a step cannot be walked backwards after
+        it, for its backward pass would find the new ones; backward() then raises RuntimeError.
         """
         self.steps_taken += 1
         scalars = Scalars(self.learning_rate, grad_scale, self.steps_taken)
         with profiled(f"{type(self).__name__}.step"):
             for group in self.groups:
                 group.arena.adopt()
+                for tensor in group.arena.tensors:
+                    if tensor.grad is not None:
+                        note_that_it_moved(tensor.node)
                 self.update_group(group, scalars)
 
     def update_group(self, group, scalars):
@@ -271,7 +286,7 @@ class Optimiser:
         if problems:
             raise ValueError(
                 f"this state does not fit the {type(self).__name__}, which needs the parameters "
-                f"and groups it was saved with: {'; '.join(problems)}"
+                f"and groups it was saved with, all by name or none: {'; '.join(problems)}"
             )
         self.steps_taken = int(state["steps_taken"])
         self.learning_rate = float(state["learning_rate"])
