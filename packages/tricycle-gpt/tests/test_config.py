@@ -49,16 +49,13 @@ def test_a_model_that_cannot_be_is_refused(changes, message):
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
-        ({"warmup": 1000}, "less than steps, got 1000 and 1000"),
+        ({"warmup": -1}, "warmup must not be negative, got -1"),
+        ({"decay": 0}, "decay must be at least 1, got 0"),
         ({"final_learning_rate": 1.0}, "at most learning_rate, got 1.0 and 0.001"),
         ({"schedule": "zigzag"}, "got 'zigzag'"),
         ({"max_gradient_norm": 0.0}, "max_gradient_norm must be above 0, got 0.0"),
         ({"evaluate_every": -5}, "evaluate_every must not be negative, got -5"),
         ({"seed": -1}, "seed must not be negative, got -1"),
-        (
-            {"schedule": "warmup-stable-decay", "decay": 900},
-            "warmup \\+ decay < steps, got decay 900",
-        ),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(changes, message):
@@ -76,3 +73,20 @@ def test_every_schedule_ends_at_the_final_learning_rate():
         schedule = TrainingConfig(steps=500, warmup=10, schedule=name, decay=100).make_schedule()
         assert schedule(10) == 1e-3
         assert schedule(499) == 1e-4
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "warmup-stable-decay"])
+@pytest.mark.parametrize("steps", [1, 2, 20, 150, 151])
+def test_a_recipes_warmup_and_decay_are_cut_to_fit_a_shorter_run(schedule, steps):
+    config = TrainingConfig(steps=steps, warmup=150, decay=900, schedule=schedule)
+    assert config.warmup_steps == (150 if steps > 150 else steps // 2)
+    rates = [config.make_schedule()(step) for step in range(steps)]
+    assert max(rates) == config.learning_rate
+    assert min(rates) > 0
+
+
+def test_a_run_of_one_step_learns_and_the_last_of_several_at_rate_0_does_not():
+    one = TrainingConfig(steps=1, final_learning_rate=0.0).make_schedule()
+    assert one(0) == TrainingConfig().learning_rate
+    several = TrainingConfig(steps=5, final_learning_rate=0.0).make_schedule()
+    assert several(4) == 0

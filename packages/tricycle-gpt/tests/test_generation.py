@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tricycle_autograd import no_grad
 from tricycle_gpt import KVCache, generate
 from tricycle_gpt.generation import next_scores
 from tricycle_nn import dropout_off
@@ -106,3 +107,50 @@ def test_writing_in_one_thread_leaves_dropout_and_tape_to_another(make_tiny):
     np.testing.assert_array_equal(*hidden)
     assert not np.array_equal(model.hidden(ids).array, hidden[0])
     assert list(text) == list(generate(model, [1], 10, seed=1))[1:]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("hello", "a prompt is a row of ids, got the text 'hello'; encode it first"),
+        (np.zeros((2, 2), int), r"one row of integer ids, \(T,\), got int64 of shape \(2, 2\)"),
+        ([1.9], "got float64 of shape"),
+        ([True], "got bool of shape"),
+    ],
+)
+def test_a_prompt_that_is_no_row_of_ids_is_refused(make_tiny, prompt, message):
+    with pytest.raises(TypeError, match=message):
+        generate(make_tiny(), prompt, 3)
+
+
+def test_a_dial_that_there_is_not_is_named_beside_those_there_are(make_tiny):
+    with pytest.raises(
+        TypeError, match="generate has no nucleus; its dials are temperature, top_k"
+    ):
+        generate(make_tiny(), [1], 3, nucleus=3)
+
+
+def test_after_a_failed_call_the_cache_is_as_before(make_tiny):
+    model = make_tiny()
+    cache = KVCache(model.config)
+    model.blocks[-1] = lambda x, cache: 1 / 0
+    with no_grad(), pytest.raises(ZeroDivisionError):
+        model(np.array([[1, 2, 3]]), cache)
+    assert [layer.length for layer in cache.layers] == [0] * len(cache.layers)
+
+
+def test_a_cache_has_the_dtype_of_its_model(make_tiny):
+    model = make_tiny().to("cpu", np.float64)
+    cache = KVCache(model.config)
+    with no_grad():
+        whole = model(np.array([[1, 2, 3]])).array
+        first = model(np.array([[1, 2]]), cache).array
+        last = model(np.array([[3]]), cache).array
+    assert cache.layers[0].keys.dtype == np.float64
+    np.testing.assert_allclose(np.concatenate([first, last], axis=1), whole, rtol=1e-12)
+
+
+def test_a_cache_for_another_number_of_sequences_is_refused(make_tiny):
+    model = make_tiny()
+    with no_grad(), pytest.raises(ValueError, match="make one for this many sequences"):
+        model(np.array([[1], [2]]), KVCache(model.config))

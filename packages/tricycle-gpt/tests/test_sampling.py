@@ -72,3 +72,14 @@ def test_an_apps_settings_hold_dials_among_others():
 
     found = dials_in(Arguments(prompt="a", top_k=3))
     assert Dials(**found) == Dials(temperature=0.8, top_k=3)
+
+
+def test_a_score_without_end_is_taken_and_scores_without_bottom_are_not():
+    rng = np.random.default_rng(0)
+    scores = np.array([0.0, np.inf, 5.0, np.inf, -np.inf], np.float32)
+    for dials in (Dials(), Dials(top_k=3), Dials(top_p=0.9), Dials(temperature=0)):
+        assert choose(scores, dials, rng) in (1, 3)
+    assert choose(np.array([-np.inf, 1.0, -np.inf], np.float32), Dials(), rng) == 1
+    for temperature in (0.0, 1.0):
+        with pytest.raises(FloatingPointError, match="every token has the score -inf"):
+            choose(np.full(3, -np.inf, np.float32), Dials(temperature=temperature), rng)

@@ -112,3 +112,10 @@ def test_a_decay_that_leaves_no_step_at_the_peak_is_refused(decay):
     message = f"warmup \\+ decay < steps, got decay {decay}, warmup 2, steps 10"
     with pytest.raises(ValueError, match=message):
         WarmupStableDecay(0.1, 0.0, warmup=2, steps=10, decay=decay)
+
+
+@pytest.mark.parametrize("kind", [CosineSchedule, LinearSchedule])
+def test_where_the_last_step_is_the_end_of_the_warmup_it_has_the_peak(kind):
+    assert kind(1.0, 0.0, warmup=0, steps=1)(0) == 1
+    assert kind(1.0, 0.0, warmup=2, steps=3)(2) == 1
+    assert kind(1.0, 0.0, warmup=2, steps=3)(3) == 0

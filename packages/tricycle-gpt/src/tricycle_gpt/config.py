@@ -132,13 +132,15 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     """The highest learning rate."""
     final_learning_rate: float = 1e-4
-    """The learning rate of the last step."""
+    """The learning rate of the last step, which therefore learns nothing if this is 0."""
     warmup: int | None = None
-    """Steps in which the learning rate rises; if not given, a tenth of all, at most 100."""
+    """Steps in which the learning rate rises; if not given, a tenth of all, at most 100.  A run
+    that is not longer than that has half its steps for it."""
     schedule: Literal["cosine", "linear", "warmup-stable-decay"] = "cosine"
     """The way down from the highest learning rate to the last."""
     decay: int | None = None
-    """Steps of the way down in warmup-stable-decay; if not given, a fifth of all."""
+    """Steps of the way down in warmup-stable-decay; if not given, a fifth of all.  At most what
+    the warmup leaves."""
     optimiser: OptimiserName = "adamw"
     """What moves the weights; muon: the blocks' matrices by Muon, the rest by AdamW."""
     momentum: float = 0.95
@@ -204,21 +206,24 @@ class TrainingConfig:
                 f"final_learning_rate must be at least 0 and at most learning_rate, got "
                 f"{self.final_learning_rate} and {self.learning_rate}"
             )
-        if not 0 <= self.warmup_steps < self.steps:
-            raise ValueError(
-                f"warmup must be at least 0 and less than steps, got {self.warmup} and {self.steps}"
-            )
+        if self.warmup is not None and self.warmup < 0:
+            raise ValueError(f"warmup must not be negative, got {self.warmup}")
+        if self.decay is not None and self.decay < 1:
+            raise ValueError(f"decay must be at least 1, got {self.decay}")
         self.make_schedule()
 
     @property
     def warmup_steps(self) -> int:
         """Steps in which the learning rate rises."""
-        return min(100, self.steps // 10) if self.warmup is None else self.warmup
+        if self.warmup is None:
+            return min(100, self.steps // 10)
+        return self.warmup if self.warmup < self.steps else self.steps // 2
 
     @property
     def decay_steps(self) -> int:
         """Steps of the way down in the schedule warmup-stable-decay."""
-        return max(1, self.steps // 5) if self.decay is None else self.decay
+        wanted = max(1, self.steps // 5) if self.decay is None else self.decay
+        return min(wanted, self.steps - 1 - self.warmup_steps)
 
     def share(self, ranks: int) -> tuple[int, int]:
         """What each of some ranks looks at in a step: (windows at once, batches of them).
@@ -245,7 +250,8 @@ class TrainingConfig:
         line = (self.learning_rate, self.final_learning_rate, self.warmup_steps, self.steps)
         if self.schedule == "cosine":
             return CosineSchedule(*line)
-        if self.schedule == "linear":
+        way_down = self.schedule != "warmup-stable-decay" or self.decay_steps
+        if self.schedule == "linear" or not way_down:
             return LinearSchedule(*line)
         if self.schedule == "warmup-stable-decay":
             return WarmupStableDecay(*line, decay=self.decay_steps)

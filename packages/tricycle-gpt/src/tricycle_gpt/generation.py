@@ -9,6 +9,8 @@ sees exactly the same tokens, so both give the same text.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -46,13 +48,17 @@ def generate(
     temperature, top_k and top_p, and what else there may be, are the dials of `Dials`.
 
     Iterates over the new ids.  Raises ValueError for an empty prompt or dials out of range,
-    TypeError for a dial that there is not, IndexError for an id that is not in the vocabulary,
-    FloatingPointError if the model's scores are not numbers.
+    TypeError for a dial that there is not and for a prompt that is no row of integers, IndexError
+    for an id that is not in the vocabulary, FloatingPointError if the model's scores are not
+    numbers.
     """
-    prompt = [int(i) for i in np.asarray(ids).reshape(-1)]
+    prompt = _prompt(ids)
     if max_tokens < 0:
         raise ValueError(f"max_tokens must not be negative, got {max_tokens}")
     _check_prompt(prompt, model.config.vocab_size)
+    known = [field.name for field in fields(Dials)]
+    if unknown := sorted(dials.keys() - set(known)):
+        raise TypeError(f"generate has no {', '.join(unknown)}; its dials are {', '.join(known)}")
     drawing = Dials(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, **dials)
     kept = KVCache(model.config) if cache else None
     return _generate(model, prompt, max_tokens, drawing, set(stop), kept)
@@ -80,9 +86,26 @@ def _generate(model, prompt, max_tokens, dials, stop, cache):
 def next_scores(model: GPT, context: list[int], cache: KVCache | None = None) -> np.ndarray:
     """The scores (V,) for the token after `context`, of which the cache may know a beginning."""
     new = context if cache is None else context[cache.length :]
-    with no_grad(), dropout_off():  # in this thread: another may be training the model
+    kept = nullcontext() if cache is None else cache.as_before_if_it_fails()
+    with no_grad(), dropout_off(), kept:  # in this thread: another may be training the model
         x = model.hidden(np.array([new]), cache)  # (1, T, C)
         return model.scores(x[0, -1]).numpy()
+
+
+def _prompt(ids):
+    """The ids of a prompt as Python's integers."""
+    if isinstance(ids, (str, bytes)):
+        raise TypeError(
+            f"a prompt is a row of ids, got the text {ids!r}; encode it first: "
+            "generate(model, tokeniser.encode(text), ...)"
+        )
+    array = np.asarray(ids)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise TypeError(
+            f"a prompt is one row of integer ids, (T,), got {array.dtype} of shape {array.shape}; "
+            "several prompts are continued one after the other"
+        )
+    return array.tolist()
 
 
 def _check_prompt(prompt, vocab_size):

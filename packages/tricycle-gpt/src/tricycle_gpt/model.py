@@ -11,6 +11,7 @@ The two kinds of block, tricycle_nn's TransformerBlock (GPT-2's) and LlamaBlock,
 side by side; a new idea is a new class there and a `Family` (families.py).
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,8 @@ class GPT(Module):
         Raises ValueError for another shape or too many tokens, IndexError for an id that is
         not in the vocabulary.
         """
-        return self.scores(self.hidden(ids, cache))
+        with nullcontext() if cache is None else cache.as_before_if_it_fails():
+            return self.scores(self.hidden(ids, cache))
 
     def scores(self, x: Tensor) -> Tensor:
         """How well each token fits vectors x (..., C) of the last block: (..., V)."""
@@ -107,9 +109,10 @@ class GPT(Module):
         if self.config.family.learned_positions:
             x = x + self.position_embedding(np.arange(past, past + ids.shape[1]))
         x = self.dropout(x)
-        for i, block in enumerate(self.blocks):
-            x = self._through(block, x, None if cache is None else cache.layers[i])
-        return self.norm(x)
+        with nullcontext() if cache is None else cache.as_before_if_it_fails():
+            for i, block in enumerate(self.blocks):
+                x = self._through(block, x, None if cache is None else cache.layers[i])
+            return self.norm(x)
 
     def _through(self, block, x, cache):
         if self.recompute and cache is None and x.requires_grad:

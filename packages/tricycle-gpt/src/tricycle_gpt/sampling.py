@@ -51,15 +51,21 @@ def dials_in(settings: Any) -> dict[str, Any]:
 def choose(scores: np.ndarray, dials: Dials, rng: np.random.Generator) -> int:
     """Draw a token from its scores (V,).  Temperature 0 takes the best, the first of equals.
 
-    Raises FloatingPointError for scores that are NaN.
+    A score of -inf is never drawn, and only scores of +inf are where there are any.  Raises
+    FloatingPointError for scores that are NaN, and where all are -inf.
     """
     if np.isnan(scores).any():
         raise FloatingPointError(
             "the model's scores are not numbers: its weights are damaged (not finite)"
         )
+    best = scores.max()
+    if best == -np.inf:
+        raise FloatingPointError("every token has the score -inf: there is none to be drawn")
     if dials.temperature == 0:
         return int(np.argmax(scores))
     scores = scores.astype(np.float64)
+    if best == np.inf:
+        scores = np.where(scores == np.inf, 0.0, -np.inf)
     with np.errstate(over="ignore"):  # as far below the best as a float can say: probability 0
         probabilities = np.exp((scores - scores.max()) / dials.temperature)
     order = np.argsort(-probabilities, kind="stable")  # best first

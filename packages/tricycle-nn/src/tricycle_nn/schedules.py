@@ -4,7 +4,9 @@
 
 There is no hidden counter, so resuming a run needs nothing from here.  All of them warm up in
 a straight line and reach their peak at step `warmup`; all stand exactly at their floor at the
-last step, `steps - 1`, and after it (also where that is step `warmup`).
+last step, `steps - 1`, and after it.  So with a floor of 0 the last step moves nothing; give a
+floor above 0 where every step should learn.  Where there is no way down, because the last step is
+step `warmup` itself, that step has the peak: a run of one step learns.
 
 Sources: Loshchilov & Hutter, SGDR (2016) for the cosine; Hu et al., MiniCPM (2024) for
 warm-up, stable, decay.
@@ -96,8 +98,10 @@ class WarmupStableDecay:
 
 
 def _progress(step, start, steps):
-    """0 at `start`, 1 at the last step and after."""
+    """0 at `start`, 1 at the last step and after; 0 at a start that is the last step."""
     last = steps - 1
+    if step == start == last:
+        return 0.0
     return 1.0 if step >= last else (step - start) / (last - start)
 
 
