@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tricycle_autograd import Tensor, definitions_only, no_grad
 from tricycle_autograd.testing import check_fused, check_gradients, draw, kept_by
 from tricycle_nn import CausalSelfAttention, attention, packed_attention
+from tricycle_nn.attention import attention_fast
 
 
 def single(*shape, seed=0):
@@ -333,3 +334,66 @@ def test_heads_of_no_numbers_and_no_heads_are_refused():
         packed_attention(Tensor(single(1, 3, 6)), 0)
     with pytest.raises(ValueError, match="got width 12, 0 heads and 0 key-value heads"):
         CausalSelfAttention(12, 0, rng=np.random.default_rng(0))
+
+
+# ---- Masks, and values of another width ----
+
+
+def test_a_mask_hides_keys_by_hand():
+    zeros = Tensor(np.zeros((1, 1, 2, 1), np.float32))
+    v = Tensor(np.array([6.0, 2.0], np.float32).reshape(1, 1, 2, 1))
+    mask = np.array([[True, False], [True, True]])
+    assert attention(zeros, zeros, v, causal=False, mask=mask).array.ravel().tolist() == [6, 4]
+    # A number that is added: ln 3 in favour of the first key makes 3/4 and 1/4.
+    favour = np.array([np.log(3), 0.0], np.float32)
+    out = attention(zeros, zeros, v, causal=False, mask=favour).array.ravel()
+    np.testing.assert_allclose(out, [5, 5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("kind", [bool, float])
+def test_kernels_and_definition_agree_with_masks_and_other_widths(causal, kind):
+    B, H, G, T, S, D, E = 2, 4, 2, 5, 7, 3, 6
+    may_look = draw(B, 1, T, S, seed=4) > -0.5
+    may_look[0, 0, 1] = False  # a query that may look nowhere
+    mask = may_look if kind is bool else np.where(may_look, draw(B, 1, T, S, seed=5), -np.inf)
+    arrays = draw(B, H, T, D), draw(B, G, S, D, seed=1), draw(B, G, S, E, seed=2)
+    check_fused(attention, *arrays, causal=causal, mask=mask)
+    tensors = [Tensor(array.astype(np.float32), requires_grad=True) for array in arrays]
+    out = attention(*tensors, causal=causal, mask=mask)
+    out.sum().backward()
+    assert out.shape == (B, H, T, E)
+    assert not out.array[0, :, 1].any()
+    assert not tensors[0].grad[0, :, 1].any()
+    assert all(np.isfinite(tensor.grad).all() for tensor in tensors)
+
+
+def test_a_mask_of_one_query_and_one_that_hides_nothing():
+    q, k, v = (Tensor(single(1, 2, n, 4, seed=n)) for n in (1, 6, 6))
+    hidden = np.array([True, True, True, False, False, False])
+    some = attention(q, k, v, mask=hidden).array
+    few = attention(q, k[:, :, :3], v[:, :, :3]).array
+    np.testing.assert_allclose(some, few, rtol=1e-5, atol=1e-6)
+    q = Tensor(single(1, 2, 6, 4))
+    plain, masked = attention(q, k, v).array, attention(q, k, v, mask=np.ones(6, bool)).array
+    np.testing.assert_allclose(masked, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_masks_that_do_not_fit_or_want_a_gradient_are_refused():
+    q = Tensor(single(1, 1, 3, 2))
+    with pytest.raises(
+        ValueError, match=r"\(batch, heads, queries, keys\), \(1, 1, 3, 3\), got \(4,\)"
+    ):
+        attention(q, q, q, mask=np.ones(4, bool))
+    bias = Tensor(single(3, 3), requires_grad=True)
+    with pytest.raises(TypeError, match="no gradient for a mask; give it mask.detach()"):
+        attention(q, q, q, mask=bias)
+    with definitions_only():
+        attention(q, q, q, mask=bias).sum().backward()
+    assert bias.grad.shape == (3, 3)
+
+
+def test_kernels_that_know_no_masks_say_so():
+    q = Tensor(single(1, 1, 3, 2))
+    with pytest.raises(ValueError, match="kernels on cpu do not know a mask; move"):
+        attention_fast(object(), q, q, q, mask=np.ones(3, bool))

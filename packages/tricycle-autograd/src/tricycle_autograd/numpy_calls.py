@@ -1,6 +1,6 @@
 """numpy's own functions on tensors: `np.exp(x)` is exp(x), and stays on the tape.
 
-numpy asks an argument that is no array of its own what to do, through two methods of Tensor:
+numpy asks an argument other than its own arrays what to do, through two methods of Tensor:
 `__array_ufunc__` for functions of numbers, operators of arrays among them (array + tensor), and
 `__array_function__` for most others.  They come here, and there are three answers:
 

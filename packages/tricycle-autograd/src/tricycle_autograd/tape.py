@@ -135,7 +135,7 @@ def _is_scalar(value):
 
 def _is_short(grad):
     """Whether gradients of this dtype are added up in float32: on the CPU; see additions.py."""
-    return type(grad) is np.ndarray and is_half(grad.dtype)
+    return isinstance(grad, (np.ndarray, np.generic)) and is_half(grad.dtype)
 
 
 def now() -> int:

@@ -48,7 +48,7 @@ def generate(
     temperature, top_k and top_p, and what else there may be, are the dials of `Dials`.
 
     Iterates over the new ids.  Raises ValueError for an empty prompt or dials out of range,
-    TypeError for a dial that there is not and for a prompt that is no row of integers, IndexError
+    TypeError for a dial that there is not and for a prompt other than a row of integers, IndexError
     for an id that is not in the vocabulary, FloatingPointError if the model's scores are not
     numbers.
     """

@@ -1,5 +1,6 @@
 """Layers, losses and optimisers, each with the mathematics to read and kernels to run."""
 
+from tricycle_nn.activations import elu, hard_sigmoid, leaky_relu, mish, selu, softplus
 from tricycle_nn.adamw import AdamW
 from tricycle_nn.attention import CausalSelfAttention, attention, packed_attention
 from tricycle_nn.clipping import clip_scale, gradient_norm, scale_for_norm
@@ -8,6 +9,7 @@ from tricycle_nn.cross_entropy import cross_entropy
 from tricycle_nn.dropout import Dropout, dropout, dropout_off, set_dropout_step
 from tricycle_nn.embedding import Embedding, embedding
 from tricycle_nn.gelu import gelu
+from tricycle_nn.group_norm import group_norm
 from tricycle_nn.initialisers import kaiming, normal, uniform, xavier
 from tricycle_nn.layer_norm import LayerNorm, add_layer_norm, layer_norm
 from tricycle_nn.linear import Linear, linear
@@ -57,15 +59,20 @@ __all__ = [
     "default_groups",
     "dropout",
     "dropout_off",
+    "elu",
     "embedding",
     "gelu",
     "gradient_norm",
+    "group_norm",
+    "hard_sigmoid",
     "kaiming",
     "layer_norm",
+    "leaky_relu",
     "linear",
     "linear_cross_entropy",
     "log_softmax",
     "mean_squared_error",
+    "mish",
     "normal",
     "packed_attention",
     "relu",
@@ -73,9 +80,11 @@ __all__ = [
     "rms_norm",
     "rotary",
     "scale_for_norm",
+    "selu",
     "set_dropout_step",
     "silu",
     "softmax",
+    "softplus",
     "swiglu",
     "token_scores",
     "uniform",

@@ -12,6 +12,9 @@ and values may have fewer heads than queries, G < H, each shared by H/G neighbou
 ("grouped-query attention", Ainslie et al. 2023): the cache of a text being written shrinks
 by that factor.
 
+A mask says what else may not be seen: the padding after a short text, say.  A position that may
+see nothing gets zeros, and so do its gradients.
+
 *Causal* attention lets no position see a later one.  Where there are more keys than queries,
 S > T, the queries are the last T of S positions: the last query sees every key.
 
@@ -32,7 +35,7 @@ from tricycle_autograd.arrays import kernel_inputs, rows_contiguous
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused
 from tricycle_autograd.modes import count_flops, current
-from tricycle_autograd.tensor import Tensor, record, wrap
+from tricycle_autograd.tensor import Tensor, as_tensor, record, wrap
 from tricycle_nn import attention_cpu, attention_cuda, attention_one_query
 from tricycle_nn.dropout import Dropout
 from tricycle_nn.linear import Linear
@@ -44,24 +47,36 @@ from tricycle_nn.softmax import softmax
 
 @fused
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, causal: bool = True, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool = True,
+    scale: float | None = None,
+    mask: Any = None,
 ) -> Tensor:
     """Let each query take a weighted average of the values whose keys fit it.
 
     q        (B, H, T, D)
-    k, v     (B, G, S, D), where G divides H; query head h reads key head h // (H/G)
+    k        (B, G, S, D), where G divides H; query head h reads key head h // (H/G)
+    v        (B, G, S, E)
     causal   query t sees keys 0 … S - T + t, otherwise all
     scale    what scores are multiplied by; 1/√D if None
-    returns  (B, H, T, D)
+    mask     of a shape that stretches to (B, H, T, S): booleans, true where a query may look, or
+             numbers that are added to the scores; a tensor or an array, or None
+    returns  (B, H, T, E); zeros where a query may look nowhere
 
-    Raises ValueError for shapes that do not fit, and for causal attention with S < T.
+    Raises ValueError for shapes that do not fit, and for causal attention with S < T; TypeError
+    where kernels run and the mask wants a gradient, which only the definition has.
     """
-    scale = _check(q, k, v, causal, scale)
+    scale = _check(q, k, v, causal, scale, mask)
     group = q.shape[1] // k.shape[1]
     k, v = repeat(k, group, axis=1), repeat(v, group, axis=1)  # (B, H, S, D)
     scores = (q * scale) @ k.swapaxes(-1, -2)  # (B, H, T, S)
     if causal:
         scores = where(_may_see(q, k), scores, -np.inf)
+    if mask is not None:
+        mask = as_tensor(mask)
+        scores = where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
     return softmax(scores) @ v
 
 
@@ -72,25 +87,63 @@ def _may_see(q, k):
 
 
 @attention.operation
-def attention_fast(run, q, k, v, causal=True, scale=None):
-    scale = _check(q, k, v, causal, scale)
+def attention_fast(run, q, k, v, causal=True, scale=None, mask=None):
+    scale = _check(q, k, v, causal, scale, mask)
+    _check_that_it_knows(run, k, v, mask)
     inputs = kernel_inputs("attention", q, k, v, layout=rows_contiguous)
-    out, log_sums = run.forward(*inputs, causal, scale)
+    added = () if mask is None else (_added_to_scores(mask, (*q.shape[:3], k.shape[2])),)
+    out, log_sums = run.forward(*inputs, causal, scale, *added)
     _count_products(2, q, k, causal)
 
     def backward(dy):
         _count_products(5, inputs[0], inputs[1], causal)
-        return run.backward(rows_contiguous(dy), *inputs, out, log_sums, causal, scale)
+        dy = rows_contiguous(dy)
+        return run.backward(dy, *inputs, out, log_sums, causal, scale, *added)
 
     return record(out, (q, k, v), backward)
 
 
+MASKS, OTHER_WIDTHS = "a mask", "values of another width than keys"
+
+
+def _check_that_it_knows(run, k, v, mask):
+    """Raise ValueError for what a device's kernels have not been taught: see CPU.knows."""
+    wanted = [MASKS] * (mask is not None) + [OTHER_WIDTHS] * (k.shape[3] != v.shape[3])
+    for what in wanted:
+        if what not in getattr(run, "knows", ()):
+            raise ValueError(
+                f"attention's kernels on {k.device} do not know {what}; move the tensors with "
+                '.to("cpu"), or run the readable definition: with definitions_only(): ...'
+            )
+
+
+def _added_to_scores(mask, shape):
+    """A mask as float32 numbers to add, seen in the shape of the scores."""
+    if isinstance(mask, Tensor) and mask.requires_grad:
+        raise TypeError(
+            "attention's kernels have no gradient for a mask; give it mask.detach(), or run the "
+            "readable definition: with definitions_only(): ..."
+        )
+    array = as_tensor(mask).array
+    xp = array_module(array)
+    if array.dtype == bool:
+        array = xp.where(array, np.float32(0), np.float32(-np.inf))
+    else:
+        array = array.astype(np.float32)  # a copy: the caller may fill the mask anew
+    # As broadcast_to, but writeable: numba has another type for what is not.
+    array = array.reshape((1,) * (4 - array.ndim) + array.shape)
+    strides = [step if n > 1 else 0 for n, step in zip(array.shape, array.strides, strict=True)]
+    return xp.lib.stride_tricks.as_strided(array, shape, strides)
+
+
 @attention.kernels("cpu")
 class CPU:
-    def forward(q: Any, k, v, causal, scale):
-        if q.shape[2] == 1:  # it sees every key, causal or not
+    knows = (MASKS, OTHER_WIDTHS)
+
+    def forward(q: Any, k, v, causal, scale, mask=None):
+        if q.shape[2] == 1 and mask is None:  # it sees every key, causal or not
             return attention_one_query.forward(q, k, v, scale)
-        return attention_cpu.forward(q, k, v, causal, scale)
+        return attention_cpu.forward(q, k, v, causal, scale, mask)
 
     backward = attention_cpu.backward
 
@@ -188,15 +241,15 @@ def split_heads(qkv, n_heads, n_key_value_heads=None):
     return heads[:, :H], heads[:, H : H + G], heads[:, H + G :]
 
 
-def _check(q, k, v, causal, scale):
+def _check(q, k, v, causal, scale, mask=None):
     """Raise ValueError unless the shapes fit together; the scale to use."""
     shapes = f"q {q.shape}, k {k.shape} and v {v.shape}"
     if not q.ndim == k.ndim == v.ndim == 4:
         raise ValueError(f"attention expected (batch, heads, time, head size), got {shapes}")
-    if k.shape != v.shape or (q.shape[0], q.shape[3]) != (k.shape[0], k.shape[3]):
+    if k.shape[:3] != v.shape[:3] or (q.shape[0], q.shape[3]) != (k.shape[0], k.shape[3]):
         raise ValueError(
-            "attention expected keys and values of one shape, with the queries' batch and head "
-            f"size, got {shapes}"
+            "attention expected keys with the queries' batch and head size, and a value of any "
+            f"width for each, got {shapes}"
         )
     H, T, G, S = q.shape[1], q.shape[2], k.shape[1], k.shape[2]
     if q.shape[3] == 0:
@@ -205,7 +258,18 @@ def _check(q, k, v, causal, scale):
         raise ValueError(f"{H} query heads cannot share {G} key-value heads evenly, got {shapes}")
     if (T if causal else 1) > S:
         raise ValueError(f"attention expected a key for each query to see, got {shapes}")
+    scores = (*q.shape[:3], S)
+    if mask is not None and not _stretches(np.shape(mask), scores):
+        raise ValueError(
+            f"attention expected a mask that stretches to (batch, heads, queries, keys), {scores}, "
+            f"got {np.shape(mask)}"
+        )
     return float(q.shape[3]) ** -0.5 if scale is None else float(scale)
+
+
+def _stretches(shape, to):
+    pairs = zip(shape[::-1], to[::-1], strict=False)
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in pairs)
 
 
 # ---- The layer ----

@@ -17,6 +17,9 @@ that the numbers of one head lie side by side: slices of a packed projection and
 are worked on where they are.  Results are made as (batch, position, head, number) and seen as
 the others are, so that joining the heads is a reshape without a copy.
 
+A mask is added to the scores, -inf where a query must not look.  A query that may look nowhere
+reads zeros: its log_sum is inf, from which its weights come out as 0 again.
+
 Forward, each block of queries is a piece of work of its own.  Backward, the queries of a head
 all add to the same keys, so a piece is a key head with all the query heads that read it, and
 their sums are made in a fixed order.
@@ -27,25 +30,33 @@ import numpy as np
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import dot, exp, log, row_maximum, row_sum, side_by_side
 from tricycle_autograd.gemm import multiply
+from tricycle_nn.softmax import exp_or_zero
 
 QUERIES = 64  # in a block: 32 is as fast, 128 and 256 leave the cache or waste work on the future
 ZERO = np.float32(0)
 ONE = np.float32(1)
+INFINITE = np.float32(np.inf)
 VIEW = "float32[:, :, :, :]"  # with any strides
 SUMS = "float32[:, :, ::1]"
+NO_MASK = np.zeros((0, 0, 0, 0), np.float32)
 
 
-def forward(q, k, v, causal, scale):
-    """out (B, H, T, D) and log_sums (B, H, T), from q (B, H, T, D) and k, v (B, G, S, D)."""
-    out, log_sums = empty_heads(*q.shape), np.empty(q.shape[:3], np.float32)
-    look_back(q, k, v, out, log_sums, causal, np.float32(scale))
+def forward(q, k, v, causal, scale, mask=None):
+    """out (B, H, T, E) and log_sums (B, H, T).
+
+    q (B, H, T, D)    k (B, G, S, D)    v (B, G, S, E)    mask (B, H, T, S), is added, or None
+    """
+    B, H, T, _ = q.shape
+    out, log_sums = empty_heads(B, H, T, v.shape[3]), np.empty((B, H, T), np.float32)
+    look_back(q, k, v, out, log_sums, causal, np.float32(scale), NO_MASK if mask is None else mask)
     return out, log_sums
 
 
-def backward(dy, q, k, v, out, log_sums, causal, scale):
-    """dq, dk and dv from dy (B, H, T, D), and what `forward` was given and made."""
+def backward(dy, q, k, v, out, log_sums, causal, scale, mask=None):
+    """dq, dk and dv from dy (B, H, T, E), and what `forward` was given and made."""
     dq, dk, dv = (empty_heads(*array.shape) for array in (q, k, v))
-    send_back(q, k, v, out, log_sums, dy, dq, dk, dv, causal, np.float32(scale))
+    more = causal, np.float32(scale), NO_MASK if mask is None else mask
+    send_back(q, k, v, out, log_sums, dy, dq, dk, dv, *more)
     return dq, dk, dv
 
 
@@ -55,7 +66,7 @@ def packed_backward(dy, q, k, v, out, log_sums, causal, scale):
     G = k.shape[1]
     heads = empty_heads(B, H + 2 * G, T, D)
     dq, dk, dv = heads[:, :H], heads[:, H : H + G], heads[:, H + G :]
-    send_back(q, k, v, out, log_sums, dy, dq, dk, dv, causal, np.float32(scale))
+    send_back(q, k, v, out, log_sums, dy, dq, dk, dv, causal, np.float32(scale), NO_MASK)
     return heads.transpose(0, 2, 1, 3).reshape(B, T, (H + 2 * G) * D)
 
 
@@ -64,30 +75,30 @@ def empty_heads(B, H, T, D):
     return np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
 
 
-@cpu_kernel(signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, boolean, float32)")
-def look_back(q, k, v, out, log_sums, causal, scale):
+@cpu_kernel(signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, boolean, float32, {VIEW})")
+def look_back(q, k, v, out, log_sums, causal, scale, mask):
     """Writes out and log_sums."""
     B, H, T, _ = q.shape
     n_blocks = (T + QUERIES - 1) // QUERIES
     for piece in prange(B * H * n_blocks):
         b, h, block = piece // n_blocks // H, piece // n_blocks % H, piece % n_blocks
-        _block_looks_back(b, h, block * QUERIES, q, k, v, out, log_sums, causal, scale)
+        _block_looks_back(b, h, block * QUERIES, q, k, v, out, log_sums, causal, scale, mask)
 
 
 @cpu_kernel(
     signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, {VIEW}, {VIEW}, {VIEW}, {VIEW}, "
-    "boolean, float32)"
+    f"boolean, float32, {VIEW})"
 )
-def send_back(q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
+def send_back(q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale, mask):
     """Writes dq, dk and dv."""
     B, G = k.shape[:2]
     for piece in prange(B * G):
         b, g = piece // G, piece % G
-        _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale)
+        _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale, mask)
 
 
 @cpu_function
-def _block_looks_back(b, h, start, q, k, v, out, log_sums, causal, scale):
+def _block_looks_back(b, h, start, q, k, v, out, log_sums, causal, scale, mask):
     """The block of queries of one head that begins at `start`."""
     T, D, S = q.shape[2], q.shape[3], k.shape[2]
     g, stop = h // (q.shape[1] // k.shape[1]), min(T, start + QUERIES)
@@ -100,6 +111,12 @@ def _block_looks_back(b, h, start, q, k, v, out, log_sums, causal, scale):
     for i in range(M):
         seen = _seen(start + i, T, S, causal)
         row = scores[i]
+        if mask.size:
+            log_sums[b, h, start + i], shares[i] = _masked_weights(
+                row[:seen], mask[b, h, start + i, :seen]
+            )
+            row[seen:] = ZERO
+            continue
         largest = row_maximum(row[:seen])
         total = _exponentials(row[:seen], largest)
         row[seen:] = ZERO
@@ -113,7 +130,7 @@ def _block_looks_back(b, h, start, q, k, v, out, log_sums, causal, scale):
 
 
 @cpu_function
-def _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale):
+def _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale, mask):
     """All blocks of queries that read one key head; their additions to dk and dv go in order."""
     H, T, D = q.shape[1:]
     G, S = k.shape[1], k.shape[2]
@@ -139,7 +156,11 @@ def _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, s
                 seen = _seen(t, T, S, causal)
                 mean = dot(side_by_side(out[b, h, t]), side_by_side(dy[b, h, t]))
                 row, d_row = all_weights[i], all_d_scores[i]
-                _softmax_back(row[:seen], d_row[:seen], log_sums[b, h, t], mean)
+                if mask.size:
+                    masked = mask[b, h, t, :seen]
+                    _masked_softmax_back(row[:seen], d_row[:seen], masked, log_sums[b, h, t], mean)
+                else:
+                    _softmax_back(row[:seen], d_row[:seen], log_sums[b, h, t], mean)
                 row[seen:n_keys] = ZERO
                 d_row[seen:n_keys] = ZERO
             multiply(dv[:n_keys], weights.T, dy[b, h, mine], True)
@@ -161,6 +182,30 @@ def _exponentials(row, largest):
     for j in range(row.size):
         row[j] = exp(row[j] - largest)
     return row_sum(row)
+
+
+@cpu_function
+def _masked_weights(row, mask):
+    """Scores become exp(score + mask - the largest); returns their log_sum, and 1 / their sum."""
+    for j in range(row.size):
+        row[j] += mask[j]
+    largest = row_maximum(row)
+    if largest == -INFINITE:
+        row[:] = ZERO
+        return INFINITE, ZERO
+    for j in range(row.size):
+        row[j] = exp_or_zero(row[j] - largest)
+    total = row_sum(row)
+    return largest + log(total), ONE / total
+
+
+@cpu_function
+def _masked_softmax_back(weights, d_scores, mask, log_sum, mean):
+    """As _softmax_back, for scores to which a mask is to be added."""
+    for j in range(weights.size):
+        weight = exp_or_zero(weights[j] + mask[j] - log_sum)
+        weights[j] = weight
+        d_scores[j] = weight * (d_scores[j] - mean)
 
 
 @cpu_function

@@ -29,8 +29,12 @@ ONE = np.float32(1)
 
 
 def forward(q, k, v, scale):
-    """out (B, H, 1, D) and log_sums (B, H, 1), from q (B, H, 1, D) and k, v (B, G, S, D)."""
-    out, log_sums = empty_heads(*q.shape), np.empty(q.shape[:3], np.float32)
+    """out (B, H, 1, E) and log_sums (B, H, 1).
+
+    q (B, H, 1, D)    k (B, G, S, D)    v (B, G, S, E)
+    """
+    B, H, T, _ = q.shape
+    out, log_sums = empty_heads(B, H, T, v.shape[3]), np.empty((B, H, T), np.float32)
     look_once(q, k, v, out, log_sums, np.float32(scale))
     return out, log_sums
 
@@ -56,7 +60,7 @@ def look_once(q, k, v, out, log_sums, scale):
 
 @cpu_function
 def _look(q, k, v, out, scores, scale):
-    """One query: out (D,) from q (D,) and k, v (S, D); returns log Σ exp(scores)."""
+    """One query: out (E,) from q (D,), k (S, D) and v (S, E); returns log Σ exp(scores)."""
     for s in range(scores.size):
         scores[s] = dot(q, side_by_side(k[s])) * scale
     largest = row_maximum(scores)

@@ -93,15 +93,22 @@ def attention(rng: Generator, queries: int = QUERIES) -> tuple:
     return q, k, v, out, zeros(1, HEADS, queries)
 
 
+def attention_mask(rng: Generator) -> np.ndarray:
+    """What is added to scores; some are never to be seen."""
+    mask = numbers(rng, 1, HEADS, QUERIES, KEYS)
+    mask[mask > 1] = -np.inf
+    return mask
+
+
 def attention_back(rng: Generator) -> tuple:
-    """q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale."""
+    """q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale, mask."""
     q, k, v, out, log_sums = attention(rng)
     dy = heads(HEADS, QUERIES)
     for array in (out, dy):
         array[...] = numbers(rng, *array.shape)
     log_sums[...] = 3
     gradients = [heads(x.shape[1], x.shape[2]) for x in (q, k, v)]
-    return q, k, v, out, log_sums, dy, *gradients, True, HALF
+    return q, k, v, out, log_sums, dy, *gradients, True, HALF, attention_mask(rng)
 
 
 def embedding_gather(rng: Generator) -> tuple:
@@ -152,7 +159,7 @@ def muon(rng: Generator) -> tuple:
 
 TRIALS: dict[str, Callable[[Generator], tuple]] = {
     "adamw.CPU.step": adamw,
-    "attention_cpu.look_back": lambda rng: (*attention(rng), True, HALF),
+    "attention_cpu.look_back": lambda rng: (*attention(rng), True, HALF, attention_mask(rng)),
     "attention_cpu.send_back": attention_back,
     "attention_one_query.look_once": lambda rng: (*attention(rng, 1), HALF),
     "clipping.CPU.sums_of_chunks": lambda rng: (numbers(rng, C),),

@@ -44,7 +44,7 @@ def attributes(thing: Any) -> dict[str, Any]:
 
 
 def holds_parameters(thing: Any) -> bool:
-    """Whether a set, or an object that is no module, has parameters or modules in it."""
+    """Whether a set, or an object other than a module, has parameters or modules in it."""
     if isinstance(thing, (str, bytes, int, float, Tensor, np.ndarray, type(None), type)):
         return False
     inside = thing if isinstance(thing, (Set, ValuesView)) else attributes(thing).values()
