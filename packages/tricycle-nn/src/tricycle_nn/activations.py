@@ -10,7 +10,7 @@ and relu_squared, silu and swiglu.
     hard_sigmoid(x) = x / 6 + 1/2, kept between 0 and 1
 
 Sources: Maas et al., Rectifier Nonlinearities Improve Neural Network Acoustic Models (2013);
-Clevert et al., ELU (2015); Klambauer et al., Self-Normalizing Neural Networks (2017); Misra, Mish
+Clevert et al., ELU (2015); Klambauer et al., `Self-Normalizing Neural Networks` (2017); Misra, Mish
 (2019); Howard et al., Searching for MobileNetV3 (2019) for hard_sigmoid.
 """
 

@@ -6,7 +6,7 @@ positions would be instance normalisation.  Channels come last here, as everywhe
 
 The definition is all there is: no model here uses it.
 
-Source: Wu & He, Group Normalization (2018).
+Source: Wu & He, `Group Normalization` (2018).
 """
 
 from tricycle_autograd.tensor import Tensor
