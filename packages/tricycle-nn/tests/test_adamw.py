@@ -143,10 +143,10 @@ def test_an_eps_that_is_zero_in_float32_is_refused():
 @pytest.mark.parametrize("size", [1e25, 1e19, 3e38])
 def test_a_huge_gradient_moves_by_one_learning_rate_and_the_next_ones_are_finite(size):
     weight = one(1.0)
-    optimiser = AdamW([weight], 0.1)
-    assert take_step(optimiser, weight, size) == pytest.approx([0.9])
+    optimiser = AdamW([weight], 0.1, weight_decay=0.0)
+    assert take_step(optimiser, weight, [size]) == pytest.approx([0.9])
     for gradient in (-size, size, 1.0):
-        assert np.isfinite(take_step(optimiser, weight, gradient)).all()
+        assert np.isfinite(take_step(optimiser, weight, [gradient])).all()
 
 
 def test_huge_gradients_count_alike_in_definition_and_kernels():
@@ -162,12 +162,11 @@ def test_huge_gradients_count_alike_in_definition_and_kernels():
 def test_a_gradient_that_is_no_number_stays_visible(gradient):
     weight = one(1.0)
     with np.errstate(invalid="ignore"):
-        assert not np.isfinite(take_step(AdamW([weight], 0.1), weight, gradient)).any()
+        assert not np.isfinite(take_step(AdamW([weight], 0.1), weight, [gradient])).any()
 
 
 def test_a_late_first_gradient_moves_by_what_the_docstring_says():
-    early, late = one(1.0), one(1.0)
-    optimiser = AdamW([early, late], 0.1, betas=(0.9, 0.999))
-    for _ in range(5000):
-        take_step(optimiser, early, 1.0)
-    assert 1 - take_step(optimiser, late, 1.0)[0] == pytest.approx(0.1 * 3.16, rel=0.01)
+    late = one(1.0)
+    optimiser = AdamW([late], 0.1, betas=(0.9, 0.999))
+    optimiser.steps_taken = 5000
+    assert 1 - take_step(optimiser, late, [1.0])[0] == pytest.approx(0.1 * 3.16, rel=0.01)
