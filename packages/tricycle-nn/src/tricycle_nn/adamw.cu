@@ -11,6 +11,9 @@ ELEMENTWISE step(
 ) {
     each(size, Results<3>{{w, m, v}}, [=](float (&out)[3], float w, float g, float m, float v) {
         g *= grad_scale;
+        // within_bounds in adamw.py: a finite gradient whose square is finite too
+        if (g > 1.8e19f && g <= 3.4028234e38f) g = 1.8e19f;
+        if (g < -1.8e19f && g >= -3.4028234e38f) g = -1.8e19f;
         m += new1 * (g - m);
         v += new2 * (g * g - v);
         out[0] = w - (shrink * w + rate * m / (sqrtf(v) * correction + eps));
