@@ -38,5 +38,6 @@ def test_tensor_and_its_methods_import_no_operations():
         imported = set(
             re.findall(r"(?m)^from tricycle_autograd\.(\w+)", (rooms / f"{room}.py").read_text())
         )
-        assert imported <= {"tape", "methods", "modes", "devices", "arrays"}, room
+        allowed = {"tape", "methods", "modes", "devices", "arrays", "additions"}  # of arrays
+        assert imported <= allowed, room
         assert "import tricycle_autograd" not in (rooms / f"{room}.py").read_text(), room
