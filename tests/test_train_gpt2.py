@@ -287,3 +287,13 @@ def test_a_line_that_is_no_text_is_named_by_its_file_and_number(place):
     assert 'line 71 of bad.jsonl: field "text" holds int, not text' in said
     said = refused(place, "--data", "folder", "--text-field", "id", "--folder", "bad2", *TINY)
     assert 'field "id" holds int, not text' in said
+
+
+def test_a_plan_reads_the_data_and_refuses_a_path_that_is_not_there(place):
+    words = ["--plan", "--no-track", "--folder", "planned", "--preset", "laptop"]
+    (place / "short.txt").write_text("To be, or not to be.\n\n" * 400)
+    said = train(place, *words, "--data", "short.txt").stderr
+    assert re.search(r"short.txt: 8,\d+ bytes to train on, about 2,\d+ tokens", said)
+    said = refused(place, *words, "--data", "nothing.txt")
+    assert "no file or folder at nothing.txt" in said
+    assert not (place / "planned").exists()

@@ -12,8 +12,10 @@ import numpy as np
 
 from tricycle_bpe import StreamDecoder, Tokeniser
 from tricycle_datasets import (
+    HUB_DATASETS,
     Batches,
     Prepared,
+    Source,
     is_prepared,
     open_prepared,
     open_source,
@@ -51,6 +53,7 @@ from tricycle_gpt import (
 HELP = Path(__file__).with_name("help.txt").read_text(encoding="utf-8")
 END_OF_TEXT = "<|endoftext|>"
 LEARNED_FROM = 64_000_000  # bytes of text that tokens are learned from
+BYTES_OF_A_TOKEN = 4  # of English text, about, for a plan
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,10 @@ class Arguments:
     data: str | None = None
     """A file, a folder, a name on the hub or prepared data; Shakespeare's works if not given."""
     text_field: str | None = None
-    """The name by which .jsonl and .parquet files have their text; text if not given."""
+    """The name by which records and tables have their text, such as message.content; text if not
+    given."""
+    skip_unreadable: bool = False
+    """Leave out files, lines and rows that cannot be read, instead of listing them and ending."""
     max_tokens: int | None = None
     """Take about this many tokens of training text, the first ones; all of it if not given."""
     validation: float = 0.05
@@ -203,7 +209,36 @@ def foreseen(args: Arguments, named: set[str], ranks: int) -> Arguments:
     if ours or args.tokeniser is not None:
         args = speaking(args, known_tokeniser(args, place))
     record = (read_record(place) if ours else None) or {}
-    return sized(args, named, record.get("train", {}).get("n_tokens"), ranks)
+    tokens = record.get("train", {}).get("n_tokens") or expected_tokens(args)
+    return sized(args, named, tokens, ranks)
+
+
+def expected_tokens(args: Arguments) -> int | None:
+    """About how many tokens the training text of the user's own files has; all of it is read.
+
+    None for the works of Shakespeare, and for datasets of the hub, which nobody reads whole.
+    FileNotFoundError for a path that is not there, ValueError for what cannot be read.
+    """
+    word = args.data or ""
+    is_hub = word.startswith("hub:") or (word in HUB_DATASETS and not Path(word).exists())
+    if args.data is None or is_hub or is_prepared(args.data):
+        return None
+    source = source_of(args)
+    n_bytes = sum(len(text.encode()) for text in source.training())
+    tokens = n_bytes // BYTES_OF_A_TOKEN
+    say(f"{source.name}: {n_bytes:,} bytes to train on, about {tokens:,} tokens")
+    return max(1, tokens)
+
+
+def source_of(args: Arguments, record: dict | None = None) -> Source:
+    """The texts that the settings name."""
+    return open_source(
+        args.data,
+        args.validation,
+        field=args.text_field,
+        record=record,
+        skip_unreadable=args.skip_unreadable,
+    )
 
 
 def prepare_data(args: Arguments, named: set[str], ranks: int) -> Arguments:
@@ -216,7 +251,7 @@ def prepare_data(args: Arguments, named: set[str], ranks: int) -> Arguments:
     if not (is_prepared(place) and (args.resume or place == Path(args.data or ""))):
         before = read_record(place) or {}
         then = before.get("source")
-        source = open_source(args.data, args.validation, field=args.text_field, record=then)
+        source = source_of(args, then)
         if source.is_hub and args.max_tokens is None:
             args = args if before else sized(args, named, None, ranks)
             tokens = before.get("max_tokens") or args.training.tokens(args.model.context_window)

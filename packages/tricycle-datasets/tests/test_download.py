@@ -426,3 +426,11 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "xdg" / "tricycle" / "datasets"
     monkeypatch.setenv("TRICYCLE_CACHE", str(tmp_path / "ours"))
     assert cache_folder() == tmp_path / "ours" / "tricycle" / "datasets"
+
+
+def test_a_server_that_is_slow_for_ever_is_left(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PIECE", 1000)
+    monkeypatch.setattr(module, "SECONDS_MORE", -1000.0)
+    message = failure(serve(honest), tmp_path / "text.txt")
+    assert "is too slow: 1,000 of 20,000 bytes have come" in message
+    assert "what has arrived is kept" in message

@@ -377,3 +377,30 @@ def test_without_the_library_the_extra_is_named(hub, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"pip install 'tricycle-datasets\[hub\]'"):
         read(hub)
+
+
+@pytest.mark.parametrize(
+    "path", ["../../evil.parquet", "data/../../evil.parquet", "/evil.parquet", "a\\\\b.parquet"]
+)
+def test_a_hub_that_lists_files_outside_of_the_folder_is_refused(hub, tmp_path, path):
+    hub.commits[FIRST][path.replace("\\\\", "\\")] = parquet(["evil"])
+    with pytest.raises(
+        ConnectionError, match="would lie outside of the folder where files are kept"
+    ):
+        read(hub)
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_a_hub_that_gives_a_path_for_a_commit_is_refused(hub):
+    hub.branches["main"] = "../.."
+    hub.commits["../.."] = hub.commits[FIRST]
+    with pytest.raises(
+        ConnectionError, match=r"could not list .* it gave '\.\./\.\.' for a commit"
+    ):
+        read(hub)
+
+
+@pytest.mark.parametrize("name", ["../..", "poets/..", "./works"])
+def test_a_name_is_no_path(hub, name):
+    with pytest.raises(ValueError, match="no dataset "):
+        read(hub, name=name)

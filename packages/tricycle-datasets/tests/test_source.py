@@ -152,3 +152,12 @@ def test_documents_that_are_all_alike_cannot_be_parted(tmp_path):
     source = open_source(write_lines(tmp_path / "b.jsonl", map(str, range(20))), 0.98)
     with pytest.raises(ValueError, match=r"or validation=0\.98 is too large a share"):
         source.training()
+
+
+def test_a_share_that_keeps_no_document_is_refused(tmp_path):
+    source = open_source(write_lines(tmp_path / "a.jsonl", numbered(0, 500)), 1e-9)
+    assert len(list(source.training())) == 500
+    with pytest.raises(
+        ValueError, match="validation=1e-09 of a.jsonl is not one document with text"
+    ):
+        list(source.validation())

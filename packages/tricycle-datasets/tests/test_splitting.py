@@ -151,3 +151,11 @@ def test_too_few_documents_to_deal_out_are_refused():
         split_documents(["only one"])
     with pytest.raises(ValueError, match="0 documents went to training and 0 to validation"):
         split_documents([])
+
+
+def test_a_share_of_almost_nothing_is_refused_with_one_that_does():
+    text = "a line of verse\n" * 1000
+    with pytest.raises(ValueError, match=r"keeps \d+, too few to check with: take 0.004 or more"):
+        split_text(text, 1e-9)
+    assert len(split_text(text, 0.004)[1]) >= 32
+    assert split_text("to be or not", 0.4)[1] == "or not"

@@ -3,6 +3,9 @@
     shakespeare    two texts: the complete works (in the wheel) and tinyshakespeare (downloaded)
     text_files     the documents in your own files
     parquet_files  those of them that are tables
+    decompression  those of them that are compressed
+    what_bytes_are what a file is if not UTF-8, for the message
+    other_ids      token ids as nanoGPT, llm.c and others keep them
     hub            datasets on the Hugging Face hub: pinned, checked, one document at a time
     source         any of these by one word, parted in two, and what exactly it was
     prepared       a folder of ids to train on and ids to check with, made from a source
@@ -20,6 +23,7 @@ Importing this package opens no file and no connection.
 
 from tricycle_datasets.batches import Batches, check_ids, windows
 from tricycle_datasets.hub import HUB_DATASETS, HubDocuments, hub_documents
+from tricycle_datasets.other_ids import read_ids
 from tricycle_datasets.prepared import (
     Prepared,
     is_prepared,
@@ -52,6 +56,7 @@ __all__ = [
     "open_source",
     "prepare",
     "read_documents",
+    "read_ids",
     "read_record",
     "split_documents",
     "split_text",

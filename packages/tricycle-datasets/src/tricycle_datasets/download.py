@@ -36,6 +36,8 @@ TIMEOUT = 20.0  # seconds without a byte after which a connection counts as brok
 TRIES = 4  # connections in a row that bring nothing new before giving up
 PAUSE = 0.5  # seconds before the second of them, doubled before each of the others
 PIECE = 1 << 16  # bytes read at once, at most
+SLOWEST = 10_000  # bytes a second, on the whole: a server may send a byte now and then, for ever
+SECONDS_MORE = 120  # besides
 
 
 def cache_folder() -> Path:
@@ -101,6 +103,7 @@ def _append_rest(url: str, file: BinaryIO, size: int) -> None:
     """Connect as often as it takes, as long as at least some connections bring something new."""
     have = file.tell()
     fruitless = 0
+    late = time.monotonic() + SECONDS_MORE + size / SLOWEST
     with tqdm(
         desc=Path(file.name).stem,
         initial=have,
@@ -119,6 +122,8 @@ def _append_rest(url: str, file: BinaryIO, size: int) -> None:
                     file.flush()  # to the system at least: a killed process then loses nothing
                     have += len(piece)
                     bar.update(len(piece))
+                    if have < size and time.monotonic() > late:
+                        raise _Hopeless(f"{url} is too slow: {have:,} of {size:,} bytes have come")
             except ConnectionError:
                 if have == before and fruitless == TRIES - 1:
                     raise

@@ -93,7 +93,7 @@ def hub_documents(
 
     known = HUB_DATASETS.get(name)
     if known is None:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        if not re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", name):  # and no ../..
             raise ValueError(
                 f"no dataset {name!r}: wanted one of {', '.join(HUB_DATASETS)}, or owner/name as "
                 "on the Hugging Face hub"
@@ -238,6 +238,8 @@ class _Hub:
         inside = os.path.dirname(re.split(r"[*?\[]", pattern or "")[0])
         try:
             commit = self.api.dataset_info(self.repo, revision=revision).sha
+            if not re.fullmatch(r"\w{1,64}", str(commit)):  # a folder is called so
+                raise ConnectionError(f"it gave {commit!r:.80} for a commit")
             tree = self.api.list_repo_tree(
                 self.repo, inside or None, repo_type="dataset", revision=commit, recursive=True
             )
@@ -253,6 +255,8 @@ class _Hub:
                 f"could not list the dataset {self.repo} (revision {revision}) at "
                 f"{self.api.endpoint}: {_first_line(error)}"
             ) from error
+        for entry in files:
+            _refuse_to_leave_the_folder(entry.path, self.api.endpoint)
         return commit, [
             {"path": f.path, "size": f.size, "sha256": f.lfs.sha256 if f.lfs else None}
             for f in files
@@ -285,6 +289,16 @@ class _Hub:
             f"{self.api.endpoint} gave another {file['path']} of {self.repo} at commit {commit} "
             f"than it lists: sha256 {sha256}, wanted {file['sha256']}; try again later, or from "
             "another network"
+        )
+
+
+def _refuse_to_leave_the_folder(path: str, endpoint: str) -> None:
+    """Raise ConnectionError for a path that is not one below the folder where files are kept."""
+    parts = path.split("/")
+    if re.search(r"[\\\0]|^[A-Za-z]:", path) or {"", ".", ".."} & set(parts):
+        raise ConnectionError(
+            f"{endpoint} lists a file {path!r:.120}, which would lie outside of the folder where "
+            "files are kept: nothing is fetched"
         )
 
 

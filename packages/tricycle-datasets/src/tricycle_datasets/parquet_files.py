@@ -8,11 +8,14 @@ pyarrow reads it (the extra `hub`), imported when it is first needed.
 """
 
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 ROWS_AT_ONCE = 256
+BYTES_AT_ONCE = 1 << 31  # which the rows that are read at once may take
+LONGEST_TEXT = 1 << 30  # bytes
 
 
 def import_pyarrow() -> ModuleType:
@@ -28,12 +31,20 @@ def import_pyarrow() -> ModuleType:
 
 
 def parquet_texts(
-    path: str | os.PathLike[str], column: str = "text", start: tuple[int, int] = (0, 0)
+    path: str | os.PathLike[str],
+    column: str = "text",
+    start: tuple[int, int] = (0, 0),
+    *,
+    complain: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[int, int, str]]:
     """Iterate over (row group, row in it, text) of a .parquet file.
 
-    column  the column that holds the text
-    start   (row group, row) of the first one to give; a row may be one past the end of its group
+    Rows that hold nothing (null) are passed over, and a warning at the end says how many they were.
+
+    column    the column that holds the text; with dots for a field in a column: "message.content"
+    start     (row group, row) of the first one to give; a row may be one past the end of its group
+    complain  what to do with a row whose text is not UTF-8: told what is wrong, it may raise, or
+              return, and the row is left out.  None: a ValueError
     raises  ValueError that names the file, and the row group and row where one is to blame:
             no parquet file, or a damaged one; no such column; not text, or nothing; not UTF-8; no
             such start.  ImportError without pyarrow
@@ -43,26 +54,55 @@ def parquet_texts(
     with open(path, "rb") as file:
         try:
             table = pyarrow.parquet.ParquetFile(file)
-            _check_column(pyarrow, table.schema_arrow, column, path)
-            yield from _texts(table, column, start, path)
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            fields = _check_column(pyarrow, table.schema_arrow, column, path)
+            yield from _texts(table, fields, start, path, complain or _raise)
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
             raise ValueError(f"{path} is damaged or not a parquet file: {error}") from error
 
 
-def _check_column(pyarrow: ModuleType, schema, column: str, path: Path) -> None:
-    """Raise ValueError unless the table has this column once, and it holds text."""
-    if schema.names.count(column) != 1:
+def _raise(problem: str) -> None:
+    raise ValueError(problem)
+
+
+def _check_column(pyarrow: ModuleType, schema, column: str, path: Path) -> list[str]:
+    """The names that lead to a column; ValueError unless it is there once, and holds text."""
+    fields = [column] if column in schema.names else column.split(".")
+    if schema.names.count(fields[0]) != 1:
         raise ValueError(
-            f'{path} has no column "{column}", only {schema.names}; choose one with field=... '
-            "(column=... for the hub)"
+            f'{path} has no column "{column}", only {schema.names!r:.200}; choose one with '
+            "field=... (column=... for the hub)"
         )
-    kind = schema.field(column).type
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+    types = pyarrow.types
+    kind = schema.field(fields[0]).type
+    for name in fields[1:]:
+        if not types.is_struct(kind) or kind.get_field_index(name) < 0:
+            raise ValueError(f'{path}: there is no "{name}" in {kind!s:.100}')
+        kind = kind.field(kind.get_field_index(name)).type
+    held = kind.value_type if types.is_dictionary(kind) else kind
+    # By the name of the kind, for older versions of pyarrow do not know some.
+    if str(held) not in ("string", "large_string", "string_view", "binary", "large_binary"):
         raise ValueError(f'{path}: column "{column}" holds {kind}, not text')
+    return fields
+
+
+def _rows_at_once(group, column: str) -> int:
+    """So many rows that they fit in BYTES_AT_ONCE even if each is as long as all that differ.
+
+    A text that comes again and again is written once, so a small file may hold very much.
+    """
+    size = max(
+        (
+            group.column(k).total_uncompressed_size
+            for k in range(group.num_columns)
+            if group.column(k).path_in_schema.split(".")[0] == column
+        ),
+        default=0,
+    )
+    return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // max(size, 1)))
 
 
 def _texts(
-    table, column: str, start: tuple[int, int], path: Path
+    table, fields: list[str], start: tuple[int, int], path: Path, complain: Callable[[str], None]
 ) -> Iterator[tuple[int, int, str]]:
     first_group, first_row = start
     n_groups = table.num_row_groups
@@ -74,20 +114,36 @@ def _texts(
             f"{path} has no row {first_row:,} in a row group {first_group:,} of its "
             f"{n_groups:,}: is it the file that the position belongs to?"
         )
+    n_null = 0
     for group in range(first_group, n_groups):
         row = 0
-        for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[column]):
+        rows = _rows_at_once(table.metadata.row_group(group), fields[0])
+        for batch in table.iter_batches(rows, row_groups=[group], columns=[".".join(fields)]):
             for scalar in batch.column(0):
                 if group > first_group or row >= first_row:
-                    yield group, row, _text(scalar, f"{path}, row {row:,} of row group {group:,}")
+                    where = f"{path}, row {row:,} of row group {group:,}"
+                    try:
+                        text = _text(scalar, fields[1:], where)
+                    except ValueError as error:
+                        complain(str(error))
+                    else:
+                        if text is not None:
+                            yield group, row, text
+                        n_null += text is None
                 row += 1
+    if n_null:
+        warnings.warn(f"{path}: {n_null:,} rows hold nothing (null) and are left out", stacklevel=2)
 
 
-def _text(scalar, where: str) -> str:
+def _text(scalar, fields: list[str], where: str) -> str | None:
     try:
         text = scalar.as_py()
+        for name in fields:
+            text = text if text is None else text[name]
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: the text is not UTF-8 ({error})") from error
-    if text is None:
-        raise ValueError(f"{where}: nothing (null) where a text should be")
+    if text is not None and len(text) > LONGEST_TEXT:
+        raise ValueError(f"{where}: a text of {len(text):,} characters is too long")
     return text

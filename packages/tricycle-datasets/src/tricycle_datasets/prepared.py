@@ -170,7 +170,9 @@ def open_prepared(
 
 def _essence(source: dict[str, Any]) -> Any:
     """Of a record, what makes the texts the same: not the path, which may be another one."""
-    return [source.get(key) for key in ("name", "repo", "commit", "sha256", "field")]
+    return [
+        source.get(key) for key in ("name", "repo", "commit", "sha256", "field", "skip_unreadable")
+    ]
 
 
 def _check_same(place: Path, earlier: dict[str, Any], asked: dict[str, Any]) -> None:

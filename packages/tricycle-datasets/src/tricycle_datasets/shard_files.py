@@ -75,7 +75,7 @@ class ShardFile:
         try:
             with open(path, "rb") as file:
                 identity = _identity(os.fstat(file.fileno()))
-                descr, found, offset = _read_header(file, path)
+                descr, found, offset = read_header(file, path)
         except FileNotFoundError as error:
             raise ShardError(
                 f"{path} is missing, but index.json names it: copy the folder again, all of it, or "
@@ -159,7 +159,7 @@ def _identity(status: os.stat_result) -> Identity:
     return Identity(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[str, int, int]:
+def read_header(file: BinaryIO, path: Path) -> tuple[str, int, int]:
     """(dtype as numpy writes it, number of numbers, byte where they begin) of a .npy file."""
     start = file.read(10)
     length = int.from_bytes(start[8:10], "little")

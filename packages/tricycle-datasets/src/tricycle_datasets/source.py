@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tricycle_datasets.hub import HUB_DATASETS, hub_documents
+from tricycle_datasets.other_ids import is_ids
 from tricycle_datasets.shakespeare import load_shakespeare
 from tricycle_datasets.splitting import PLACES, check_fraction, place_of, split_text
 from tricycle_datasets.text_files import files_of, read_documents
@@ -93,6 +94,11 @@ class Source:
                 passed += 1
                 if beside is not None and passed > beside and given:
                     return
+        if not given:
+            raise ValueError(
+                f"validation={self.share:g} of {self.name} is not one document with text: take a "
+                "larger share"
+            )
 
     def _find_cut(self) -> int | tuple[str, str]:
         """Where in the line of places validation ends; or both texts, where they are few."""
@@ -119,6 +125,7 @@ def open_source(
     seed: int = 0,
     field: str | None = None,
     record: dict[str, Any] | None = None,
+    skip_unreadable: bool = False,
 ) -> Source:
     """Find the texts that a word stands for.
 
@@ -128,6 +135,7 @@ def open_source(
     seed        another seed keeps others
     field       where records keep their text; "text", unless the hub's dataset is known to differ
     record      of an earlier source: if it is of the same dataset of the hub, its commit is taken
+    skip_unreadable  leave out what cannot be read, as `read_documents` does
     raises      FileNotFoundError; ValueError for what cannot be read; as `hub_documents` does
     """
     if data is None:
@@ -147,7 +155,9 @@ def open_source(
             "validation/ and data.json in it"
         )
     found = _record_of(path, field)
-    options = {"field": field} if field else {}
+    options: dict[str, Any] = {"field": field} if field else {}
+    if skip_unreadable:
+        options["skip_unreadable"] = found["skip_unreadable"] = True
     return Source(path.name, found, lambda: read_documents(path, **options), validation, seed)
 
 
@@ -172,13 +182,19 @@ def _open_hub(
 
 def _record_of(path: Path, field: str | None) -> dict[str, Any]:
     """Path and sha256; of a folder, the sha256 of a list of each file's sha256 and path."""
+    if path.is_file() and is_ids(path):
+        raise ValueError(
+            f"{path} is a file of token ids, not of text: open it with read_ids and give that to "
+            "Batches; or decode it with the tokeniser that made it, and give the text"
+        )
     read_documents(path)  # raises for what cannot be read, before anything is
     files = files_of(path)
     lines = []
     for file in files:
         sha256 = sha256_of(file)
-        lines.append(f"{sha256}  {file.relative_to(path).as_posix()}\n")
-    of_all = hashlib.sha256("".join(lines).encode()).hexdigest() if path.is_dir() else sha256
+        name = os.fsencode(file.relative_to(path).as_posix())  # which need not be UTF-8
+        lines.append(f"{sha256}  ".encode() + name + b"\n")
+    of_all = hashlib.sha256(b"".join(lines)).hexdigest() if path.is_dir() else sha256
     found = {
         "path": str(path.resolve()),
         "files": len(files),

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Iterable
 
 PLACES = 2**64
+FEWEST_CHARACTERS = 64  # to check with, where less than a hundredth of a text is kept
 
 
 def split_text(text: str, validation: float = 0.1, *, at: str = "paragraph") -> tuple[str, str]:
@@ -36,6 +37,11 @@ def split_text(text: str, validation: float = 0.1, *, at: str = "paragraph") -> 
         raise ValueError(
             f"a text of {len(text):,} characters is too short to keep {validation:g} of it for "
             "validation"
+        )
+    if len(text) - cut < FEWEST_CHARACTERS and validation < 0.01:
+        raise ValueError(
+            f"validation={validation:g} of {len(text):,} characters keeps {len(text) - cut}, too "
+            f"few to check with: take {min(0.5, FEWEST_CHARACTERS / len(text)):.2g} or more"
         )
     return text[:cut], text[cut:]
 
