@@ -32,11 +32,10 @@ def getitem(x: Any, index: Any) -> Tensor:
     x = as_tensor(x)
     array = x.array
     parts, repeats = ((index, ...), False) if _is_simple(index) else _parts(index)
+    parts = tuple([_own(part) for part in parts])
     if type(array) is not np.ndarray and device_of(array) == "cuda":
         _check_bounds(parts, array.shape)
 
-    if x.node is not None:
-        parts = tuple([_own(part) for part in parts])
     shape = array.shape  # not the array: it may be the largest of a model
 
     def backward(dy):
@@ -85,7 +84,8 @@ def _plain(part):
 
 
 def _own(part):
-    """A copy of an array in an index: the caller may fill it anew before the backward pass."""
+    """A copy of an array in an index: the caller may fill it anew before the backward pass, and
+    another thread while numpy looks numbers up by what it has checked."""
     return part.copy() if hasattr(part, "dtype") else part
 
 
@@ -218,7 +218,7 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Tensor:
     axis = normalise_axis("repeat", axis, x.shape)
     xp = array_module(x.array)
     before, n = x.shape, x.shape[axis]
-    counts = np.asarray(repeats.array if isinstance(repeats, Tensor) else repeats)
+    counts = np.array(repeats.array if isinstance(repeats, Tensor) else repeats)  # a copy, checked
     if counts.dtype.kind not in "iu" or counts.min(initial=0) < 0:
         raise ValueError(f"repeat: repeats must be integers from 0 up, got {repeats}")
     if counts.size != 1:

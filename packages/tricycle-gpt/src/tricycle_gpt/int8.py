@@ -60,6 +60,7 @@ class Int8Embedding(Embedding):
         self.table = table
 
     def forward(self, ids: np.ndarray) -> Tensor:
+        ids = np.array(ids)  # a copy, which is what is checked: the caller's may change meanwhile
         n = len(self.table.scales)
         if ids.size and not 0 <= ids.min() <= ids.max() < n:
             raise IndexError(f"ids go from 0 to {n - 1}, got {ids.min()} to {ids.max()}")

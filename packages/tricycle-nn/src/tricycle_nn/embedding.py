@@ -63,10 +63,14 @@ def embedding_fast(run, ids, weight):
 
 
 def checked_ids(ids: Any, weight: Tensor) -> np.ndarray:
-    """The ids as an int64 array of its own, every one of them a row of the table."""
+    """The ids as an int64 array of its own, every one of them a row of the table.
+
+    It is the copy that is checked: another thread may fill the caller's array anew meanwhile, and
+    the backward pass reads the ids again.
+    """
     if weight.ndim != 2:
         raise ValueError(f"embedding expected a table of shape (V, C), got {weight.shape}")
-    ids = ids.numpy() if isinstance(ids, Tensor) else np.asarray(ids)
+    ids = np.array(ids.numpy() if isinstance(ids, Tensor) else ids, order="C")
     if ids.dtype.kind not in "iu" and ids.size:
         raise TypeError(f"embedding expected integer ids, got {ids.dtype}")
     rows = weight.shape[0]
@@ -77,8 +81,7 @@ def checked_ids(ids: Any, weight: Tensor) -> np.ndarray:
             f"embedding got id {ids[place]} at position {place}, "
             f"but its table has {rows} rows (ids 0 to {rows - 1})"
         )
-    # A copy, always: the backward pass reads them again, and the caller may have changed theirs.
-    return np.array(ids, np.int64, order="C")
+    return ids.astype(np.int64, copy=False)
 
 
 @embedding.kernels("cpu")
