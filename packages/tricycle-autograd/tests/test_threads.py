@@ -48,6 +48,18 @@ def test_the_older_cgroups_keep_the_quota_in_two_files(tmp_path):
     assert threads.cgroup_quota(tmp_path) is None
 
 
+def test_the_older_cgroups_have_a_tree_for_each_controller(tmp_path):
+    own, step = tmp_path / "own", tmp_path / "cpu" / "job_12" / "step_0"
+    step.mkdir(parents=True)
+    own.write_text("12:memory:/other\n4:cpu,cpuacct:/job_12/step_0\n1:name=systemd:/a:b\n")
+    groups = [step, step.parent, tmp_path / "cpu"]
+    assert threads.control_groups(tmp_path, own, "cpu") == groups
+    for folder, quota in zip(groups, ("-1", "250000", "800000"), strict=True):
+        (folder / "cpu.cfs_quota_us").write_text(quota)
+        (folder / "cpu.cfs_period_us").write_text("100000")
+    assert threads.cgroup_quota(tmp_path, own) == 2.5
+
+
 def test_the_narrowest_of_the_groups_around_a_process_counts(tmp_path):
     """A job of SLURM is a group inside others, each with limits of its own."""
     own, step = tmp_path / "own", tmp_path / "job_12" / "step_0"

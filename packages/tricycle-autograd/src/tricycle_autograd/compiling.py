@@ -26,14 +26,19 @@ import atexit
 import importlib
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 from tricycle_autograd import kernel_cache
 from tricycle_autograd.threads import allowed_cores
 
+LIMIT = 1800.0  # seconds for one kernel: a large one takes 2, and minutes on an emulated processor
+STOPPED_LIMIT = 5.0  # seconds that it may be stopped (SIGSTOP)
 IDLE_SECONDS = 30.0  # it holds 200 MB: not worth keeping for what may come
 
 # ---- the process that needs a kernel ----
@@ -65,7 +70,7 @@ class Compiler:
             try:
                 process.stdin.write(request + "\n")
                 process.stdin.flush()
-                answer = process.stdout.readline()
+                answer = process.stdout.readline() if will_answer(process) else ""
             except BrokenPipeError:
                 answer = ""
             except BaseException:  # Ctrl-C: its answer would be taken for that to the next request
@@ -90,6 +95,34 @@ class Compiler:
             self.process.wait()  # its pipes stay open: the thread that works ahead may read one
 
 
+def will_answer(process: subprocess.Popen) -> bool:
+    """Wait for a process's answer, or its end; False, and say so, if it will not come."""
+    if os.name == "nt":  # pipes cannot be waited for with a limit there
+        return True
+    assert process.stdout is not None
+    began = stopped_since = time.monotonic()
+    while not select.select([process.stdout], [], [], 1.0)[0]:
+        now = time.monotonic()
+        if not is_stopped(process.pid):
+            stopped_since = now
+        if now - stopped_since > STOPPED_LIMIT or now - began > LIMIT:
+            kernel_cache.process.say_once(
+                f"process {process.pid}, which compiles kernels, was stopped or hangs; another one "
+                "takes its place",
+                "stopped",
+            )
+            return False
+    return True
+
+
+def is_stopped(number: int) -> bool:
+    """Whether a process was stopped by a signal (Linux)."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except (OSError, IndexError):
+        return False
+
+
 def ask_another(request: str) -> bool:
     """Have a kernel compiled and stored by a compiling process of its own."""
     compiler = Compiler()
@@ -99,17 +132,29 @@ def ask_another(request: str) -> bool:
         compiler.end()
 
 
-def start_process() -> subprocess.Popen:
-    """A process that runs `serve`, and finds modules where this one does."""
-    # -P: without it the current folder would come first, and a json.py there would be run.
+def program(text: str, *arguments: str) -> list[str]:
+    """The words that start a Python program by its text, in a process of its own.
+
+    -P: without it the current folder would come first, and a json.py there would be run.
+    """
+    return [sys.executable, "-P", "-c", text, *arguments]
+
+
+def finding_our_modules() -> dict[str, str]:
+    """The environment of a process that finds modules where this one does."""
     # Python looks at no entry that is not a string (a Path, say).
     path = [folder or os.getcwd() for folder in sys.path if isinstance(folder, str)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+def start_process() -> subprocess.Popen:
+    """A process that runs `serve`, and finds modules where this one does."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"],
+        program(f"from {__name__} import serve; serve()"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+        env=finding_our_modules(),
         start_new_session=True,  # Ctrl-C in the terminal is not meant for it
     )
     # The system keeps a process that has ended in its list until its parent has asked how.
@@ -172,6 +217,14 @@ class CompilingService:
         self.on_demand.end()
         self.ahead.end()
 
+    def start_again(self) -> None:
+        """Forget what was stored, which is for a folder that is not used any more."""
+        self.end()
+        with self._lock:
+            self._under_way.clear()
+            self._stored.clear()
+        self._working_ahead = False
+
     def leave_to_parent(self) -> None:
         """In a forked process: the compiling processes are its parent's, and are not ended here.
 
@@ -207,12 +260,13 @@ class CompilingService:
             stored = compiler.ask(request)
         finally:
             with self._lock:
-                finished = self._under_way[request].finished
-                if stored:
+                work = self._under_way.get(request)  # None: started again meanwhile
+                if work is not None and stored:
                     self._stored.add(request)
-                else:
+                elif work is not None:
                     del self._under_way[request]
-            finished.set()
+            if work is not None:
+                work.finished.set()
         return stored
 
 
@@ -283,6 +337,8 @@ def _answer(module, name, types):
         for part in name.split("."):
             kernel = getattr(kernel, part)
         kernel.store(None if types is None else tuple(numba_type(t) for t in types))
+    except OSError:  # a full disk: the process that asked looks for another place
+        return "failed\n"
     except (ImportError, AttributeError, NumbaError) as error:
         print(f"{module}.{name} was not compiled: {error}", file=sys.stderr)
         return "failed\n"

@@ -10,6 +10,7 @@ kernel's own name and the names it mentions are looked up, and it is compiled: b
 is loaded.
 """
 
+import errno
 import hashlib
 import os
 import types
@@ -21,7 +22,8 @@ import numpy as np
 
 from tricycle_autograd import compiling, first_use, threads
 from tricycle_autograd.compiling import describe
-from tricycle_autograd.kernel_cache import cache_folder, process
+from tricycle_autograd.kernel_cache import cache_folder, cache_root, has_room, process
+from tricycle_autograd.kernel_store import KernelStore, read_kernel
 from tricycle_autograd.linking import link_before_lowering
 
 # In plain Python a prange is a range; the compiler is shown numba's.
@@ -93,7 +95,7 @@ class Compiled:
                 "file's text; write it to a module and import it from there"
             )
         dispatcher = numba.njit(self._function_for_numba(), **FLAGS, **self.options)
-        self._enable_caching(dispatcher)
+        dispatcher._cache = self._store()
         # numba's compile() only loads what is stored already; it is called for every new
         # combination of argument types.
         load = dispatcher.compile
@@ -116,14 +118,15 @@ class Compiled:
     def store(self, types) -> None:
         """In a compiling process: compile for these numba types, if there is no signature, and
         store the machine code, unless it is stored already."""
-        mark = self._mark(types)
-        if mark.exists():
+        file = self._file(types)
+        if read_kernel(file) is not None:
             return
         if self.signature is None:
             self.dispatcher.compile(types)
         else:
             self.dispatcher  # noqa: B018  (made at first use, and compiled as it is made)
-        mark.touch()
+        if read_kernel(file) is None:
+            raise OSError(errno.ENOSPC, "what was compiled could not be kept", str(file))
 
     def _have_stored(self, types):
         """See to it that the machine code for arguments of these types is on the disk."""
@@ -132,8 +135,13 @@ class Compiled:
         described = None if types is None else [describe(t) for t in types]
         request = compiling.request_for(self.__module__, self.function.__qualname__, described)
         compiling.service.asked_for.append(request)
-        if not self._mark(types).exists():
-            process.announce_compilation()
+        if read_kernel(self._file(types), process.say_trouble) is not None:
+            return
+        process.announce_compilation()
+        if compiling.service.compile(request) or has_room(cache_root()):
+            return
+        if process.keep_elsewhere(f"{cache_root()} has no room"):
+            compiling.service.start_again()
             compiling.service.compile(request)
 
     def _try_once(self, dispatcher, types):
@@ -141,14 +149,13 @@ class Compiled:
         if process.compiles:
             return
         try:
-            first_use.try_once(self, dispatcher, types, self._mark(types).with_suffix(".right"))
+            first_use.try_once(self, dispatcher, types, self._file(types).with_suffix(".right"))
         except RuntimeError:
             self._dispatcher = None  # made again at the next call, tried again, and refused again
             raise
 
-    def _mark(self, types):
-        """A file whose being there says that numba has stored, and will find, the machine code."""
-        # numba looks by the source file's path and age, and by the kind of processor.
+    def _file(self, types):
+        """The file of the machine code for arguments of these types: kernel_store.py."""
         source = Path(self.function.__code__.co_filename)
         processor = first_use.processor()
         parts = self.function.__qualname__, types, str(source), source.stat().st_mtime_ns, processor
@@ -170,17 +177,12 @@ class Compiled:
         function.__module__ = self.function.__module__
         return function
 
-    def _enable_caching(self, dispatcher):
-        import numba
-
-        # numba reads the cache folder from its settings when caching is switched on; putting
-        # the setting back leaves other people's kernels where they were.
-        before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = str(cache_folder(self.files(), self.constants()))
-        try:
-            dispatcher.enable_caching()
-        finally:
-            numba.config.CACHE_DIR = before
+    def _store(self):
+        """Where numba finds this function's machine code, and leaves it."""
+        with_signature = self.signature is not None
+        return KernelStore(
+            lambda types: self._file(None if with_signature else types), process.say_trouble
+        )
 
     def _mentioned(self):
         """The helpers (and prange) that the function's body mentions by name."""
@@ -248,7 +250,7 @@ class Routine(Compiled):
         self._compiled = CFunc(
             self._function_for_numba(), (arguments, result), locals={}, options=FLAGS
         )
-        self._enable_caching(self._compiled)
+        self._compiled._cache = self._store()  # type: ignore[attr-defined]
         self._have_stored(None)
         self._compiled.compile()  # loads it, if it is stored
         # The whole process shares these names.

@@ -60,11 +60,15 @@ def allowed_cores(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> tuple[int, st
     return cores, limit
 
 
-def control_groups(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> list[Path]:
-    """The folders of the control groups that limit this process, its own first (version 2).
+def control_groups(
+    root: Path = CGROUPS, own: Path = OWN_CGROUP, controller: str | None = None
+) -> list[Path]:
+    """The folders of the control groups that limit this process, its own first.
 
-    root  where groups are mounted
-    own   what names the process's group, "0::/job_12/step_0"
+    root        where groups are mounted
+    own         what names the process's group, "0::/job_12/step_0"
+    controller  "cpu" or "memory" of version 1, where each has a tree of its own below root and a
+                line in `own`, "4:cpu,cpuacct:/job_12"; version 2 has one for all
 
     The limits of each of them hold: a job of SLURM or systemd is a group inside others.  In a
     container its group is at the root, whatever it is called outside.
@@ -73,7 +77,12 @@ def control_groups(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> list[Path]:
         lines = own.read_text().splitlines()
     except OSError:
         lines = []
-    path = next((line[3:] for line in lines if line.startswith("0::/")), "").strip("/")
+    path = ""
+    for line in lines:
+        _, controllers, named = [*line.split(":", 2), "", ""][:3]
+        if controllers == "" if controller is None else controller in controllers.split(","):
+            path = named.strip("/")
+    root = root if controller is None else root / controller
     group = root / path
     return [group, *list(group.parents)[: len(Path(path).parts)]]
 
@@ -87,7 +96,10 @@ def cgroup_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float | None:
     files: list[tuple[Path, Path | None]] = [
         (group / "cpu.max", None) for group in control_groups(root, own)
     ]
-    files.append((root / "cpu" / "cpu.cfs_quota_us", root / "cpu" / "cpu.cfs_period_us"))
+    files += [
+        (group / "cpu.cfs_quota_us", group / "cpu.cfs_period_us")
+        for group in control_groups(root, own, "cpu")
+    ]
     found = []
     for quota_file, period_file in files:
         try:
