@@ -8,9 +8,9 @@ temporary folder of its own.
 Where the variable CI is set, the only excuse is test data that is not there: a reason must name
 TRICYCLE_TEST_DATA, and that variable must be unset.  Any other skip turns the run red.
 
-*Counts.*  hypothesis tries ten times as many examples where TRICYCLE_TEST_LONG is 1.  Where CI is
-set it tries the same ones each time, so that a run that was green stays green; at home it looks
-further each time.
+*Counts.*  hypothesis tries 100 examples, or TRICYCLE_TEST_EXAMPLES, and ten times as many where
+TRICYCLE_TEST_LONG is 1.  Where CI is set it tries the same ones each time, so that a run that was
+green stays green; at home it looks further each time.
 """
 
 import os
@@ -24,7 +24,8 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 settings.register_profile(
     "tricycle",
-    max_examples=1000 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 100,
+    max_examples=int(os.environ.get("TRICYCLE_TEST_EXAMPLES", "100"))
+    * (10 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 1),
     deadline=None,  # the first example may wait for a compiler
     derandomize="CI" in os.environ,
 )
