@@ -39,6 +39,7 @@ from tricycle_gpt import (
     follow,
     from_toml,
     generate,
+    locked_run,
     make_run_folder,
     plan,
     read_command_line_of_run,
@@ -117,20 +118,22 @@ def main() -> None:
             began_with="config.toml",
             fixed=("data", "preset", "validation", "max_tokens"),
         )
-        if not args.plan:
+        if args.plan:
+            if ranks.rank == 0:
+                args = foreseen(args, named, ranks.size)
+                say(str(plan(args.model, args.training, besides=beside(args), communicator=ranks)))
+            return
+        if args.preset != "auto":
+            # Both may refuse, before anything is written.
+            args.training.share(ranks.size)
+            args.model.family.format_of(args.model)
+        with locked_run(args.folder, ranks):
             run(args, named, ranks, began)
-        elif ranks.rank == 0:
-            args = foreseen(args, named, ranks.size)
-            say(str(plan(args.model, args.training, besides=beside(args), communicator=ranks)))
 
 
 def run(args: Arguments, named: set[str], ranks: Communicator, began: float) -> None:
     """Documents, tokens, training, a sample."""
     is_first = ranks.rank == 0
-    if args.preset != "auto":
-        # Both may refuse, before anything is written.
-        args.training.share(ranks.size)
-        args.model.family.format_of(args.model)
     if not args.resume:
         make_run_folder(args.folder)
     if is_first:
@@ -303,4 +306,5 @@ def speaking(args: Arguments, tokeniser: Tokeniser | None) -> Arguments:
 
 
 if __name__ == "__main__":
-    end_politely(main, "stopped; the same command with --resume goes on from the last checkpoint")
+    farewell = "stopped; the same command with --resume goes on from the last checkpoint"
+    end_politely(main, farewell, unheard=True)

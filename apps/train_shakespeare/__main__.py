@@ -28,6 +28,7 @@ from tricycle_gpt import (
     end_politely,
     finish_run,
     follow,
+    locked_run,
     make_run_folder,
     read_command_line,
     say,
@@ -91,8 +92,14 @@ class Arguments:
 
 
 def main() -> None:
-    """Text, tokens, training, verse."""
+    """Train, alone in the run's folder."""
     args = read_command_line(Arguments(), description=__doc__)
+    with locked_run(args.folder):
+        run(args)
+
+
+def run(args: Arguments) -> None:
+    """Text, tokens, training, verse."""
     began = time.perf_counter()
     if not args.resume:
         make_run_folder(args.folder)
@@ -160,4 +167,5 @@ def make_tokeniser(args: Arguments, training_text: str, text: str) -> Tokeniser:
 
 
 if __name__ == "__main__":
-    end_politely(main, "stopped; the same command with --resume goes on from the last checkpoint")
+    farewell = "stopped; the same command with --resume goes on from the last checkpoint"
+    end_politely(main, farewell, unheard=True)

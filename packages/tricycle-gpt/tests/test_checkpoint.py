@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tricycle_gpt import CheckpointError, load_checkpoint, load_newest_checkpoint, save_checkpoint
+from tricycle_gpt.runs import checkpoint
 from tricycle_gpt.runs.checkpoint import list_checkpoints
 
 LONG = os.environ.get("TRICYCLE_TEST_LONG") == "1"
@@ -163,3 +164,110 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         assert load_newest_checkpoint(tmp_path).step == 1
     save(tmp_path, 2)
     assert load_newest_checkpoint(tmp_path).step == 2
+
+
+@pytest.mark.parametrize("place", ["parameters", "optimiser"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_never_saved_and_replaces_nothing(tmp_path, place, bad):
+    save(tmp_path, 1, keep=1)
+    arrays = {"parameters": {"w": np.ones(3)}, "optimiser": {"m": np.ones(3), "n": np.array(1)}}
+    name = next(iter(arrays[place]))
+    arrays[place][name][1] = bad
+    with pytest.raises(FloatingPointError, match=f"after step 2 .* not finite in {name}, so no"):
+        save_checkpoint(tmp_path, 2, **arrays, state={}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_files_may_be_read_by_those_whom_the_umask_lets(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        path = save(tmp_path, 1)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {mode}
+
+
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_a_save_reads_the_new_checkpoint_and_no_other(tmp_path, monkeypatch, keep_best):
+    read = []
+    real = checkpoint._fingerprint
+    monkeypatch.setattr(checkpoint, "_fingerprint", lambda path: read.append(path) or real(path))
+    for step in range(1, 9):
+        read.clear()
+        save(tmp_path, step, keep=5, keep_best=keep_best)
+        assert {path.parent.name for path in read} == {f"step-{step:08d}.tmp"}
+    damaged = tmp_path / "step-00000006" / "parameters.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"X")
+    read.clear()
+    save(tmp_path, 9, keep=5)
+    assert damaged in read  # it was touched, so it is looked at again, and does not count
+    assert len(list_checkpoints(tmp_path)) == 6
+
+
+def test_a_full_disk_leaves_no_half_of_a_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_an_old_one_that_cannot_be_removed_ends_nothing(tmp_path, monkeypatch, capsys):
+    save(tmp_path, 1, keep=1)
+    with monkeypatch.context() as disk:
+        disk.setattr(checkpoint, "_remove", lambda path: (_ for _ in ()).throw(OSError(5, "EIO")))
+        save(tmp_path, 2, keep=1)
+    assert "an old checkpoint could not be removed" in capsys.readouterr().err
+    save(tmp_path, 3, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def rewrite(path, name, content):
+    """Put other content into a checkpoint's file, and a manifest that agrees with it."""
+    (path / name).write_bytes(content)
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    manifest["files"][name] = checkpoint._fingerprint(path / name)
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", b"[]"),
+        ("state.json", b"{}"),
+        ("state.json", b'{"step": "2"}'),
+        ("state.json", b'{"step": -1}'),
+        ("state.json", b"\xff\xfe"),
+        ("state.json", b"[" * 100_000),
+        ("parameters.safetensors", b""),
+        ("parameters.safetensors", b"no arrays"),
+        ("optimiser.safetensors", b"\xff" * 100),
+    ],
+)
+def test_one_that_agrees_with_itself_and_holds_nonsense_is_passed_over(
+    tmp_path, capsys, name, content
+):
+    save(tmp_path, 1)
+    path = save(tmp_path, 2)
+    rewrite(path, name, content)
+    with pytest.raises(CheckpointError, match=name):
+        load_checkpoint(path)
+    assert load_newest_checkpoint(tmp_path).step == 1
+    assert name in capsys.readouterr().err
+    save(tmp_path, 3, keep=1, keep_best=True)
+    assert load_newest_checkpoint(tmp_path).step == 3
+
+
+def test_a_manifest_names_our_files_and_no_others(tmp_path):
+    (tmp_path / "outside").write_text("of the checkpoint")
+    path = save(tmp_path / "checkpoints", 1)
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    manifest["files"]["../../outside"] = {"size": 17, "sha256": "0"}
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="lists files that are not ours: ../../outside"):
+        load_checkpoint(path)

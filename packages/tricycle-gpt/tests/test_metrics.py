@@ -49,8 +49,32 @@ def test_a_line_cut_by_a_crash_is_passed_over(tmp_path):
 def test_a_line_that_is_not_json_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0}\nnonsense\n')
-    with pytest.raises(ValueError, match="line 2 is not JSON: 'nonsense'"):
+    with pytest.raises(ValueError, match="line 2 is not JSON with a step: 'nonsense'"):
         read_metrics(path)
+
+
+NO_ROWS = [
+    b"nonsense",
+    b"\xff\xfe",
+    b"\0\0\0",
+    b"[]",
+    b"7",
+    b"{}",
+    b'{"step": "1"}',
+    b"[" * 100_000,
+    b"",
+]
+
+
+@pytest.mark.parametrize("line", NO_ROWS)
+def test_a_line_that_is_no_row_is_one_error_or_passed_over_by_a_resumed_run(tmp_path, line, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 1}\n')
+    with pytest.raises(ValueError, match="metrics.jsonl, line 2 is not JSON with a step"):
+        read_metrics(path)
+    MetricsLog(path, step=2).close()
+    assert [row["step"] for row in read_metrics(path)] == [0, 1]
+    assert "metrics.jsonl: 1 lines are no rows, left out" in capsys.readouterr().err
 
 
 def test_a_picture_is_drawn(tmp_path):

@@ -95,6 +95,19 @@ def test_the_limit_of_a_job_counts_but_not_what_it_has_read_from_files(tmp_path)
     assert free_bytes(tmp_path, own) > 50_000_000
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+def test_the_limits_of_older_control_groups_count_too(tmp_path):
+    own, job = tmp_path / "own", tmp_path / "memory" / "job_12"
+    own.write_text("9:memory:/job_12\n4:cpu,cpuacct:/elsewhere\n")
+    job.mkdir(parents=True)
+    (job / "memory.limit_in_bytes").write_text("30000000\n")
+    (job / "memory.usage_in_bytes").write_text("29000000\n")
+    (job / "memory.stat").write_text("cache 19000000\ntotal_inactive_file 19000000\n")
+    assert free_bytes(tmp_path, own) == 20_000_000
+    (job / "memory.limit_in_bytes").write_text("9223372036854771712\n")  # no limit
+    assert free_bytes(tmp_path, own) > 50_000_000
+
+
 def test_the_plan_is_laid_beside_what_the_run_took(tmp_path):
     planned = plan(SMALL, TrainingConfig(steps=2, batch_size=4))  # 64 tokens a step
     rows = [{"step": 0, "tokens_per_second": 32}, {"step": 1, "tokens_per_second": 64}, {"step": 2}]

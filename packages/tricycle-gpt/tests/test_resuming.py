@@ -73,3 +73,63 @@ def test_a_folder_is_made_for_a_new_run_alone(tmp_path):
     save_checkpoint(tmp_path / "checkpoints", 3, {}, {}, {})
     with pytest.raises(ValueError, match="reached step 3: add --resume"):
         make_run_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("recipe", []),
+        ("step", "7"),
+        ("step", True),
+        ("position", [1]),
+        ("position", [1, "2"]),
+        ("position", {"epoch": 1}),
+        ("dropout_seeds", 5),
+        ("dropout_seeds", ["a"]),
+        ("losses", ["low"]),
+        ("left_out", None),
+        ("validation_loss", "2.0"),
+        ("run_id", 7),
+        ("versions", {"numpy": 2}),
+    ],
+)
+def test_a_state_of_other_types_is_refused_by_name(name, wrong):
+    with pytest.raises(ValueError, match=f"its {name} is"):
+        RunState.from_json(STATE.to_json() | {name: wrong})
+
+
+def test_a_checkpoint_of_other_types_or_of_another_model_is_named(tmp_path, make_tiny):
+    run(tmp_path, make_tiny())
+    folder = tmp_path / "checkpoints"
+    found = load_newest_checkpoint(folder)
+    arrays = found.parameters, found.optimiser
+    save_checkpoint(folder, 30, *arrays, found.state | {"losses": "many"})
+    with pytest.raises(ValueError, match="step-00000030/state.json: .* its losses is 'many'"):
+        run(tmp_path, make_tiny(), resume=True)
+    save_checkpoint(folder, 30, {"another.weight": arrays[0].popitem()[1]}, arrays[1], found.state)
+    with pytest.raises(ValueError, match="step-00000030 does not fit this model"):
+        run(tmp_path, make_tiny(), resume=True)
+
+
+def level(**changes):
+    """Settings whose learning rate stays level after its rise, and goes down in the last steps."""
+    return settings(**{"schedule": "warmup-stable-decay", "decay": 10, **changes})
+
+
+def test_a_run_takes_more_steps_where_the_rates_so_far_stay_what_they_were(tmp_path, make_tiny):
+    never_down = {"final_learning_rate": 1e-2}
+    run(tmp_path / "whole", make_tiny(), level(steps=40))
+    run(tmp_path / "longer", make_tiny(), level(steps=20, **never_down))
+    assert load_newest_checkpoint(tmp_path / "longer" / "checkpoints").step == 20
+    assert run(tmp_path / "longer", make_tiny(), level(steps=40), resume=True).finished
+    assert weights_in(tmp_path / "longer") == weights_in(tmp_path / "whole")
+    # It is on its way down now.
+    with pytest.raises(ValueError, match=r"steps was 40, is 60\. .*can be given more steps where"):
+        run(tmp_path / "longer", make_tiny(), level(steps=60), resume=True)
+
+
+def test_more_steps_and_something_else_is_another_run(tmp_path, make_tiny):
+    run(tmp_path, make_tiny(), level(steps=20, final_learning_rate=1e-2))
+    other = level(steps=40, weight_decay=0.0)
+    with pytest.raises(ValueError, match=r"training.weight_decay was 0.1, is 0.0"):
+        run(tmp_path, make_tiny(), other, resume=True)

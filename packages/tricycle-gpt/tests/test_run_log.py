@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tricycle_gpt.runs import run_log
+from tricycle_gpt.runs.metrics import MetricsLog
 from tricycle_gpt.runs.run_log import RunLog, SilentRunLog
 
 
@@ -82,3 +84,21 @@ def test_the_silent_log_has_every_method_and_does_nothing(tmp_path, monkeypatch,
     assert methods <= vars(SilentRunLog).keys()
     with pytest.raises(AttributeError):
         log.no_such_method()
+
+
+def test_what_is_open_is_closed_again_if_a_later_part_fails(tmp_path, monkeypatch):
+    opened = []
+
+    class Remembered(MetricsLog):
+        def __init__(self, *words):
+            super().__init__(*words)
+            opened.append(self._file)
+
+    def fails(*words):
+        raise OSError("no terminal")
+
+    monkeypatch.setattr(run_log, "MetricsLog", Remembered)
+    monkeypatch.setattr(run_log, "Progress", fails)
+    with pytest.raises(OSError, match="no terminal"), RunLog(tmp_path, 0, 1, 1):
+        pass
+    assert [file.closed for file in opened] == [True]

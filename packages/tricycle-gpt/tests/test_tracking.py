@@ -187,6 +187,26 @@ def test_a_server_that_is_down_is_said_once_and_stops_nothing(here, monkeypatch)
     assert "did not take everything (3000 rows are missing there)" in told[1]
 
 
+def test_no_password_is_shown(here, monkeypatch):
+    address = f"http://ann:secret@127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{address}/?token=hidden")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "private")
+    told = []
+    tracker = MLflowTracker(say=told.append)
+
+    def surprise(client):
+        raise RuntimeError(f"private: {tracker.uri}")
+
+    monkeypatch.setattr(tracker, "_send", surprise)
+    tracker.begin(RECIPE)
+    tracker.log({"step": 0, "loss": 1.0})
+    tracker.end("finished", patience=600)  # it ends at once, when MLflow is imported
+    assert "RuntimeError: ***: http://***@127.0.0.1" in told[0]
+    assert "did not take everything" in told[1]
+    assert not any(word in "".join(told) for word in ("ann", "secret", "hidden", "private"))
+
+
 def test_a_server_that_hangs_holds_nobody_up(here, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as hanging:  # takes connections, says nothing
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{hanging.getsockname()[1]}")

@@ -166,7 +166,10 @@ def test_a_step_in_which_no_token_counts_has_a_loss_of_zero(tmp_path, make_tiny)
     assert (row["loss"], row["gradient_norm"]) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+
+
+@pytest.mark.parametrize("number", STOPS)
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path, make_tiny, number):
     run(tmp_path / "whole", make_tiny(dropout=0.1))
     interrupt_after(tmp_path / "parts", make_tiny(dropout=0.1), steps=11, number=number)
@@ -288,6 +291,60 @@ def test_when_the_loss_is_no_number_the_weights_stay_as_they_were(tmp_path, make
         run(tmp_path, model)
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_weights_that_are_no_numbers_end_a_run_that_leaves_bad_steps_out(tmp_path, make_tiny):
+    run(tmp_path, make_tiny(), settings(steps=8, warmup=0))
+    before = weights_in(tmp_path)
+
+    class Planting(Stream):
+        def __iter__(self):
+            for i, batch in enumerate(super().__iter__()):
+                if i == 2:
+                    model.norm.weight.array[3] = np.nan
+                yield batch
+
+    model = make_tiny()
+    skip = settings(steps=8, warmup=0, when_not_finite="skip", checkpoint_every=2)
+    with pytest.raises(FloatingPointError, match="the weights norm.weight are not finite"):
+        train(model, Planting(text(), 4, 16), skip, tmp_path / "spoilt")
+    assert load_newest_checkpoint(tmp_path / "spoilt" / "checkpoints").step == 2
+    assert weights_in(tmp_path) == before
+
+
+def test_a_weight_that_no_loss_sees_is_not_saved_either(tmp_path, make_tiny):
+    model = make_tiny()
+    model.token_embedding.weight.array[22, 0] = np.nan  # an id that is not in the text
+    model.token_embedding.weight.array[22, 0] = np.inf
+    with pytest.raises(FloatingPointError, match="not finite"):
+        run(tmp_path, model, settings(when_not_finite="skip"))
+    assert load_newest_checkpoint(tmp_path / "checkpoints") is None
+
+
+def test_own_metrics_stand_in_the_rows(tmp_path, make_tiny):
+    def longest(steps_taken):
+        return {"longest": np.float32(steps_taken / 2)}
+
+    run(tmp_path, make_tiny(), settings(steps=2, warmup=0), own_metrics=longest)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row.get("longest") for row in rows] == [0.5, 1.0, None]
+    with pytest.raises(ValueError, match="own_metrics gave loss, which the row of a step has"):
+        run(tmp_path / "b", make_tiny(), own_metrics=lambda steps_taken: {"loss": 1.0})
+
+
+def test_a_folder_that_is_moved_meanwhile_ends_the_run_at_the_next_save(tmp_path, make_tiny):
+    class Moving(Stream):
+        def __iter__(self):
+            for i, batch in enumerate(super().__iter__()):
+                if i == 9:
+                    (tmp_path / "run").rename(tmp_path / "moved")
+                yield batch
+
+    config = settings(evaluate_every=0, checkpoint_every=12)
+    with pytest.raises(OSError, match="run was moved, removed or replaced"):
+        train(make_tiny(), Moving(text(), 4, 16), config, tmp_path / "run")
+    assert len(read_metrics(tmp_path / "moved" / "metrics.jsonl")) == 12
+    assert not (tmp_path / "run").exists()
 
 
 def test_long_gradients_are_shortened(tmp_path, make_tiny):

@@ -71,16 +71,23 @@ class Prepared:
 
 
 def read_record(place: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What data.json says; None where there is none.  ValueError if it is not JSON."""
+    """What data.json says; None where there is none.  ValueError if it is no object of JSON."""
     path = Path(place) / "data.json"
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not JSON ({error}): remove {place} and prepare again"
         ) from None
+    parts = [record, *(record.get(side, {}) for side in SIDES)] if isinstance(record, dict) else []
+    if not parts or not all(isinstance(part, dict) for part in parts):
+        raise ValueError(
+            f"{path} should hold an object, with one for each of {' and '.join(SIDES)}, got "
+            f"{record!r:.80}: remove {place} and prepare again"
+        )
+    return record
 
 
 def is_prepared(place: str | os.PathLike[str]) -> bool:

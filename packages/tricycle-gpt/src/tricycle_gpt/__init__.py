@@ -43,6 +43,7 @@ from tricycle_gpt.runs.run_folder import (
     write_sample,
     write_settings,
 )
+from tricycle_gpt.runs.run_lock import locked_run
 from tricycle_gpt.runs.sizing import choose_settings, choose_size
 from tricycle_gpt.runs.tracking import MLflowTracker, can_track, ended_if_it_fails
 from tricycle_gpt.runs.training import TrainingResult, train
@@ -95,6 +96,7 @@ __all__ = [
     "lambada",
     "load_checkpoint",
     "load_newest_checkpoint",
+    "locked_run",
     "make_run_folder",
     "plan",
     "plot_loss",

@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
+from tricycle_autograd.arrays import is_floating
 from tricycle_gpt.runs.whole_files import read_arrays, write_arrays, write_text
 
 PARAMETERS = "parameters.safetensors"
@@ -38,6 +40,7 @@ STATE = "state.json"
 MANIFEST = "MANIFEST.json"
 FORMAT = 1  # of what is written here
 REPLACED = ".replaced"  # steps aside for a new one of the same step
+FILES = (PARAMETERS, OPTIMISER, STATE, MANIFEST)
 FOLDER_NAME = re.compile(rf"step-(\d{{8,}})({re.escape(REPLACED)})?")
 
 
@@ -77,26 +80,30 @@ def save_checkpoint(
     state                  anything JSON can hold
     keep_best              keep the one with the lowest state["validation_loss"] too
 
-    Returns the checkpoint's folder.  Raises OSError if it cannot be written (a full disk), and
-    ValueError for keep below 1; the checkpoints already there are not touched before the new one
-    is safe.
+    Returns the checkpoint's folder.  Raises OSError if it cannot be written (a full disk),
+    FloatingPointError, naming them, for numbers that are not finite, and ValueError for keep below
+    1; the checkpoints already there are not touched before the new one is safe.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, the new checkpoint itself; got {keep}")
+    _refuse_what_is_not_finite(step, parameters, optimiser)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for abandoned in folder.glob("step-*.tmp"):
         shutil.rmtree(abandoned)
     final = folder / f"step-{step:08d}"
     temporary = folder / f"{final.name}.tmp"
-    temporary.mkdir()
-
-    write_arrays(temporary / PARAMETERS, parameters)
-    write_arrays(temporary / OPTIMISER, optimiser)
-    _write_json(temporary / STATE, {**state, "step": step}, sort_keys=True)
-    files = {name: _fingerprint(temporary / name) for name in (PARAMETERS, OPTIMISER, STATE)}
-    _write_json(temporary / MANIFEST, {"version": FORMAT, "files": files})
-    _flush(temporary)
+    try:
+        temporary.mkdir()
+        write_arrays(temporary / PARAMETERS, parameters)
+        write_arrays(temporary / OPTIMISER, optimiser)
+        _write_json(temporary / STATE, {**state, "step": step}, sort_keys=True)
+        files = {name: _fingerprint(temporary / name) for name in (PARAMETERS, OPTIMISER, STATE)}
+        _write_json(temporary / MANIFEST, {"version": FORMAT, "files": files})
+        _flush(temporary)
+    except BaseException:  # half of it would take room on a disk that may be full
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
     replaced = folder / f"{final.name}{REPLACED}"
     if final.exists():  # a damaged one, or the same step saved again
@@ -104,8 +111,26 @@ def save_checkpoint(
         final.rename(replaced)  # still a checkpoint, until the next line
     temporary.rename(final)
     _flush(folder)
-    _prune(folder, final, keep, keep_best)
+    _known_whole[final] = _stamp(final)
+    try:
+        _prune(folder, final, keep, keep_best)
+    except OSError as error:  # nothing is lost: the next save tries again
+        print(f"warning: an old checkpoint could not be removed: {error}", file=sys.stderr)
     return final
+
+
+def _refuse_what_is_not_finite(step, parameters, optimiser):
+    bad = [
+        name
+        for name, array in [*parameters.items(), *optimiser.items()]
+        if is_floating(np.asarray(array).dtype) and not np.isfinite(array).all()
+    ]
+    if bad:
+        raise FloatingPointError(
+            f"after step {step} there are numbers that are not finite in {', '.join(bad[:3])}"
+            f"{' and others' if len(bad) > 3 else ''}, so no checkpoint was written; those before "
+            "are as they were. A lower learning rate, in a run of its own, usually helps"
+        )
 
 
 def _prune(folder, newest, keep, keep_best):
@@ -137,10 +162,23 @@ def _remove(path):
         shutil.rmtree(hidden)
 
 
+# What this process has written or read, and its files' sizes and times then: what is as it was is
+# not read again at every save.
+_known_whole: dict[Path, Any] = {}
+
+
+def _stamp(path):
+    """By which one sees whether a checkpoint's files were touched."""
+    found = [(path / name).stat() for name in FILES]
+    return [(file.st_ino, file.st_size, file.st_mtime_ns) for file in found]
+
+
 def _is_whole(path):
     try:
-        verify(path)
-    except CheckpointError:
+        if _known_whole.get(path) != _stamp(path):
+            verify(path)
+            _known_whole[path] = _stamp(path)
+    except (CheckpointError, OSError):
         return False
     return True
 
@@ -149,9 +187,13 @@ def _best(found):
     """The whole one with the lowest validation loss, the later of equals; None if none has one."""
     losses = []
     for path in filter(_is_whole, found):
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        try:
+            state = _read_state(path)
+        except CheckpointError:
+            continue
         loss = state.get("validation_loss")
-        if loss is not None and math.isfinite(loss):  # NaN is neither smaller nor larger
+        # NaN is neither smaller nor larger.
+        if isinstance(loss, int | float) and math.isfinite(loss):
             losses.append((loss, -state["step"], path))
     return min(losses)[2] if losses else None
 
@@ -163,13 +205,36 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     """
     folder = Path(folder)
     verify(folder)
-    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    return Checkpoint(
+    stamp = _stamp(folder)
+    state = _read_state(folder)
+    found = Checkpoint(
         step=state["step"],
-        parameters=read_arrays(folder / PARAMETERS),
-        optimiser=read_arrays(folder / OPTIMISER),
+        parameters=_read_arrays(folder / PARAMETERS),
+        optimiser=_read_arrays(folder / OPTIMISER),
         state=state,
     )
+    _known_whole[folder] = stamp
+    return found
+
+
+def _read_state(folder):
+    """A checkpoint's state.json: an object with the step in it."""
+    path = folder / STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    step = state.get("step") if isinstance(state, dict) else None
+    if type(step) is not int or step < 0:
+        raise CheckpointError(f"{path} should hold an object with the step in it, from 0 up")
+    return state
+
+
+def _read_arrays(path):
+    try:
+        return read_arrays(path)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} holds no arrays that can be read: {error}") from error
 
 
 def load_newest_checkpoint(folder: str | Path) -> Checkpoint | None:
@@ -220,13 +285,17 @@ def _verify(folder):
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version, files = manifest["version"], manifest["files"]
         expected = {name: (files[name]["size"], files[name]["sha256"]) for name in files}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder} has no readable {MANIFEST}") from error
     if version != FORMAT:
         raise CheckpointError(f"{folder} has version {version!r}, expected {FORMAT}")
     for name in (PARAMETERS, OPTIMISER, STATE):
         if name not in expected:
             raise CheckpointError(f"{folder / MANIFEST} does not list {name}")
+    if others := sorted(expected.keys() - {PARAMETERS, OPTIMISER, STATE}):
+        raise CheckpointError(
+            f"{folder / MANIFEST} lists files that are not ours: {', '.join(others)}"
+        )
     for name, (size, digest) in expected.items():
         path = folder / name
         if not path.is_file():

@@ -3,9 +3,11 @@
 The arrays a writer is given are copies (a state_dict is one), so a thread can write, hash and
 flush them at the disk's pace while the next steps change the weights.  One is written at a time;
 a second save waits for the first.  A save that failed is never silent: its error is raised by the
-next call, which in training is the next step.
+next call, which in training is the next step.  One that a disk refuses by an error that may pass is
+tried a second time: the arrays are still there.
 """
 
+import errno
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from tricycle_gpt.runs.checkpoint import save_checkpoint
+
+# What a disk, or a network to it, may say once and not again.
+MAY_PASS = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
 
 
 class CheckpointWriter:
@@ -50,8 +55,20 @@ class CheckpointWriter:
 
     def _write(self, *what):
         try:
-            save_checkpoint(self.folder, *what, **self.options)
-        except (OSError, MemoryError, ValueError, TypeError, RuntimeError) as error:
+            try:
+                save_checkpoint(self.folder, *what, **self.options)
+            except OSError as error:
+                if error.errno not in MAY_PASS:
+                    raise
+                save_checkpoint(self.folder, *what, **self.options)
+        except (
+            OSError,
+            MemoryError,
+            ValueError,
+            TypeError,
+            RuntimeError,
+            ArithmeticError,
+        ) as error:
             self._error = error
 
     def check(self) -> None:

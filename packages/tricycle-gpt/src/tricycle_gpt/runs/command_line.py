@@ -10,13 +10,17 @@ import argparse
 import dataclasses
 import io
 import json
+import os
 import re
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from tricycle_gpt.runs.standard_streams import steadfast_streams
 
 Settings = TypeVar("Settings")
 
@@ -170,10 +174,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def end_politely(main: Callable[[], None], farewell: str = "stopped") -> None:
+def end_politely(
+    main: Callable[[], None], farewell: str = "stopped", unheard: bool = False
+) -> None:
     """Run a program's main(); what a user can cause ends it with a message, not a traceback.
 
     farewell  what to say after Ctrl-C
+    unheard   go on where standard output and error lead nowhere any more (`… | head -2`): what the
+              program leaves matters more than what it says
 
     Where standard output cannot show every character (a terminal in latin-1, a pipe in ASCII),
     question marks stand for the others.
@@ -181,9 +189,13 @@ def end_politely(main: Callable[[], None], farewell: str = "stopped") -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
-        main()
+        with steadfast_streams() if unheard else nullcontext():
+            main()
     except KeyboardInterrupt:
         sys.exit(f"\n{farewell}")
+    except BrokenPipeError:  # nobody reads on: no error, and nothing more to write at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except OSError as error:
         sys.exit(f"error: {_what_failed(error)}")
     except MemoryError as error:
@@ -260,7 +272,7 @@ def _names_in_file(values):
 def _read_toml(path):
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a BOM
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
 
 

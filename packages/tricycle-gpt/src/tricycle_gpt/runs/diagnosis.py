@@ -127,13 +127,17 @@ def why_it_stopped(config: TrainingConfig, step: int, reason: str, found: str, f
     return f"at step {step + 1} {reason}; the weights were left as they were. {found}. {advice}"
 
 
+def weights_not_finite(model: GPT) -> list[str]:
+    """The names of parameters that hold a number that is not finite: no step will mend them."""
+    return [name for name, p in model.named_parameters() if not np.isfinite(p.array).all()]
+
+
 def first_bad_operation(model: GPT, batches: Sequence[Batch], dropout_step: int) -> str:
     """Run batches again and say which operation first gives a number that is not finite.
 
     The weights are not changed; the gradients are gone afterwards.
     """
-    bad = [name for name, p in model.named_parameters() if not np.isfinite(p.array).all()]
-    if bad:
+    if bad := weights_not_finite(model):
         return f"the weights {', '.join(bad[:3])} are not finite themselves"
     check = FiniteCheck()
     set_dropout_step(model, dropout_step)

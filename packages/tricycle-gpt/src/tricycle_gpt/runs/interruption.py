@@ -1,14 +1,28 @@
 """Ctrl-C, politely: finish the step, save, stop.
 
-While `interruptible()` is active the first SIGINT (Ctrl-C) or SIGTERM only raises a flag that
-the training loop looks at once a step, and says so.  A second one stops at once.
+While `interruptible()` is active a signal only raises a flag that the training loop looks at once a
+step, and says so.
+
+    SIGINT            Ctrl-C; the second stops at once
+    SIGTERM           the system, or a cluster, ends the process; the second stops at once
+    SIGHUP            the terminal was closed; `nohup` has it ignored, and so it stays
+    SIGUSR1, SIGUSR2  clusters send them before time is up (SLURM's --signal, Grid Engine)
+    SIGXCPU           the processor time that the process may use is nearly used up
+
+The last three may come several times, and before a SIGTERM: they never stop a save.
 """
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from tricycle_gpt.runs.standard_streams import write_to_standard_error
+
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
+STOPPING_SIGNALS = tuple(getattr(signal, name) for name in STOPPING if hasattr(signal, name))
+# A person, or the system, that sends one of these again will not wait.
+AT_ONCE_WHEN_REPEATED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
@@ -19,7 +33,7 @@ class Interruption:
 
 @contextmanager
 def interruptible(silent: bool = False) -> Iterator[Interruption]:
-    """Turn the first SIGINT or SIGTERM into a flag; the handlers are put back at the end.
+    """Turn signals into a flag; the handlers are put back at the end.
 
     silent  say nothing: another rank does
 
@@ -29,21 +43,26 @@ def interruptible(silent: bool = False) -> Iterator[Interruption]:
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
+    came = set()
 
     def stop_soon(number, frame):
-        if interruption.requested:
+        if number in came and number in AT_ONCE_WHEN_REPEATED:
             raise KeyboardInterrupt
+        said = interruption.requested or silent
         interruption.requested = True
+        came.add(number)
         # Not print(): the signal may have arrived in the middle of another one.
-        if not silent:
-            os.write(2, b"\nstopping after this step, with a checkpoint; once more stops at once\n")
+        if not said:
+            again = "; once more stops at once" if number in AT_ONCE_WHEN_REPEATED else ""
+            write_to_standard_error(f"\nstopping after this step, with a checkpoint{again}\n")
 
-    before = {number: signal.signal(number, stop_soon) for number in STOPPING_SIGNALS}
+    before = {
+        number: signal.signal(number, stop_soon)
+        for number in STOPPING_SIGNALS
+        if signal.getsignal(number) is not signal.SIG_IGN or number in AT_ONCE_WHEN_REPEATED
+    }
     try:
         yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -8,6 +8,12 @@ from pathlib import Path
 
 from tricycle_autograd.threads import CGROUPS, OWN_CGROUP, control_groups
 
+# Of control groups: the controller's own tree, if it has one, and what the files are called.
+VERSIONS = (
+    (None, "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
 
 def resident_bytes() -> int:
     """Memory that this process holds now; 0 where there is no /proc."""
@@ -31,13 +37,15 @@ def free_bytes(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
     free = [int(lines["MemAvailable"].split()[0]) * 1024]
-    for group in control_groups(root, own):
-        try:
-            limit = int((group / "memory.max").read_text())
-            used = int((group / "memory.current").read_text())
-            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):  # no such file; or "max"
-            continue
-        # What was read from files counts as used, but goes where memory is wanted.
-        free.append(limit - used + int(stat.get("inactive_file", 0)))
+    for controller, most, now, reclaimed in VERSIONS:
+        for group in control_groups(root, own, controller):
+            try:
+                limit = int((group / most).read_text())
+                used = int((group / now).read_text())
+                stat = (group / "memory.stat").read_text()
+            except (OSError, ValueError):  # no such file; or "max"
+                continue
+            # What was read from files counts as used, but goes where memory is wanted.
+            parts = dict(line.split() for line in stat.splitlines())
+            free.append(limit - used + int(parts.get(reclaimed, 0)))
     return max(min(free), 0)

@@ -8,6 +8,7 @@ so that no step is told twice.
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ class MetricsLog:
     """The metrics file of one run.
 
     path  the file; made if it is not there
-    step  steps taken so far: lines of this step and later ones are removed
+    step  steps taken so far: lines of this step and later ones are removed, and so are lines that
+          are no rows (a power cut may leave such), of which it says how many
     """
 
     def __init__(self, path: str | Path, step: int = 0):
         self.path = Path(path)
-        kept = [row for row in read_metrics(self.path) if row["step"] < step]
+        rows = [_row(line) for line in _lines(self.path)]
+        if torn := rows.count(None):
+            print(f"warning: {self.path}: {torn} lines are no rows, left out", file=sys.stderr)
+        kept = [row for row in rows if row is not None and row["step"] < step]
         replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self.path.open("a", encoding="utf-8")
 
@@ -42,18 +47,32 @@ class MetricsLog:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; an unfinished last line, left by a crash, is passed over."""
-    path = Path(path)
-    if not path.exists():
-        return []
+    """The lines of a metrics file; an unfinished last line, left by a crash, is passed over.
+
+    Raises ValueError, naming file and line, for one that is not a JSON object with a step.
+    """
     rows = []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}") from error
+    for number, line in enumerate(_lines(Path(path)), 1):
+        row = _row(line)
+        if row is None:
+            beginning = line[:80].decode(errors="replace")
+            raise ValueError(f"{path}, line {number} is not JSON with a step: {beginning!r}")
+        rows.append(row)
     return rows
+
+
+def _lines(path):
+    """The finished lines of a file, which may not be there."""
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+def _row(line):
+    """A line as a row; None if it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def plot_loss(metrics: str | Path, picture: str | Path) -> None:

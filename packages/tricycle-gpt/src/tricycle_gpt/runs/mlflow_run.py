@@ -6,6 +6,7 @@ the tracker's thread (tracking.py).
 
 import getpass
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,19 @@ def where_runs_are_kept() -> str:
     """MLFLOW_TRACKING_URI, or the sqlite file mlflow.db in the current folder."""
     local = f"sqlite:///{Path('mlflow.db').resolve().as_posix()}"
     return os.environ.get("MLFLOW_TRACKING_URI") or local
+
+
+def without_passwords(text: str) -> str:
+    """A text to be shown: in its addresses nobody's name, password or token is left.
+
+    >>> without_passwords("http://ann:secret@host/path?token=abc does not answer")
+    'http://***@host/path?token=*** does not answer'
+    """
+    for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        if secret := os.environ.get(name):
+            text = text.replace(secret, "***")
+    text = re.sub(r"://\S*@", "://***@", text)
+    return re.sub(r"(?i)((?:password|passwd|pwd|token|secret|key)=)[^\s&'\"]+", r"\1***", text)
 
 
 class MLflowRun:
@@ -52,7 +66,7 @@ class MLflowRun:
         """The id in the note, if there is one."""
         if self._note is None or not self._note.exists():
             return None
-        return self._note.read_text(encoding="utf-8").strip() or None
+        return self._note.read_text(encoding="utf-8", errors="replace").strip() or None
 
     def open(self, client: Any, recipe: dict[str, Any], run_id: str | None, began: int) -> None:
         """Make the run, or open the one with this id again.

@@ -6,10 +6,11 @@ priority takes neither from the training; one at a time, and not often.
 
 import importlib.util
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from tricycle_autograd.compiling import finding_our_modules, program
 
 PAUSE = 30.0  # seconds between the beginnings of two pictures
 PROGRAM = """
@@ -48,7 +49,8 @@ class LossPicture:
             self._began = time.monotonic()
             with suppress(OSError):  # no memory or no process left: no run ends for a picture
                 self._drawing = subprocess.Popen(
-                    [sys.executable, "-c", PROGRAM, str(self.metrics), str(self.path)],
+                    program(PROGRAM, str(self.metrics), str(self.path)),
+                    env=finding_our_modules(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C in a terminal is for the training

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.model import GPT
+from tricycle_gpt.runs.batch_feed import BatchSource
 from tricycle_gpt.runs.checkpoint import load_newest_checkpoint
 from tricycle_nn import Dropout
 from tricycle_nn.optimiser import AnyOptimiser
@@ -57,7 +59,7 @@ class RunState:
 
     recipe           everything that decides what the weights become, by name
     step             steps taken
-    position         where the batches go on: (epoch, index)
+    position         where the batches go on: (epoch, index); None if they do not know
     dropout_seeds    of the model's dropout layers, in their order
     losses           the last ones that were trained on, for judging the next (health.py)
     left_out         steps left out just before, one after the other
@@ -71,7 +73,7 @@ class RunState:
 
     recipe: dict[str, Any]
     step: int
-    position: tuple[int, int]
+    position: tuple[int, int] | None
     dropout_seeds: tuple[int, ...] = ()
     losses: tuple[float, ...] = ()
     left_out: int = 0
@@ -103,8 +105,40 @@ class RunState:
             )
         found: dict[str, Any] = {f.name: state[f.name] for f in fields if f.name in state}
         for name, value in found.items():
+            if not FITS[name](value):
+                raise ValueError(f"a run cannot go on from this state: its {name} is {value!r:.80}")
             found[name] = tuple(value) if isinstance(value, list) else value
         return cls(**found)
+
+
+def _is_count(value):
+    return type(value) is int and value >= 0
+
+
+def _is_number(value):
+    return type(value) in (int, float)
+
+
+def _is_list_of(what, value):
+    return isinstance(value, list | tuple) and all(map(what, value))
+
+
+def _are_versions(value):
+    return isinstance(value, dict) and all(v is None or isinstance(v, str) for v in value.values())
+
+
+# What each field of a state.json may be: a file that is whole may still hold anything.
+FITS: dict[str, Callable[[Any], bool]] = {
+    "recipe": lambda value: isinstance(value, dict),
+    "step": _is_count,
+    "position": lambda value: value is None or (_is_list_of(_is_count, value) and len(value) == 2),
+    "dropout_seeds": lambda value: _is_list_of(_is_count, value),
+    "losses": lambda value: _is_list_of(_is_number, value),
+    "left_out": _is_count,
+    "validation_loss": lambda value: value is None or _is_number(value),
+    "run_id": lambda value: value is None or isinstance(value, str),
+    "versions": lambda value: value is None or _are_versions(value),
+}
 
 
 def make_run_folder(folder: str | Path) -> None:
@@ -131,7 +165,11 @@ def restore(
     found = load_newest_checkpoint(folder / "checkpoints")
     if found is None:
         return None
-    state = RunState.from_json(found.state)
+    place = folder / "checkpoints" / f"step-{found.step:08d}"
+    try:
+        state = RunState.from_json(found.state)
+    except ValueError as error:
+        raise ValueError(f"{place / 'state.json'}: {error}") from error
     # Older checkpoints hold settings that have left the recipe since.
     left = {f"training.{name}" for name in NOT_THE_RECIPE}
     then = {name: value for name, value in state.recipe.items() if name not in left}
@@ -140,18 +178,54 @@ def restore(
         for name in sorted(then.keys() | recipe.keys())
         if then.get(name) != recipe.get(name)
     ]
-    if differences:
+    if differences and not same_rates_so_far(then, recipe, state.step):
         raise ValueError(
             f"the run in {folder} was started differently and cannot go on exactly: "
             f"{'; '.join(differences)}. Use the same settings, or another folder"
+            f"{HOW_TO_PROLONG if then.get(STEPS) != recipe[STEPS] else ''}"
         )
-    model.load_state_dict(found.parameters)
-    optimiser.load_state_dict(found.optimiser)
-    batches.position = state.position
+    try:
+        model.load_state_dict(found.parameters)
+        optimiser.load_state_dict(found.optimiser)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{place} does not fit this model: {error}") from error
+    if state.position is not None and isinstance(batches, BatchSource):
+        batches.position = state.position
     # Layers draw their seeds when they are made, and the model may have been made from any rng.
     for layer, seed in zip(dropouts(model), state.dropout_seeds, strict=bool(state.dropout_seeds)):
         layer.seed = seed
     return state
+
+
+STEPS = "training.steps"
+SCHEDULE = {
+    f"training.{name}"
+    for name in ("steps", "learning_rate", "final_learning_rate", "warmup", "schedule", "decay")
+}
+HOW_TO_PROLONG = (
+    ". A run can be given more steps where the learning rates of its steps so far stay what they "
+    "were, as with warmup-stable-decay before its decay (and warmup given as a number); else begin "
+    "a new run, in another folder, with the weights of this one"
+)
+
+
+def same_rates_so_far(then: dict[str, Any], now: dict[str, Any], step: int) -> bool:
+    """Whether two recipes differ in nothing but learning rates that are still to come.
+
+    A run with the second from its beginning would then be where the first is, bit for bit.
+    """
+    names = then.keys() | now.keys()
+    if any(then.get(name) != now.get(name) for name in names - SCHEDULE):
+        return False
+    rates = []
+    for recipe in (then, now):
+        settings = {name.partition(".")[2]: recipe[name] for name in SCHEDULE if name in recipe}
+        try:
+            schedule = TrainingConfig(**settings).make_schedule()
+        except (ValueError, TypeError):  # a recipe of another version
+            return False
+        rates.append([schedule(i) for i in range(step)])
+    return rates[0] == rates[1]
 
 
 def versions() -> dict[str, str | None]:

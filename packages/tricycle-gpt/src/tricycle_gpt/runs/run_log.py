@@ -38,15 +38,16 @@ class RunLog:
     ):
         self.folder, self.tracker = folder, tracker
         self._range = (start, steps, log_every)
-        self._stack = ExitStack()
 
     def __enter__(self) -> "RunLog":
         start, steps, log_every = self._range
-        enter = self._stack.enter_context
-        self._metrics = enter(closing(MetricsLog(self.folder / "metrics.jsonl", start)))
-        self._progress = enter(Progress(steps, start, log_every))
-        self._picture = enter(LossPicture(self.folder))
-        enter(ended_if_it_fails(self.tracker))
+        with ExitStack() as opened:  # what is open is closed again if a later part fails
+            enter = opened.enter_context
+            self._metrics = enter(closing(MetricsLog(self.folder / "metrics.jsonl", start)))
+            self._progress = enter(Progress(steps, start, log_every))
+            self._picture = enter(LossPicture(self.folder))
+            enter(ended_if_it_fails(self.tracker))
+            self._stack = opened.pop_all()
         return self
 
     def __exit__(self, *exception) -> None:

@@ -16,6 +16,7 @@ import os
 import statistics
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from typing import Any, Protocol
 
 from tricycle_gpt.runs.command_line import say as tell
 from tricycle_gpt.runs.memory_readers import resident_bytes
-from tricycle_gpt.runs.mlflow_run import STATUS, MLflowRun, Row
+from tricycle_gpt.runs.mlflow_run import STATUS, MLflowRun, Row, without_passwords
 
 MOST_ROWS = 50_000  # kept while a server is away: some 50 MB
 ROWS_AT_ONCE = 50  # MLflow takes 1000 numbers in one call
@@ -103,7 +104,7 @@ class MLflowTracker:
                 "go without: --no-track"
             )
         self._flops = (flops_per_token, peak_flops)
-        self._say = say or tell
+        self._say = lambda text: (say or tell)(without_passwords(text))
         self._run = MLflowRun(name, note, peak_flops, self._say)
         self.uri = self._run.uri
         self._rows: deque[Row] = deque(maxlen=MOST_ROWS)
@@ -116,7 +117,9 @@ class MLflowTracker:
         self._warned = False
         self._refused: set[str] = set()
         self._news = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread = threading.Thread(
+            target=self._work_until_it_fails, name="mlflow", daemon=True
+        )
 
     @property
     def run_id(self) -> str | None:
@@ -209,6 +212,14 @@ class MLflowTracker:
         with self._news:
             self._jobs.append(job)
             self._news.notify()
+
+    def _work_until_it_fails(self):
+        try:
+            self._work()
+        except (
+            BaseException
+        ):  # nothing that MLflow does ends a run; what it prints may have a password
+            self._say(f"MLflow at {self.uri} failed:\n{traceback.format_exc()}")
 
     def _work(self):
         # A server that hangs is given up after seconds: MLflow itself would wait 14 minutes.

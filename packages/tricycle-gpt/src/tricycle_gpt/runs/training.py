@@ -1,8 +1,8 @@
 """The training loop: look at text, be surprised, move the weights; a few thousand times.
 
-`train` is written in the order in which it happens.  What it needs besides the model is a source of
-batches that knows its own position, so that a run can be interrupted and go on exactly: the same
-weights, bit for bit, as if nothing had happened.
+`take_steps` is written in the order in which it happens.  What it needs besides the model is a
+source of batches.  One that knows its own position lets a run be interrupted and go on exactly: the
+same weights, bit for bit, as if nothing had happened.
 
 Several processes can train one model: each runs this loop with its part of every step's batches,
 and all take the same decisions.  Their optimiser is then a `DealtOptimiser` (data_parallel.py), and
@@ -11,22 +11,21 @@ and all take the same decisions.  Their optimiser is then a `DealtOptimiser` (da
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from tricycle_autograd import stack
 from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.evaluation import Evaluation, evaluate
 from tricycle_gpt.model import GPT
+from tricycle_gpt.runs.batch_feed import BatchFeed, BatchSource
 from tricycle_gpt.runs.checkpoint_writer import CheckpointWriter
 from tricycle_gpt.runs.compiling import expect_training_kernels
 from tricycle_gpt.runs.data_parallel import DealtOptimiser, check_that_all_begin_alike, totals
-from tricycle_gpt.runs.diagnosis import examine_bad_step, why_it_stopped
+from tricycle_gpt.runs.diagnosis import examine_bad_step, weights_not_finite, why_it_stopped
 from tricycle_gpt.runs.distributed import Alone, Communicator
 from tricycle_gpt.runs.health import Health
 from tricycle_gpt.runs.interruption import interruptible
@@ -41,7 +40,9 @@ from tricycle_gpt.runs.resuming import (
     say_which_versions_differ,
     versions,
 )
+from tricycle_gpt.runs.run_lock import RunLock, locked_run
 from tricycle_gpt.runs.run_log import RunLog, SilentRunLog
+from tricycle_gpt.runs.standard_streams import steadfast_streams
 from tricycle_gpt.runs.step import divisors
 from tricycle_gpt.runs.tracking import Tracker
 from tricycle_gpt.runs.watchdog import Watchdog
@@ -49,22 +50,12 @@ from tricycle_nn import scale_for_norm, set_dropout_step
 from tricycle_nn.optimiser import AnyOptimiser
 
 
-class BatchSource(Protocol):
-    """Batches without end that know their position, such as tricycle_datasets.Batches."""
-
-    position: tuple[int, int]
-
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (inputs, targets), (B, T) integers each: new arrays, for a step keeps several."""
-        ...
-
-
 @dataclass(frozen=True)
 class TrainingResult:
     """How a call of `train` ended; the same on every rank.
 
     steps       steps taken in all
-    finished    False if it was interrupted
+    finished    False if it was interrupted, or if its batches ended before its steps
     evaluation  the model's measure on the whole validation text, if it finished and had one
     """
 
@@ -75,7 +66,7 @@ class TrainingResult:
 
 def train(
     model: GPT,
-    batches: BatchSource,
+    batches: BatchSource | Iterable[tuple[Any, Any]],
     config: TrainingConfig,
     folder: str | Path,
     *,
@@ -85,12 +76,15 @@ def train(
     facts: dict[str, Any] | None = None,
     tracker: Tracker | None = None,
     sample: Callable[[], str] | None = None,
+    own_metrics: Callable[[int], Mapping[str, float]] | None = None,
     communicator: Communicator | None = None,
 ) -> TrainingResult:
     """Train a model, leaving metrics.jsonl, loss.png and checkpoints/ in `folder`.
 
-    batches           where the text comes from: with n ranks, this rank's part of each batch, of
-                      config.share(n) windows
+    batches           where the text comes from: (inputs, targets), (B, T) integers each, from any
+                      iterable; with n ranks, this rank's part of each batch, of config.share(n)
+                      windows.  Only one with a `position`, such as tricycle_datasets.Batches, can
+                      be resumed to the same bits
     validation        (N,) ids of text that is not trained on, in memory or on the disk, as for
                       `evaluate`; validation_bytes is the text's length
     resume            go on from the newest checkpoint in `folder`, if there is one
@@ -101,18 +95,53 @@ def train(
                       `ended_if_it_fails`)
     sample            has the model write something: asked with every look at the validation
                       text, what it wrote is kept in samples/
+    own_metrics       more numbers for the row of each step, by name: asked after it, with the steps
+                      taken so far
     communicator      the ranks that train together; batch_size and micro_batches are for all of
                       them, so that any number of ranks takes the same steps and can go on from
                       the same checkpoints, in a folder that all see.  Dropout draws other numbers
                       on each rank
 
-    Ctrl-C or SIGTERM (on any rank) ends it after the current step, with a checkpoint.  Raises
-    ValueError if the folder holds another run, or if ranks do not begin alike; FloatingPointError
-    when the loss or the gradient stop being numbers (the weights are then those of the step
-    before); MemoryError, naming the batch size that fits, when a step finds none.
+    Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 (on any rank) ends it after the current step, with a
+    checkpoint, and so do batches that end.  Raises ValueError if the folder holds another run or is
+    in use, if ranks do not begin alike, or for a first batch that does not fit; FloatingPointError
+    when the loss, the gradient or the weights stop being numbers (the weights are then those of the
+    step before); MemoryError, naming the batch size that fits, when a step finds none.
     """
-    folder = Path(folder)
     communicator = communicator or Alone()
+    with steadfast_streams(), locked_run(folder, communicator) as lock:
+        return take_steps(
+            model,
+            batches,
+            config,
+            lock,
+            validation,
+            validation_bytes,
+            resume,
+            facts,
+            tracker,
+            sample,
+            own_metrics,
+            communicator,
+        )
+
+
+def take_steps(
+    model: GPT,
+    batches: BatchSource | Iterable[tuple[Any, Any]],
+    config: TrainingConfig,
+    lock: RunLock,
+    validation: Any,
+    validation_bytes: int | None,
+    resume: bool,
+    facts: dict[str, Any] | None,
+    tracker: Tracker | None,
+    sample: Callable[[], str] | None,
+    own_metrics: Callable[[int], Mapping[str, float]] | None,
+    communicator: Communicator,
+) -> TrainingResult:
+    """Train in a folder that is locked; the arguments are those of `train`."""
+    folder = lock.folder
     expect_training_kernels(model.config.block)
     recipe = make_recipe(model, config, facts)
     optimiser: AnyOptimiser = make_optimiser(model, config)
@@ -143,7 +172,9 @@ def train(
     is_first = communicator.rank == 0
     if before and is_first:
         say_which_versions_differ(before.versions)
-    stream = iter(batches)
+    feed = BatchFeed(batches, model.config)
+    if start < config.steps:
+        feed.check()
     model.train()
     keep = {"keep": config.keep_checkpoints, "keep_best": config.keep_best}
     with (
@@ -153,6 +184,31 @@ def train(
         CheckpointWriter(folder / "checkpoints", **keep) as writer,
     ):
         log.begin(recipe, before.run_id if before else None)
+        if not feed.knows_its_position:
+            log.say(CANNOT_GO_ON_EXACTLY)
+
+        def save(steps_taken: int, validation_loss: float | None = None) -> None:
+            """Begin to write a checkpoint."""
+            writer.wait()  # for the one before: two copies need not be held at once
+            # Where the work is dealt out they are gathered, so all ranks take part.
+            parameters, moments = optimiser.masters(), optimiser.state_dict()
+            if not is_first:
+                return
+            lock.check_place()
+            log.sync()
+            state = RunState(
+                recipe=recipe,
+                step=steps_taken,
+                position=feed.position,
+                dropout_seeds=tuple(layer.seed for layer in dropouts(model)),
+                losses=tuple(health.losses),
+                left_out=health.left_out,
+                validation_loss=validation_loss,
+                run_id=log.run_id,
+                versions=versions(),
+            )
+            writer.save(steps_taken, parameters, moments, state.to_json())
+
         with (
             interruptible(silent=not is_first) as interruption,
             Watchdog(config.hang_seconds) as watchdog,
@@ -164,7 +220,13 @@ def train(
                 row: dict[str, Any] = {"step": step, "learning_rate": rate}
 
                 # The gradient of the mean over all tokens of the step, one batch after the other.
-                step_batches = [next(stream) for _ in range(n_batches)]  # kept, should it go wrong
+                step_batches = feed.take(n_batches)  # kept, should it go wrong
+                if communicator.any(step_batches is None):
+                    log.say(f"the batches ended after {step} of {config.steps} steps")
+                    save(step)
+                    writer.wait()
+                    return TrainingResult(step, False, None)
+                assert step_batches is not None
                 divide_by = divisors(step_batches, communicator)
                 losses, part = [], None
                 for i, (inputs, targets) in enumerate(step_batches):
@@ -196,7 +258,7 @@ def train(
                     found = examine_bad_step(
                         model, step_batches, step, folder, communicator, finite
                     )
-                    if verdict == "stop":
+                    if verdict == "stop" or weights_not_finite(model):
                         raise FloatingPointError(
                             why_it_stopped(config, step, reason, found, finite)
                         )
@@ -210,40 +272,42 @@ def train(
                 if validation is not None and is_due(step, config.evaluate_every) and not last:
                     windows = config.evaluation_windows or None
                     row |= measure(model, validation, validation_bytes, communicator, windows)[1]
+                if own_metrics and is_first:
+                    row = with_own(row, own_metrics(step + 1))
                 log.step(row, tokens)
                 if sample and is_first and "validation_loss" in row:
                     log.sample(step + 1, sample())
                 writer.check()
                 stopping = communicator.any(interruption.requested)
                 if last or stopping or is_due(step, config.checkpoint_every):
-                    writer.wait()  # for the one before: two copies need not be held at once
-                    # Where the work is dealt out they are gathered, so all ranks take part.
-                    parameters, moments = optimiser.masters(), optimiser.state_dict()
-                    if is_first:
-                        log.sync()
-                        state = RunState(
-                            recipe=recipe,
-                            step=step + 1,
-                            position=batches.position,
-                            dropout_seeds=tuple(layer.seed for layer in dropouts(model)),
-                            losses=tuple(health.losses),
-                            left_out=health.left_out,
-                            validation_loss=row.get("validation_loss"),
-                            run_id=log.run_id,
-                            versions=versions(),
-                        )
-                        writer.save(step + 1, parameters, moments, state.to_json())
+                    save(step + 1, row.get("validation_loss"))
                 if stopping and not last:
                     writer.wait()
                     return TrainingResult(step + 1, False, None)
+            writer.wait()  # in here: no signal stops the last save
 
-        writer.wait()
         if validation is None:
             return TrainingResult(config.steps, True, None)
         log.say("measuring on the whole validation text")
         evaluation, row = measure(model, validation, validation_bytes, communicator)
         log.row({"step": config.steps, **row})
         return TrainingResult(config.steps, True, evaluation)
+
+
+CANNOT_GO_ON_EXACTLY = (
+    "these batches do not know their position: a run that is resumed begins with them anew, and "
+    "does not go on to the same bits (tricycle_datasets.Batches does)"
+)
+
+
+def with_own(row: dict[str, Any], own: Mapping[str, float]) -> dict[str, Any]:
+    """A row with numbers of the caller's.  ValueError for a name that it has already."""
+    if taken := sorted(row.keys() & own.keys()):
+        raise ValueError(
+            f"own_metrics gave {', '.join(taken)}, which the row of a step has already: choose "
+            "another name"
+        )
+    return row | {name: float(value) for name, value in own.items()}
 
 
 def measure(model, validation, n_bytes, communicator, max_windows=None):

@@ -8,6 +8,8 @@ does it from a thread that needs no interpreter, so it barks inside a hanging ke
 
 import faulthandler
 
+from tricycle_gpt.runs.standard_streams import has_standard_error
+
 
 class Watchdog:
     """Barks after `seconds` without a sign of life; 0 keeps it asleep.
@@ -20,7 +22,7 @@ class Watchdog:
 
     def alive(self) -> None:
         """Say that something has been done; the time starts again."""
-        if self.seconds:
+        if self.seconds and has_standard_error():
             # 2 is standard error: sys.stderr may be an object without a file behind it.
             faulthandler.dump_traceback_later(self.seconds, repeat=True, file=2)
 

@@ -6,6 +6,7 @@ not at all, so that a kill or a full disk leaves what was there before.
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,14 @@ def write_arrays(
     path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:
     """Write a new safetensors file, and flush it.  OSError if it cannot be written."""
+    path.touch()
+    allowed = path.stat().st_mode  # as the umask has it, which the package does not ask
     try:
         ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         save_file(ordered, path, metadata=metadata)
     except SafetensorError as error:  # what it makes of a full disk
         raise OSError(f"{path} could not be written: {error}") from error
-    path.chmod(0o644)
+    path.chmod(stat.S_IMODE(allowed))
     flush(path)
 
 

@@ -1,0 +1,124 @@
+"""Where a step's batches come from: any source of them, made into arrays of our own.
+
+A source that knows its position (`tricycle_datasets.Batches`) lets a run that is resumed go on to
+the same bits.  Any other iterable trains too: a list, a generator, a loader of another library's
+tensors.  Such a run is resumed with its batches from wherever they then begin.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from tricycle_gpt.config import GPTConfig
+from tricycle_gpt.evaluation import IGNORED
+from tricycle_gpt.runs.step import Batch
+
+WANTED = "a batch is a pair (inputs, targets) of whole numbers, (B, T) each"
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """Batches without end that know their position, such as tricycle_datasets.Batches."""
+
+    position: tuple[int, int]
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        """Yields (inputs, targets), (B, T) integers each."""
+        ...
+
+
+class BatchFeed:
+    """The batches of a run, checked, a step at a time.
+
+    source  an iterable of (inputs, targets): arrays, or what turns into them by `__dlpack__` or
+            `__array__`, as torch's tensors do
+    config  of the model that they are for
+
+    position  of the source after the last whole step; None if it does not know any
+    """
+
+    def __init__(self, source: BatchSource | Iterable[tuple[Any, Any]], config: GPTConfig):
+        if isinstance(source, str | bytes | dict) or not isinstance(source, Iterable):
+            raise TypeError(
+                f"batches come from an iterable, {WANTED}; got {type(source).__name__}. "
+                "tricycle_datasets.Batches(ids, batch_size, context_window) makes one"
+            )
+        self._source, self._config = source, config
+        self._stream = iter(source)
+        self._first: list[Batch] = []
+        self.position: tuple[int, int] | None = None
+
+    @property
+    def knows_its_position(self) -> bool:
+        """Whether a run can go on exactly, with the batches that would have come."""
+        return isinstance(self._source, BatchSource)
+
+    def check(self) -> None:
+        """Look at the first batch before anything is done with it.
+
+        Raises ValueError, TypeError or IndexError, saying what was given, if it does not fit, or if
+        there is none.
+        """
+        self._first = self.take(1) or []
+        if not self._first:
+            raise ValueError("there is no batch to train on: the iterable is empty")
+
+    def take(self, n: int) -> list[Batch] | None:
+        """The next n batches, or None if there are not so many any more."""
+        batches, self._first = self._first[:n], self._first[n:]
+        while len(batches) < n:
+            try:
+                given = next(self._stream)
+            except StopIteration:
+                return None
+            batches.append(as_batch(given, self._config))
+        if isinstance(self._source, BatchSource):
+            self.position = self._source.position
+        return batches
+
+
+def as_batch(given: Any, config: GPTConfig) -> Batch:
+    """Inputs and targets as arrays of our own: a source may fill its arrays anew.
+
+    Raises TypeError for anything but a pair of integers, ValueError for shapes that do not fit, and
+    IndexError for ids that are not in the vocabulary.
+    """
+    if isinstance(given, str | bytes | dict) or not hasattr(given, "__len__") or len(given) != 2:
+        names = f" with {', '.join(map(str, given))}" if isinstance(given, dict) else ""
+        raise TypeError(f"{WANTED}; got {type(given).__name__}{names}")
+    inputs, targets = (_as_array(part) for part in given)
+    for name, part in (("inputs", inputs), ("targets", targets)):
+        if part.dtype.kind not in "iu":
+            raise TypeError(f"{WANTED}; got {name} of {part.dtype}")
+    if inputs.shape != targets.shape or inputs.ndim != 2 or inputs.size == 0:
+        raise ValueError(
+            f"{WANTED}; got inputs of shape {inputs.shape} and targets of shape {targets.shape}"
+        )
+    if inputs.shape[1] > config.context_window:
+        raise ValueError(
+            f"a batch has windows of {inputs.shape[1]} tokens, and the model looks at "
+            f"{config.context_window} at most: make shorter ones, or a model with that "
+            "context_window"
+        )
+    for name, ids in (("inputs", inputs), ("targets", targets[targets != IGNORED])):
+        if ids.size and not (ids.min() >= 0 and ids.max() < config.vocab_size):
+            wrong = ids[(ids < 0) | (ids >= config.vocab_size)][0]
+            raise IndexError(
+                f"the {name} of a batch hold id {wrong}; this model knows ids 0 to "
+                f"{config.vocab_size - 1}"
+            )
+    return inputs, targets
+
+
+def _as_array(part):
+    """A copy as a numpy array, of whatever knows one of the two ways to become one."""
+    if not isinstance(part, np.ndarray) and hasattr(part, "__dlpack__"):
+        try:
+            part = np.from_dlpack(part)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise TypeError(
+                f"a batch's tensors must be in the memory of the CPU, to be copied from there: "
+                f"{type(part).__name__} says {error}"
+            ) from error
+    return np.array(np.asarray(part))  # in two steps: an __array__ need not make a copy
