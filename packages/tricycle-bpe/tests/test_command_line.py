@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
@@ -63,10 +64,53 @@ def test_count_tells_scripts_apart(folder):
 
 def test_show_puts_neighbours_in_different_colours(folder, capsys):
     capsys.readouterr()
-    main(["show", str(folder), "--text", "the hat é"])
+    main(["show", str(folder), "--text", "the hat é", "--colour=always"])
     shown = capsys.readouterr().out
     assert "the" in shown and "<c3>" in shown
     assert shown.count("\x1b[0m") == len(Tokeniser.load(folder).encode("the hat é"))
+
+
+def test_show_has_bars_instead_of_colours_in_a_pipe_and_where_none_are_wanted(
+    folder, capsys, monkeypatch
+):
+    capsys.readouterr()
+    main(["show", str(folder), "--text", "the hat"])
+    assert capsys.readouterr().out == "the| |hat\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    main(["show", str(folder), "--text", "the hat"])
+    assert "\x1b[" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    main(["show", str(folder), "--text", "the hat"])
+    assert capsys.readouterr().out == "the| |hat\n"
+
+
+def test_what_is_there_is_not_written_over_unless_asked(folder, tmp_path, capsys):
+    (tmp_path / "page.html").write_text("mine")
+    train = ["train", str(tmp_path / "book.txt"), "--vocab-size=260", "--out", str(folder)]
+    page = ["show", str(folder), "--text", "the", "--html", str(tmp_path / "page.html")]
+    for command in train, page:
+        with pytest.raises(SystemExit):
+            main(command)
+        assert "exists already; choose another place, or pass --ov" in capsys.readouterr().err
+    assert Tokeniser.load(folder).n_vocab == 262
+    assert (tmp_path / "page.html").read_text() == "mine"
+    main([*train, "--overwrite"])
+    assert Tokeniser.load(folder).n_vocab == 260
+
+
+def test_fewer_tokens_than_asked_for_are_said(tmp_path, capsys):
+    (tmp_path / "book.txt").write_text("abab")
+    train = ["train", str(tmp_path / "book.txt"), "--vocab-size=1000", "--out", str(tmp_path / "t")]
+    main(train)
+    said = capsys.readouterr().err
+    assert "tricycle_bpe: 1,000 tokens were asked for and 258 made: no other pair" in said
+
+
+def test_the_version_is_said(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"tricycle-bpe {version('tricycle-bpe')}\n"
 
 
 def test_show_writes_a_page_that_escapes_the_text(folder, tmp_path):
@@ -91,6 +135,15 @@ def test_mistakes_end_with_a_message(folder, arguments, message, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_text_is_named(folder, tmp_path, capsys):
+    path = tmp_path / "latin1.txt"
+    path.write_bytes(b"caf\xe9")
+    for command in "count", "encode", "show", "decode":
+        with pytest.raises(SystemExit):
+            main([command, str(folder), str(path)])
+        assert "latin1.txt" in capsys.readouterr().err
 
 
 def test_words_are_not_ids(folder, capsys, monkeypatch):

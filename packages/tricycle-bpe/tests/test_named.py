@@ -1,6 +1,9 @@
 """Downloads: pinned, resumed, and honest about what went wrong. The server is our own."""
 
+import contextlib
 import hashlib
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -16,6 +19,7 @@ class Server(BaseHTTPRequestHandler):
 
     resumes = True
     hang_up_after: int | None = None
+    endless = False
     asked: list[str | None] = []
 
     def do_GET(self):
@@ -26,6 +30,12 @@ class Server(BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if begin else 200)
+        if self.endless:
+            self.end_headers()
+            with contextlib.suppress(OSError):  # until the other side hangs up
+                while True:
+                    self.wfile.write(b"for ever " * 1000)
+            return
         self.send_header("Content-Length", str(len(DATA) - begin))
         self.end_headers()
         self.wfile.write(DATA[begin : self.hang_up_after])
@@ -38,6 +48,7 @@ class Server(BaseHTTPRequestHandler):
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setitem(named.SHA256, "r50k_base.tiktoken", hashlib.sha256(DATA).hexdigest())
+    monkeypatch.setitem(named.SIZES, "r50k_base.tiktoken", len(DATA))
     handler = type("Handler", (Server,), {"asked": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
@@ -82,9 +93,37 @@ def test_a_partial_file_that_is_complete_is_used(server):
 
 def test_another_file_than_expected_is_refused(server, monkeypatch):
     monkeypatch.setitem(named.SHA256, "r50k_base.tiktoken", "0" * 64)
-    with pytest.raises(ValueError, match="is not the expected file: its sha256 is not 000"):
+    with pytest.raises(ValueError, match="is not the expected file: .* its sha256 is not 000"):
         named.fetch("gpt2", server.url)
-    assert list(named.cache_folder().iterdir()) == []
+    assert [path.name for path in named.cache_folder().iterdir()] == ["r50k_base.tiktoken.lock"]
+
+
+def test_a_server_that_sends_for_ever_is_cut_at_the_size_of_the_file(server):
+    server.endless = True
+    with pytest.raises(ValueError, match="not the expected file: it has not 256,000 bytes"):
+        named.fetch("gpt2", server.url)
+    assert not (named.cache_folder() / "r50k_base.tiktoken").exists()
+
+
+def test_a_server_that_sends_too_slowly_is_left(server, monkeypatch):
+    monkeypatch.setattr(named, "SECONDS_IN_ALL", -1)
+    with pytest.raises(OSError, match="the connection was too slow after .* of 256000 bytes"):
+        named.fetch("gpt2", server.url)
+
+
+def test_three_processes_at_once_fetch_a_file_once(server, tmp_path):
+    program = (
+        "import hashlib, sys\n"
+        "from tricycle_bpe import named\n"
+        "named.SHA256['r50k_base.tiktoken'] = sys.argv[2]\n"
+        "named.SIZES['r50k_base.tiktoken'] = int(sys.argv[3])\n"
+        "print(named.fetch('gpt2', sys.argv[1])[0].stat().st_size)\n"
+    )
+    sha256 = hashlib.sha256(DATA).hexdigest()
+    command = [sys.executable, "-c", program, server.url, sha256, str(len(DATA))]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0] for process in running] == ["256000\n"] * 3
+    assert server.asked == [None]
 
 
 def test_without_a_network_one_is_told_what_to_fetch_and_where_to_put_it(server, monkeypatch):

@@ -11,10 +11,12 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tricycle_bpe import Tokeniser, splitting
 from tricycle_bpe.encoding import pieces_of
 from tricycle_bpe.splitting import (
     OTHER_SPELLINGS,
     PATTERNS,
+    TIKTOKENS_SPELLINGS,
     compile_pattern,
     known_pattern,
     piece_ends,
@@ -117,7 +119,7 @@ def test_sixty_four_bytes_at_a_time_is_cut_as_by_the_expression(pattern, text):
 
 @given(COMMON)
 def test_possessive_spellings_cut_alike(text):
-    for expression, name in OTHER_SPELLINGS.items():
+    for expression, name in (OTHER_SPELLINGS | TIKTOKENS_SPELLINGS).items():
         spelled_out = compile_pattern(f"(?:{expression})")  # which has no name
         ends = piece_ends(text, spelled_out)
         assert ends == piece_ends(text, compile_pattern(name))
@@ -142,3 +144,75 @@ def test_parts_of_a_text_are_cut_like_the_whole(pattern, texts):
 def test_a_text_of_an_unknown_pattern_is_not_cut_into_parts():
     assert list(read_in_parts(io.BytesIO(b"a\nb\nc"), r"\w+", 2)) == [b"a\nb\nc"]
     assert list(read_in_parts(io.BytesIO(b"a\nb\nc"), "gpt2", 3)) == [b"a", b"\nb", b"\nc"]
+
+
+# ---- What is a pattern ----
+
+
+def test_tiktokens_names_and_expressions_are_the_fast_ones():
+    from tiktoken_ext import openai_public
+
+    patch = pytest.MonkeyPatch()
+    for loader in "load_tiktoken_bpe", "data_gym_to_mergeable_bpe_ranks":
+        patch.setattr(openai_public, loader, lambda *_, **__: {})
+    names = {"o200k": "o200k", "cl100": "cl100k"}
+    for name, make in openai_public.ENCODING_CONSTRUCTORS.items():
+        assert known_pattern(make()["pat_str"]) == names.get(name[:5], "gpt2")
+        assert known_pattern(name) == names.get(name[:5], "gpt2")
+    patch.undo()
+    tokens = {bytes([i]): i for i in range(256)}
+    one, other = Tokeniser(tokens, [], pattern="cl100k_base"), Tokeniser(tokens, [], None, "cl100k")
+    assert one.fingerprint() == other.fingerprint()
+
+
+@pytest.mark.parametrize("word", ["gpt4", "llama-3", "o200k_bass", "the"])
+def test_a_word_is_no_pattern(word):
+    with pytest.raises(ValueError, match=f"no pattern named '{word}'; there are gpt2, cl100k"):
+        known_pattern(word)
+    with pytest.raises(ValueError, match="no pattern named"):
+        Tokeniser.train(["the cat"], 260, pattern=word)
+
+
+@pytest.mark.parametrize(
+    "expression", [r"[a-z&&[^aeiou]]+|.", r"[\w--\d]+", r"[a~~b]", r"[a||b]", r" ?[^(\s|[.,!?])]+"]
+)
+def test_sets_made_from_sets_are_refused_by_name(expression):
+    with pytest.raises(ValueError, match="in a set: sets made from sets mean something else"):
+        known_pattern(expression)
+
+
+def test_a_set_may_hold_anything_that_is_escaped():
+    for expression in r"[\[\]&-]+|\s", r"[]a]+", r"[^]a]+", r"[[:alpha:]]+|[^[:alpha:]]", r"\[a&&b":
+        assert known_pattern(expression) == expression
+        compile_pattern(expression)
+
+
+def test_ends_and_counts_mean_what_they_mean_to_tiktoken(data_file):
+    ranks = {bytes([i]): i for i in range(256)} | {b"12": 256, b"123": 257, b"1234": 258}
+    for expression in (
+        r"\d{1,3}+|\S+$|^ |\s|\S",
+        r"(?:\d\d){1,2}+|\D+$|\D|\d",
+        r"\d{2}?|^\D+|\D$|[\s\S]",
+    ):
+        theirs = tiktoken.Encoding(
+            "x", pat_str=expression, mergeable_ranks=ranks, special_tokens={}
+        )
+        ours = Tokeniser(ranks, None, None, expression, whole_pieces=True)
+        for text in "1234 12345\n", "a\n", "  x\n\ny 123412", "a b\n 1":
+            assert b"".join(map(theirs.decode_single_token_bytes, theirs.encode(text)))
+            assert ours.encode(text) == theirs.encode(text)
+
+
+def test_a_pattern_that_tries_for_ever_is_ended(monkeypatch):
+    monkeypatch.setattr(splitting, "SECONDS_OF_A_TEXT", 0.2)
+    slow = Tokeniser({bytes([i]): i for i in range(256)}, [], pattern=r"(?:a+a?)+\1?b|(a)|.")
+    with pytest.raises(ValueError, match="took more than 0 seconds for a text of 5,001 characters"):
+        slow.encode("a" * 5000 + "c")
+
+
+@pytest.mark.parametrize(
+    "expression", ["(" * 5000, "a" * 30_000 + "+", "(?x) a b", "a{99999999999}"]
+)
+def test_a_hostile_pattern_is_one_error(expression):
+    with pytest.raises(ValueError, match="pattern|regular expression"):
+        compile_pattern(known_pattern(expression))

@@ -5,12 +5,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tricycle_bpe import StreamDecoder, Tokeniser, Tokenizer, remembering
+from tricycle_bpe import StreamDecoder, Tokeniser, Tokenizer, encoding, remembering
 
 TEXT = "the cat sat on the mat. The other cat isn't there; it's out! 1234 été 漢字 👩‍👩‍👧\n\n" * 3
 
@@ -176,3 +177,107 @@ def test_importing_the_package_is_silent_and_starts_no_compiler():
     code = "import tricycle_bpe, sys; assert 'numba' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout == done.stderr == b""
+
+
+class Tensor:
+    """As PyTorch's: an array of it, its numbers one by one, and each of them as an index."""
+
+    def __init__(self, numbers, on_gpu=False):
+        self.numbers, self.on_gpu = numbers, on_gpu
+
+    def __array__(self, dtype=None, copy=None):
+        if self.on_gpu:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        return np.array(self.numbers, dtype)
+
+    def __iter__(self):
+        return (Tensor(number) for number in self.numbers)
+
+    def __index__(self):
+        return self.numbers
+
+    def tolist(self):
+        return self.numbers
+
+
+def test_ids_may_come_in_anything(tokeniser):
+    ids = tokeniser.encode("the cat")
+    rows = [tuple(ids), iter(ids), np.array(ids, np.uint16), Tensor(ids), Tensor(ids, on_gpu=True)]
+    for row in [*rows, list(Tensor(ids)), list(np.array(ids)), dict.fromkeys(ids, 0).keys()]:
+        assert tokeniser.decode(row) == "the cat"
+    assert tokeniser.decode([]) == tokeniser.decode(np.array([])) == ""
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (5, "expected a row of ids, such as"),
+        (None, "expected a row of ids, such as"),
+        ("the cat", "expected a row of ids, such as"),
+        ([1, 2.0], "found 2.0 at place 1"),
+        ([1, "a"], "found 'a' at place 1"),
+        ([[1, 2]], r"found \[1, 2\] at place 0; several rows: decode_batch"),
+        (np.array([[1]]), r"array of int64 of shape \(1, 1\); several rows: decode_batch"),
+        (np.array([1.0]), "array of float64"),
+        (np.array(1), r"of shape \(\)"),
+        ([1, -1], r"id -1 is not in this vocabulary .* stands at place 1"),
+    ],
+)
+def test_what_is_no_row_of_ids_is_named(tokeniser, ids, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        tokeniser.decode(ids)
+
+
+def test_what_is_no_text_is_named(tokeniser):
+    for encode in tokeniser.encode, tokeniser.encode_ordinary, tokeniser.count:
+        with pytest.raises(TypeError, match=r"expected a text \(str\), got NoneType"):
+            encode(None)
+    with pytest.raises(TypeError, match="got bytes; bytes: encode_bytes"):
+        tokeniser.encode(b"the")
+    for workers in 1, 2:
+        with pytest.raises(
+            ValueError, match=r"text 1: the text contains the special token '<\|end"
+        ):
+            tokeniser.encode_batch(["a", "<|end|>"], workers)
+    with pytest.raises(ValueError, match="list 2: id 999 is not in this vocabulary"):
+        tokeniser.decode_batch([[1], [], [999]])
+
+
+def test_a_strict_stream_goes_on_after_an_error(tokeniser):
+    decoder = StreamDecoder(tokeniser, "strict")
+    (half,) = tokeniser.encode_bytes(b"\xe2")
+    a, b = tokeniser.encode("a") + tokeniser.encode("b")
+    assert decoder.push(half) == ""
+    with pytest.raises(UnicodeDecodeError):
+        decoder.push(a)
+    assert decoder.push(b) == "ab"
+    decoder.push(half)
+    with pytest.raises(UnicodeDecodeError):
+        decoder.finish()
+    assert decoder.push(a) == "a"
+
+
+def test_the_order_of_merges_and_whole_pieces_are_in_the_fingerprint():
+    vocab = {bytes([i]): i for i in range(256)} | {b"ab": 256, b"bc": 257, b"abc": 258}
+    merges = [(b"a", b"b"), (b"b", b"c")]
+    made = [
+        Tokeniser(vocab, merges),
+        Tokeniser(vocab, merges[::-1]),
+        Tokeniser(vocab, merges, whole_pieces=True),
+        Tokeniser(vocab, merges, added_tokens={"<x>": 259}),
+        Tokeniser(vocab, merges, {"<x>": 259}),
+        Tokeniser(vocab, merges, pattern="cl100k"),
+    ]
+    assert len({tokeniser.fingerprint() for tokeniser in made}) == len(made)
+    assert made[0].encode("abc") != made[1].encode("abc")
+
+
+def test_what_many_threads_remembered_is_not_kept_for_ever(tokeniser, monkeypatch):
+    monkeypatch.setattr(encoding, "KEPT_BYTES", 60_000_000)
+    encoder = tokeniser._encoder
+    used = [encoding.PiecesSeen() for _ in range(8)]
+    encoder._free.clear()
+    for seen in used:
+        encoder._keep(seen)
+    assert 1 <= len(encoder._free) < 4
+    assert sum(seen.n_bytes() for seen in encoder._free) <= 60_000_000

@@ -10,7 +10,10 @@ A tokeniser is a folder made by `train`, a tokenizer.json, or a name such as gpt
 """
 
 import argparse
+import os
 import sys
+import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 from . import show
@@ -24,13 +27,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser()
     given = parser.parse_args(arguments)
     try:
-        given.command(given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = say_warning  # type: ignore[assignment]
+            given.command(given)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has ended: no traceback
     except (ValueError, OSError) as error:
         parser.exit(2, f"tricycle_bpe: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "\n")
+
+
+def say_warning(message, *_) -> None:
+    """Show a warning in a line, without the place in the source."""
+    print(f"tricycle_bpe: {message}", file=sys.stderr)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -40,12 +51,16 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--version", action="version", version=f"tricycle-bpe {version('tricycle-bpe')}"
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
 
     train = commands.add_parser("train", help="learn a vocabulary from text files")
     train.add_argument("files", nargs="+", type=Path, help="text files, or folders of .txt files")
     train.add_argument("--vocab-size", type=int, required=True, help="tokens in all, 256 or more")
     train.add_argument("--out", type=Path, required=True, help="the folder to write")
+    _with_overwrite(train)
     train.add_argument(
         "--pattern",
         default="gpt2",
@@ -80,6 +95,14 @@ def make_parser() -> argparse.ArgumentParser:
 
     shown = _with_text(commands.add_parser("show", help="show the tokens of a text in colour"))
     shown.add_argument("--html", type=Path, help="write a page of HTML instead")
+    _with_overwrite(shown)
+    shown.add_argument(
+        "--colour",
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="auto: on a terminal, unless `NO_COLOR` is set; else a | stands between tokens",
+    )
     shown.set_defaults(command=run_show)
     return parser
 
@@ -91,17 +114,31 @@ def _with_text(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def _with_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
+
+
+def refuse_to_overwrite(path: Path, given: argparse.Namespace) -> None:
+    """Raise FileExistsError if something is there, before any work is done."""
+    if path.exists() and not given.overwrite:
+        raise FileExistsError(f"{path} exists already; choose another place, or pass --overwrite")
+
+
 def read_text(given: argparse.Namespace) -> str:
     """Read the text that the command line gives: in itself, in a file, or on standard input."""
     if given.text is not None:
         return given.text
-    if given.file is None:
-        return sys.stdin.buffer.read().decode()
-    return given.file.read_bytes().decode()
+    data = sys.stdin.buffer.read() if given.file is None else given.file.read_bytes()
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        where = "standard input" if given.file is None else given.file
+        raise ValueError(f"{where} is not UTF-8: {error}") from None
 
 
 def run_train(given: argparse.Namespace) -> None:
-    """Train, save, and say how well the first file is compressed."""
+    """Train, save, and say how many tokens there are."""
+    refuse_to_overwrite(given.out / "tokenizer.json", given)
     tokeniser = Tokeniser.train(
         given.files,
         given.vocab_size,
@@ -116,6 +153,8 @@ def run_train(given: argparse.Namespace) -> None:
 
 def run_encode(given: argparse.Namespace) -> None:
     """Print ids, or write a shard folder."""
+    if given.out is not None and given.out.exists():
+        raise FileExistsError(f"{given.out} exists already; remove it or write to another folder")
     tokeniser = Tokeniser.open(given.tokeniser)
     if given.out is None:
         print(*tokeniser.encode(read_text(given), allowed_special="all"))
@@ -130,11 +169,14 @@ def run_encode(given: argparse.Namespace) -> None:
 
 def run_decode(given: argparse.Namespace) -> None:
     """Read ids, write the text they stand for and nothing else."""
-    numbers = sys.stdin.read() if given.file is None else given.file.read_text()
+    where = "standard input" if given.file is None else given.file
     try:
+        numbers = sys.stdin.read() if given.file is None else given.file.read_text("utf-8")
         ids = [int(number) for number in numbers.split()]
     except ValueError as error:
-        raise ValueError(f"expected ids in decimal with blanks between them: {error}") from None
+        raise ValueError(
+            f"{where}: expected ids in decimal with blanks between them: {str(error):.120}"
+        ) from None
     sys.stdout.buffer.write(Tokeniser.open(given.tokeniser).decode_bytes(ids))
     sys.stdout.buffer.flush()
 
@@ -150,13 +192,23 @@ def run_count(given: argparse.Namespace) -> None:
 
 def run_show(given: argparse.Namespace) -> None:
     """Print the tokens of a text in colour, or write them as a page."""
+    if given.html is not None:
+        refuse_to_overwrite(given.html, given)
     tokeniser = Tokeniser.open(given.tokeniser)
     text = read_text(given)
     if given.html is None:
-        print(show.coloured(tokeniser, text))
+        print(show.coloured(tokeniser, text) if in_colour(given) else show.barred(tokeniser, text))
     else:
         given.html.write_text(show.page(tokeniser, text), encoding="utf-8")
         print(given.html)
+
+
+def in_colour(given: argparse.Namespace) -> bool:
+    """Whether to write colours: as asked, else where they are seen and wanted (`no-color.org`)."""
+    if given.colour != "auto":
+        return given.colour == "always"
+    dull = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not dull
 
 
 if __name__ == "__main__":

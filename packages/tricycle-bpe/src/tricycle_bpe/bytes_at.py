@@ -65,6 +65,21 @@ def eight_bytes_at(typing_context, address, index):
 
 
 @intrinsic
+def multiply_and_fold(typing_context, a, b):
+    """Multiply two numbers to one of 128 bits, and XOR its two halves: every bit of the result
+    depends on all of both.
+    """
+
+    def generate(context, builder, signature, arguments):
+        word, double = ir.IntType(64), ir.IntType(128)
+        product = builder.mul(*(builder.zext(value, double) for value in arguments))
+        high = builder.lshr(product, ir.Constant(double, 64))
+        return builder.xor(builder.trunc(product, word), builder.trunc(high, word))
+
+    return types.uint64(types.uint64, types.uint64), generate
+
+
+@intrinsic
 def put_int64(typing_context, address, index, value):
     """Store a number as element `index` of an int64 array."""
 

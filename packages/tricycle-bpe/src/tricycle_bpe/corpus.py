@@ -36,6 +36,9 @@ def train_on_texts(
         raise ValueError(f"ties must be 'huggingface' or 'bytes', got {ties!r}")
     if isinstance(special_tokens, str):
         raise ValueError(f"special_tokens must be a list, got the string {special_tokens!r}")
+    for token in special_tokens:
+        if not isinstance(token, str) or not token:
+            raise ValueError(f"a special token is a text (str) of a character at least: {token!r}")
     check_size(vocab_size, len(set(special_tokens)))
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")

@@ -20,17 +20,18 @@ from .encoding import padded
 from .kernels import kernel
 from .remembering import PIECES_AT_ONCE
 from .splitting import Splitter
-from .tables import equal_bytes, hash_bytes
+from .tables import HASH_KEY, equal_bytes, hash_bytes
 
 ROWS_USED, ARENA_USED = range(2)
 
 
 @kernel
-def count_pieces(text_array, start, ends, weights, first, rows, arena, used):
+def count_pieces(text_array, start, ends, weights, first, rows, arena, used, key):
     """Count pieces `first`, `first` + 1, … of a text; stop where the table or the arena is full.
 
     weights  (K,) how often to count each piece, or one number for all
     used     (2,) int64, indexed by ROWS_USED and ARENA_USED (words of the arena); updated
+    key      `tables.HASH_KEY`
     returns  the piece at which to continue once there is more room, len(ends) if all are counted
     """
     text, words = text_array.ctypes.data, arena.ctypes.data
@@ -42,7 +43,7 @@ def count_pieces(text_array, start, ends, weights, first, rows, arena, used):
         if is_full or used[ARENA_USED] + 4 + (length >> 3) >= len(arena):
             return np.int64(k)
         weight = weights[min(k, len(weights) - 1)]
-        hashed = hash_bytes(text, i, length)
+        hashed = hash_bytes(text, i, length, key)
         slot = hashed & mask
         while True:
             begin = rows[slot, 1]
@@ -113,7 +114,7 @@ class PieceCounter:
             first = 0
             while first < len(ends):
                 first = count_pieces(
-                    buffer, start, ends, weights, first, self.rows, self.arena, self.used
+                    buffer, start, ends, weights, first, self.rows, self.arena, self.used, HASH_KEY
                 )
                 if first < len(ends):
                     self._grow(int(ends[first] - (ends[first - 1] if first else start)))

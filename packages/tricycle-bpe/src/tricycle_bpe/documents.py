@@ -41,7 +41,7 @@ from .shards import (
     ids_of_separator,
     in_order,
 )
-from .texts import PART_BYTES, read_in_parts
+from .texts import PART_BYTES, numbered, read_in_parts, refuse_path
 from .whole_files import bring_to_disk, sha256_of, write_whole
 
 JOB_BYTES = 1 << 18  # of text that a thread encodes at once: short documents are taken together
@@ -260,6 +260,8 @@ def checked_utf8(document: str, number: int) -> bytes:
     """A document's bytes; TypeError or ValueError, with its number, for anything but text."""
     if not isinstance(document, str):
         raise TypeError(f"document {number:,} is a {type(document).__name__}, not a text (str)")
+    if number == 0:
+        refuse_path(document, number)
     try:
         return document.encode()
     except UnicodeEncodeError as error:
@@ -285,7 +287,11 @@ def jobs_of(parts: Iterable[Part]) -> Iterator[list[Part]]:
 
 def encode(tokeniser: Encodes, job: list[Part]) -> list[tuple[Part, np.ndarray]]:
     """The ids of each part; what looks like a special token is text like any other."""
-    return [(part, tokeniser.encode_utf8(part.part)) for part in job]
+    encoded = []
+    for part in job:
+        with numbered("document", part.number):
+            encoded.append((part, tokeniser.encode_utf8(part.part)))
+    return encoded
 
 
 def write(

@@ -15,16 +15,14 @@ import numpy as np
 
 from .bytes_at import (
     PADDING,
-    byte_at,
     eight_bytes_at,
-    int32_at,
     int64_at,
     prefetch,
     put_eight_bytes,
     put_int64,
 )
 from .kernels import helper, kernel
-from .pieces import SHORT_PIECE, halves, merge_long, merge_short
+from .pieces import SHORT_PIECE, halves, has_unknown_bytes, merge_long, merge_short
 from .remembering import (
     ARENA_USED,
     BLOCK,
@@ -46,6 +44,7 @@ from .remembering import (
 )
 from .splitting import Splitter
 from .tables import (
+    HASH_KEY,
     NEVER,
     NO_PAIR,
     NO_TOKEN,
@@ -57,16 +56,10 @@ from .tables import (
     room_for,
 )
 
+HASH_KEY_OF_TABLES = 7  # which of the tables of a vocabulary is the key
+KEPT_BYTES = 1 << 27  # of memory for calls to come; one call's is kept in any case
+
 # ---- encoding ----
-
-
-@helper
-def has_unknown_bytes(text, i, end, byte_ids):
-    """Look whether the vocabulary lacks one of these bytes."""
-    least = np.int64(0)
-    for k in range(i, end):
-        least = min(least, int32_at(byte_ids, byte_at(text, k)))
-    return least < 0
 
 
 @helper
@@ -97,7 +90,9 @@ def encode_piece(text, i, length, tables, scratch, out_array, o):
 
     returns  the number of its ids, or -1 if the vocabulary lacks one of its bytes
     """
-    spelling, starts, table, pairs_array, byte_ids_array, whole_pieces, longest_token = tables
+    spelling, starts, table, pairs_array, byte_ids_array, whole_pieces, longest_token, hash_key = (
+        tables
+    )
     pairs, byte_ids = pairs_array.ctypes.data, byte_ids_array.ctypes.data
     pair_mask = len(pairs_array) - 1
     if whole_pieces and length <= longest_token:
@@ -109,6 +104,7 @@ def encode_piece(text, i, length, tables, scratch, out_array, o):
             starts.ctypes.data,
             table.ctypes.data,
             len(table) - 1,
+            hash_key,
         )
         if token != NO_TOKEN:
             out_array[o] = token
@@ -116,10 +112,13 @@ def encode_piece(text, i, length, tables, scratch, out_array, o):
     if has_unknown_bytes(text, i, i + length, byte_ids):
         return np.int64(-1)
     if length > SHORT_PIECE:
-        return merge_long(text, i, length, byte_ids, pairs, pair_mask, out_array, o) - o
+        end = merge_long(text, i, length, byte_ids, pairs, pair_mask, hash_key, out_array, o)
+        return end - o
     symbols = scratch.ctypes.data
     values = symbols + 8 * SHORT_PIECE
-    count = merge_short(text, i, length, byte_ids, pairs, pair_mask, symbols, values, NEVER >> 32)
+    count = merge_short(
+        text, i, length, byte_ids, pairs, pair_mask, hash_key, symbols, values, NEVER >> 32
+    )
     for j in range(count):
         out_array[o + j] = int64_at(symbols, j)
     return count
@@ -159,7 +158,7 @@ def encode_pieces(text_array, start, ends, tables, seen, out_array):
                 if is_in_use(row):
                     o += write_ids_of_row(row, out, o)
                     continue
-            hashed = hash_bytes(text, i, length)
+            hashed = hash_bytes(text, i, length, tables[HASH_KEY_OF_TABLES])
             entry = find_long(text, i, length, hashed, long_rows, long_mask, arena)
             if entry != 0:
                 o += write_ids_of_entry(arena, entry, length, out, o)
@@ -255,12 +254,13 @@ class Encoder:
         self.spelling = padded(b"".join(tokens))
         self.ordinary = ids = np.array(ordinary, np.int64)
         table = np.full(room_for(len(ids)), NO_TOKEN, np.int32)
-        fill_token_table(ids, self.spelling, self.starts, table)
+        fill_token_table(ids, self.spelling, self.starts, table, HASH_KEY)
         if merges is None:
             self.pairs = self._pairs_from_ranks(ids, table)
         else:
             self.pairs = np.full((room_for(len(merges)), 2), NO_PAIR)
-            fill_pairs_from_merges(np.array(merges, np.int64).reshape(-1, 3), self.pairs)
+            rows = np.array(merges, np.int64).reshape(-1, 3)
+            fill_pairs_from_merges(rows, self.pairs, HASH_KEY)
         self.byte_ids = np.full(256, NO_TOKEN, np.int32)
         for i in ordinary:
             if len(tokens[i]) == 1:
@@ -274,6 +274,7 @@ class Encoder:
             self.byte_ids,
             whole_pieces,
             longest,
+            HASH_KEY,
         )
         self._free: list[PiecesSeen] = []  # those that no call is using just now
 
@@ -281,7 +282,8 @@ class Encoder:
         room = room_for(2 * len(ids))
         while True:
             pairs = np.full((room, 2), NO_PAIR)
-            if fill_pairs_from_ranks(ids, self.spelling, self.starts, table, pairs) >= 0:
+            n = fill_pairs_from_ranks(ids, self.spelling, self.starts, table, pairs, HASH_KEY)
+            if n >= 0:
                 return pairs
             room *= 2
 
@@ -297,6 +299,12 @@ class Encoder:
         try:
             return self._encode_with(seen, text, split)
         finally:
+            self._keep(seen)
+
+    def _keep(self, seen: PiecesSeen) -> None:
+        """Keep what a call has remembered for the next one, unless enough is kept already."""
+        kept = sum(other.n_bytes() for other in self._free.copy())
+        if not kept or kept + seen.n_bytes() <= KEPT_BYTES:
             self._free.append(seen)
 
     def encode_pieces(self, pieces: list[bytes]) -> list[int]:
@@ -323,7 +331,7 @@ class Encoder:
     def merges(self) -> list[tuple[bytes, bytes]]:
         """The last merge of each token, in the order of ids, for a vocabulary without a list."""
         ids = np.sort(self.ordinary[np.diff(self.starts)[self.ordinary] > 1])
-        found = halves(self.spelling, self.starts, self.byte_ids, self.pairs, ids)
+        found = halves(self.spelling, self.starts, self.byte_ids, self.pairs, ids, HASH_KEY)
         text = self.spelling.tobytes()
         starts = self.starts.tolist()
 

@@ -14,16 +14,20 @@ where it comes from is refused rather than nearly read.
 import base64
 import binascii
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from .byte_characters import CHARACTER_OF, from_characters, to_characters
-from .splitting import PATTERNS, known_pattern
+from .splitting import PATTERNS, pattern_in_json
 from .whole_files import write_whole
 
 Vocab = dict[bytes, int]
 MergeList = list[tuple[bytes, bytes]]
 
+LARGEST_FILE = 1 << 28  # bytes; of known vocabularies the largest file has 34 million
 LONGEST_RANKED_TOKEN = 1024  # bytes; the ways to cut a token in two are all tried
 
 
@@ -32,6 +36,7 @@ class Writable(Protocol):
 
     vocab: Vocab
     special_tokens: dict[str, int]
+    added_tokens: dict[str, int]
     pattern: str
     whole_pieces: bool
 
@@ -41,9 +46,28 @@ class Writable(Protocol):
         ...
 
 
-def _read_json(path: Path) -> Any:
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """Say in the message of a ValueError which file it is about."""
     try:
-        return json.loads(path.read_bytes())
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> bytes:
+    """All of a file, unless it is larger than any vocabulary."""
+    with open(path, "rb") as file:
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise ValueError(f"{path} has more than {LARGEST_FILE:,} bytes, and is no vocabulary")
+    return data
+
+
+def _read_json(path: Path) -> Any:
+    data = _read(path)
+    try:
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
@@ -98,8 +122,13 @@ def save(tokeniser: Writable, folder: str | Path) -> None:
 
 
 def to_huggingface(tokeniser: Writable, path: str | Path) -> None:
-    """Write Hugging Face's tokenizer.json, which `tokenizers` and `transformers` open as it is."""
-    pattern, special_tokens = tokeniser.pattern, tokeniser.special_tokens
+    """Write Hugging Face's tokenizer.json, which `tokenizers` and `transformers` open as it is.
+
+    A special token that is written like a byte, such as ¶, has an id of its own here and, with a
+    warning, that of the byte there.
+    """
+    pattern = tokeniser.pattern
+    _warn_of_tokens_like_others(tokeniser)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     if pattern == "gpt2":
         pre_tokenizer: dict[str, Any] = {**byte_level, "use_regex": True}
@@ -114,8 +143,8 @@ def to_huggingface(tokeniser: Writable, path: str | Path) -> None:
         pre_tokenizer = {"type": "Sequence", "pretokenizers": [split, whole]}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added_tokens = [
-        {"id": i, "content": token, **flags, "special": True}
-        for token, i in sorted(special_tokens.items(), key=lambda item: item[1])
+        {"id": i, "content": token, **flags, "special": token in tokeniser.special_tokens}
+        for token, i in sorted(_texts(tokeniser).items(), key=lambda item: item[1])
     ]
     document = {
         "version": "1.0",
@@ -140,6 +169,24 @@ def to_huggingface(tokeniser: Writable, path: str | Path) -> None:
         },
     }
     write_whole(Path(path), json.dumps(document, ensure_ascii=False, indent=1).encode())
+
+
+def _texts(tokeniser: Writable) -> dict[str, int]:
+    """The ids of the tokens that are looked for in a text as they stand."""
+    return tokeniser.added_tokens | tokeniser.special_tokens
+
+
+def _warn_of_tokens_like_others(tokeniser: Writable) -> None:
+    for text, i in _texts(tokeniser).items():
+        spelling = from_characters(text)
+        other = None if spelling is None else tokeniser.vocab.get(spelling)
+        if other not in (None, i):
+            warnings.warn(
+                f"special token {text!r} is written in a file as the token {spelling!r} is: "
+                f"Tokeniser.load tells them apart, and Hugging Face's libraries give both the id "
+                f"{other}. Choose a longer one, such as {'<|' + text + '|>'!r}",
+                stacklevel=4,
+            )
 
 
 # What these say must be empty or false, or the ids here would not be the ids there.
@@ -170,12 +217,39 @@ def read_huggingface(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{path}: the model has {name} {model[name]!r:.40}; byte-level BPE has none"
             )
-    if document.get("normalizer") is not None:
+    if _changes_texts(document.get("normalizer")):
         raise ValueError(
             f"{path}: its `normalizer` changes texts before they are encoded, which is not done "
             "here; only a tokeniser without one can be read"
         )
-    special_tokens = {}
+    for name in ("truncation", "padding"):
+        if document.get(name) is not None:
+            raise ValueError(
+                f"{path}: its `{name}` gives every text the same number of ids, which is not done "
+                f'here; with "{name}": null in that file it can be read'
+            )
+    ids = _field(path, model, "vocab", dict)
+    special_tokens, added_tokens = _read_added(path, document, ids)
+    merges = [_read_merge(path, merge) for merge in _field(path, model, "merges", list)]
+    special = {text for text, i in (special_tokens | added_tokens).items() if ids.get(text, i) == i}
+    vocab, merge_list = _from_characters(path, ids, merges, special)
+    return {
+        "vocab": vocab,
+        "merges": merge_list,
+        "special_tokens": special_tokens,
+        "added_tokens": added_tokens,
+        "pattern": _read_pattern(path, document.get("pre_tokenizer")),
+        "whole_pieces": bool(model.get("ignore_merges", False)),
+    }
+
+
+def _read_added(
+    path: Path, document: dict, ids: dict[str, int]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """The ids of the special tokens, and of the other added ones."""
+    special_tokens: dict[str, int] = {}
+    added_tokens: dict[str, int] = {}
+    apart: set[str] = set()  # those that are looked for when the others were found
     document["added_tokens"] = document.get("added_tokens") or []  # may be null, or left out
     for added in _field(path, document, "added_tokens", list):
         content = _field(path, added, "content", str)
@@ -185,17 +259,55 @@ def read_huggingface(path: Path) -> dict[str, Any]:
                     f"{path}: added token {content!r:.40} has {name}, which is not done here; "
                     "only tokens that are looked for as they stand can be read"
                 )
-        special_tokens[content] = _field(path, added, "id", int)
-    merges = [_read_merge(path, merge) for merge in _field(path, model, "merges", list)]
-    ids = _field(path, model, "vocab", dict)
-    vocab, merge_list = _from_characters(path, ids, merges, special_tokens.keys())
-    return {
-        "vocab": vocab,
-        "merges": merge_list,
-        "special_tokens": special_tokens,
-        "pattern": _read_pattern(path, document.get("pre_tokenizer")),
-        "whole_pieces": bool(model.get("ignore_merges", False)),
-    }
+        said = _field(path, added, "id", int)
+        known = {**special_tokens, **added_tokens}
+        kind = special_tokens if added.get("special", True) else added_tokens
+        if type(ids.get(content, 0)) is not int:
+            raise ValueError(f"{path}: token {content!r:.80} has the id {ids[content]!r:.80}")
+        kind[content] = _id_of_added(content, said, ids, known)
+        if added.get("normalized"):
+            apart.add(content)
+    _refuse_overlaps(path, apart, {*special_tokens, *added_tokens} - apart)
+    return special_tokens, added_tokens
+
+
+def _id_of_added(content: str, said: int, ids: dict[str, int], known: dict[str, int]) -> int:
+    """The id of an added token: Hugging Face's libraries take that of the model's vocabulary, or
+    else the next that is free, whatever the file says.
+    """
+    if content in ids:
+        # Written like a byte, with another id: only `to_huggingface` does that.
+        return said if len(from_characters(content) or b"") == 1 else ids[content]
+    last = max(known.values(), default=-1)
+    return last + 1 if last >= len(ids) else len(ids)
+
+
+def _changes_texts(steps: Any) -> bool:
+    """Whether a normaliser does anything: a sequence of none does not."""
+    if isinstance(steps, dict) and steps.get("type") == "Sequence":
+        return steps.get("normalizers") != []
+    return steps is not None
+
+
+def _refuse_overlaps(path: Path, apart: set[str], others: set[str]) -> None:
+    """Raise ValueError where it matters that Hugging Face looks for some tokens only in what the
+    others leave: where one may begin in the other. Here all are looked for at once.
+    """
+    beginnings = {text[:n]: text for text in others for n in range(1, len(text) + 1)}
+    ends = {text[-n:]: text for text in others for n in range(1, len(text) + 1)}
+    for text in apart:
+        inside = next((other for other in others if text in other), None)
+        parts = [text[k:] for k in range(len(text))], [text[:k] for k in range(1, len(text) + 1)]
+        meets = next((beginnings[part] for part in parts[0] if part in beginnings), None)
+        meets = meets or next((ends[part] for part in parts[1] if part in ends), None)
+        if other := inside or meets or next((other for other in others if other in text), None):
+            raise ValueError(
+                f"{path}: added tokens {text!r:.40} (`normalized`) and {other!r:.40} (not) may "
+                "overlap, and are looked for one after the other, which is not done here"
+            )
+
+
+WHOLE_TEXT = r"[\s\S]+"
 
 
 def _read_pattern(path: Path, pre_tokenizer: Any) -> str:
@@ -211,12 +323,18 @@ def _read_pattern(path: Path, pre_tokenizer: Any) -> str:
                 "which is not done here"
             )
         uses_gpt2 = steps[-1].get("use_regex", True)
-        if kinds == ["ByteLevel"] and uses_gpt2:
-            return "gpt2"
+        if kinds == ["ByteLevel"]:
+            return "gpt2" if uses_gpt2 else WHOLE_TEXT
         if kinds == ["Split", "ByteLevel"] and not uses_gpt2:
             expression = _field(path, _field(path, steps[0], "pattern", dict), "Regex", str)
-            if steps[0].get("behavior") == "Isolated" and not steps[0].get("invert"):
-                return known_pattern(expression)
+            try:
+                pattern = pattern_in_json(expression)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+            how = steps[0].get("behavior"), bool(steps[0].get("invert"))
+            # Of a known pattern nothing lies between two matches, so nothing is removed.
+            if how == ("Isolated", False) or (how == ("Removed", True) and pattern in PATTERNS):
+                return pattern
     raise ValueError(
         f"{path}: its pre-tokeniser {kinds!r:.80} cannot be followed here; expected ByteLevel, "
         "or Split (isolated, by Regex) and ByteLevel"
@@ -232,7 +350,7 @@ def read_tiktoken(path: Path) -> Vocab:
     raises  ValueError
     """
     ranks: Vocab = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(_read(path).splitlines(), 1):
         if not line:
             continue
         try:
@@ -270,10 +388,10 @@ def read_gpt2(vocab_bpe: Path, encoder_json: Path) -> tuple[Vocab, MergeList, di
     raises  ValueError
     """
     try:
-        lines = vocab_bpe.read_text("utf-8").split("\n")
+        lines = _read(vocab_bpe).decode().split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{vocab_bpe} is not text: {error}") from error
-    if lines[0].startswith("#version"):
+    if lines and lines[0].startswith("#version"):
         del lines[0]
     merges = [_read_merge(vocab_bpe, line) for line in lines if line]
     ids = _read_json(encoder_json)
@@ -297,4 +415,5 @@ def to_gpt2(tokeniser: Writable, vocab_bpe: str | Path, encoder_json: str | Path
 def _ids_in_order(tokeniser: Writable) -> dict[str, int]:
     """The id of every token in byte characters, special tokens among them, the lowest first."""
     ids = {to_characters(token): i for token, i in tokeniser.vocab.items()}
-    return dict(sorted((ids | tokeniser.special_tokens).items(), key=lambda item: item[1]))
+    # Where a text is written like a token the token goes first; `added_tokens` has the text too.
+    return dict(sorted((_texts(tokeniser) | ids).items(), key=lambda item: item[1]))

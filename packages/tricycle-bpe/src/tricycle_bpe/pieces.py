@@ -21,7 +21,16 @@ SHORT_PIECE = 64  # bytes; longer pieces are merged with a heap
 
 
 @helper
-def merge_short(text, i, length, byte_ids, pairs, mask, symbols, values, oldest_allowed):
+def has_unknown_bytes(text, i, end, byte_ids):
+    """Look whether the vocabulary lacks one of these bytes."""
+    least = np.int64(0)
+    for k in range(i, end):
+        least = min(least, int32_at(byte_ids, byte_at(text, k)))
+    return least < 0
+
+
+@helper
+def merge_short(text, i, length, byte_ids, pairs, mask, key, symbols, values, oldest_allowed):
     """Merge a piece of up to SHORT_PIECE bytes: `merges.encode`, looking through all pairs for the
     oldest each time.
 
@@ -32,7 +41,7 @@ def merge_short(text, i, length, byte_ids, pairs, mask, symbols, values, oldest_
     for k in range(length):
         put_int64(symbols, k, int32_at(byte_ids, byte_at(text, i + k)))
     for k in range(length - 1):
-        value = find_pair(pairs, mask, int64_at(symbols, k), int64_at(symbols, k + 1))
+        value = find_pair(pairs, mask, key, int64_at(symbols, k), int64_at(symbols, k + 1))
         put_int64(values, k, value)
     while length > 1:
         oldest, where = NEVER, 0
@@ -49,10 +58,10 @@ def merge_short(text, i, length, byte_ids, pairs, mask, symbols, values, oldest_
         merged = oldest & LOW_HALF
         put_int64(symbols, where, merged)
         if where + 1 < length:
-            value = find_pair(pairs, mask, merged, int64_at(symbols, where + 1))
+            value = find_pair(pairs, mask, key, merged, int64_at(symbols, where + 1))
             put_int64(values, where, value)
         if where > 0:
-            value = find_pair(pairs, mask, int64_at(symbols, where - 1), merged)
+            value = find_pair(pairs, mask, key, int64_at(symbols, where - 1), merged)
             put_int64(values, where - 1, value)
     return length
 
@@ -90,7 +99,7 @@ def pop(heap, size):
 
 
 @kernel
-def merge_long(text, i, length, byte_ids, pairs, mask, out, o):
+def merge_long(text, i, length, byte_ids, pairs, mask, key, out, o):
     """Merge a long piece: as `merge_short`, the pairs waiting in a heap as age << 32 | position."""
     symbols = np.empty(length, np.int64)
     values = np.full(length, NEVER)
@@ -101,7 +110,7 @@ def merge_long(text, i, length, byte_ids, pairs, mask, out, o):
     for k in range(length):
         symbols[k] = int32_at(byte_ids, byte_at(text, i + k))
     for k in range(length - 1):
-        values[k] = find_pair(pairs, mask, symbols[k], symbols[k + 1])
+        values[k] = find_pair(pairs, mask, key, symbols[k], symbols[k + 1])
         if values[k] != NEVER:
             push(heap, size, values[k], k)
             size += 1
@@ -118,13 +127,13 @@ def merge_long(text, i, length, byte_ids, pairs, mask, out, o):
         values[k] = NEVER
         if following[k] < length:
             preceding[following[k]] = k
-            values[k] = find_pair(pairs, mask, symbols[k], symbols[following[k]])
+            values[k] = find_pair(pairs, mask, key, symbols[k], symbols[following[k]])
             if values[k] != NEVER:
                 push(heap, size, values[k], k)
                 size += 1
         before = preceding[k]
         if before >= 0:
-            values[before] = find_pair(pairs, mask, symbols[before], symbols[k])
+            values[before] = find_pair(pairs, mask, key, symbols[before], symbols[k])
             if values[before] != NEVER:
                 push(heap, size, values[before], before)
                 size += 1
@@ -137,7 +146,7 @@ def merge_long(text, i, length, byte_ids, pairs, mask, out, o):
 
 
 @kernel
-def halves(spelling_array, starts, byte_ids_array, pairs_array, ranks):
+def halves(spelling_array, starts, byte_ids_array, pairs_array, ranks, key):
     """Find the two tokens whose merge makes each token: the last step of merging its own bytes.
 
     ranks    (T,) the tokens to look at
@@ -153,6 +162,8 @@ def halves(spelling_array, starts, byte_ids_array, pairs_array, ranks):
     found = np.full((len(ranks), 2), NO_TOKEN)
     for k in range(len(ranks)):
         begin, end = starts[ranks[k]], starts[ranks[k] + 1]
+        if has_unknown_bytes(spelling, begin, end, byte_ids):
+            continue  # no token to begin with, and so none to merge
         n_left = merge_short(
             spelling,
             begin,
@@ -160,6 +171,7 @@ def halves(spelling_array, starts, byte_ids_array, pairs_array, ranks):
             byte_ids,
             pairs,
             mask,
+            key,
             symbols.ctypes.data,
             values.ctypes.data,
             ranks[k],

@@ -14,12 +14,22 @@ into an arena. An entry there is, in words of eight bytes: the length of the pie
 its ids, the piece itself, its ids two to a word.
 """
 
+import os
+
 import numpy as np
 
-from .bytes_at import byte_at, eight_bytes_at, int32_at, int64_at, put_eight_bytes, put_int64
+from .bytes_at import (
+    byte_at,
+    eight_bytes_at,
+    int32_at,
+    int64_at,
+    multiply_and_fold,
+    put_eight_bytes,
+    put_int64,
+)
 from .kernels import helper, kernel
 from .pieces import LOW_HALF, SHORT_PIECE
-from .tables import MIX, MIX_1, equal_bytes
+from .tables import equal_bytes
 
 ROW_BYTES = 64
 LONGEST_REMEMBERED = 31  # bytes; the 32nd byte of the key is the length
@@ -32,19 +42,23 @@ LAST_KEY_WORD = 3  # the eight bytes of a row that end with the length of the pi
 ROWS_USED, LONG_ROWS_USED, ARENA_USED = range(3)
 BLOCK = 128  # pieces whose rows are fetched together
 
-MIX_2 = np.uint64(0x165667B19E3779F9)
-MIX_3 = np.uint64(0xD6E8FEB86659FD93)
-
 PIECES_AT_ONCE = 65_536
 IDS_AT_ONCE = (1 << 20) + (1 << 18)  # 5 MB, of which only what is used is touched
 FEWEST_ROWS, MOST_ROWS = 1 << 14, 1 << 20  # 1 MB and 64 MB, for each call at one time
 LONG_ROWS, ARENA_WORDS = 1 << 17, 1 << 21  # 2 MB and 16 MB, of which only what is used is touched
 
 
+HASH_KEYS = 1024  # where in the masks, in bytes, the last row begins
+
+
 def key_masks() -> np.ndarray:
-    """Masks (32, 4) uint64 that keep the first `length` bytes of 32, for each length up to 31."""
+    """Masks (33, 4) uint64 that keep the first `length` bytes of 32, for each length up to 31.
+
+    The last row has four numbers that nobody else knows: see `tables.HASH_KEY`.
+    """
     keep = np.arange(32)[:, None] > np.arange(32)[None, :]
-    return np.where(keep, 255, 0).astype(np.uint8).view(np.uint64)
+    masks = np.where(keep, 255, 0).astype(np.uint8).view(np.uint64)
+    return np.concatenate([masks, np.frombuffer(os.urandom(32), np.uint64)[None] | 1])
 
 
 # ---- short pieces ----
@@ -56,12 +70,12 @@ def row_of_piece(text, i, length, masks):
     row.
     """
     key = masks + 32 * length
-    mixed = (eight_bytes_at(text, i) & eight_bytes_at(key, 0)) * MIX
-    mixed += (eight_bytes_at(text, i + 8) & eight_bytes_at(key, 8)) * MIX_1
-    mixed += (eight_bytes_at(text, i + 16) & eight_bytes_at(key, 16)) * MIX_2
-    mixed += (eight_bytes_at(text, i + 24) & eight_bytes_at(key, 24)) * MIX_3
-    mixed ^= mixed >> np.uint64(32)
-    mixed *= MIX
+    secret = masks + HASH_KEYS
+    one = (eight_bytes_at(text, i) & eight_bytes_at(key, 0)) ^ eight_bytes_at(secret, 0)
+    two = (eight_bytes_at(text, i + 8) & eight_bytes_at(key, 8)) ^ eight_bytes_at(secret, 8)
+    three = (eight_bytes_at(text, i + 16) & eight_bytes_at(key, 16)) ^ eight_bytes_at(secret, 16)
+    four = (eight_bytes_at(text, i + 24) & eight_bytes_at(key, 24)) ^ eight_bytes_at(secret, 24)
+    mixed = multiply_and_fold(one, two) + multiply_and_fold(three, four)
     return np.int64(mixed >> np.uint64(36))
 
 
@@ -214,10 +228,14 @@ class PiecesSeen:
         rows              (R, 8) uint64, R a power of two
         long_rows, arena  (L, 2) int64, L a power of two, and (A,) int64
         used              (3,) int64, indexed by ROWS_USED, LONG_ROWS_USED, ARENA_USED
-        masks             (32, 4) uint64, from `key_masks`
+        masks             (33, 4) uint64, from `key_masks`
         scratch           (2 * SHORT_PIECE + BLOCK,) int64
         """
         return self.rows, self.long_rows, self.arena, self.used, self.masks, self.scratch
+
+    def n_bytes(self) -> int:
+        """What it holds of memory, at most."""
+        return sum(array.nbytes for array in (*self.arrays(), self.ends, self.ids))
 
     def make_room(self) -> None:
         """Grow the first table when it is half full; empty what may not grow any more."""

@@ -297,7 +297,10 @@ def _encode_into(
     def encode(job: tuple[Path, bytes, bool]) -> tuple[np.ndarray, bool, int]:
         path, part, ends_document = job
         check_utf8(part, path)
-        ids = tokeniser.encode_utf8(part).astype(writer.dtype)
+        try:
+            ids = tokeniser.encode_utf8(part).astype(writer.dtype)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         return ids, ends_document, len(part)
 
     total = sum(path.stat().st_size for path in files)

@@ -60,6 +60,15 @@ def coloured(tokeniser: Tokeniser, text: str) -> str:
     return "".join(parts)
 
 
+def barred(tokeniser: Tokeniser, text: str) -> str:
+    """Write a text for a file or a pipe, a bar between its tokens.
+
+    >>> barred(Tokeniser.characters("abc"), "cab")
+    'c|a|b'
+    """
+    return "|".join(token for _, token in visible_tokens(tokeniser, text))
+
+
 def page(tokeniser: Tokeniser, text: str) -> str:
     """Write a text as a page of HTML: each token in a colour, its id shown under the pointer."""
     tokens = visible_tokens(tokeniser, text)

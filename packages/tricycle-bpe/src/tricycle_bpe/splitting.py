@@ -10,10 +10,13 @@ The patterns named here have a kernel each in `scanning.py`. Any other regular e
 the `regex` package, with its own idea of Unicode.
 """
 
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import regex
+
+from .dialects import as_hugging_face_reads, as_tiktoken_reads
 
 PATTERNS = {
     # OpenAI's GPT-2 and GPT-3: gpt2, r50k_base, p50k_base
@@ -46,17 +49,57 @@ OTHER_SPELLINGS = {
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s": "gpt2",
+}
+# These only where {1,3}+ means what it means to tiktoken (see dialects.py).
+TIKTOKENS_SPELLINGS = {
     (
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
         r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
     ): "cl100k",
 }
+# tiktoken's names of whole tokenisers, for the pattern that each has.
+TIKTOKENS_NAMES = {
+    "r50k_base": "gpt2",
+    "p50k_base": "gpt2",
+    "p50k_edit": "gpt2",
+    "cl100k_base": "cl100k",
+    "o200k_base": "o200k",
+    "o200k_harmony": "o200k",
+}
+# A known pattern takes less than a microsecond for a character, on a slow machine.
+SECONDS_OF_A_TEXT, SECONDS_OF_A_CHARACTER = 10.0, 2e-5
+A_WORD = re.compile(r"[\w-]+")
 
 
-def known_pattern(expression: str) -> str:
-    """Give the name of a regular expression that has one, else the expression itself."""
+def known_pattern(pattern: str) -> str:
+    """Settle what a pattern is: its name if it has one, else an expression written so that it
+    means here what it means to tiktoken.
+
+    raises  ValueError for a word other than a name, and for what cannot be followed here
+
+    >>> known_pattern("cl100k_base")
+    'cl100k'
+    """
+    if not isinstance(pattern, str):
+        raise ValueError(f"a pattern is a text (str), got {type(pattern).__name__}")
+    if pattern in PATTERNS:
+        return pattern
+    named = {known: name for name, known in PATTERNS.items()}
+    named |= OTHER_SPELLINGS | TIKTOKENS_SPELLINGS | TIKTOKENS_NAMES
+    if pattern in named:
+        return named[pattern]
+    if A_WORD.fullmatch(pattern):
+        raise ValueError(
+            f"there is no pattern named {pattern!r}; there are {', '.join(PATTERNS)}. (As a "
+            "regular expression, a word would split off nothing but itself.)"
+        )
+    return as_tiktoken_reads(pattern)
+
+
+def pattern_in_json(expression: str) -> str:
+    """As `known_pattern`, for an expression in a tokenizer.json."""
     named = {known: name for name, known in PATTERNS.items()} | OTHER_SPELLINGS
-    return named.get(expression, expression)
+    return known_pattern(named.get(expression) or as_hugging_face_reads(expression))
 
 
 def compile_pattern(pattern: str) -> regex.Pattern:
@@ -66,9 +109,9 @@ def compile_pattern(pattern: str) -> regex.Pattern:
     """
     try:
         return regex.compile(PATTERNS.get(pattern, pattern))
-    except regex.error as error:
+    except (regex.error, RecursionError, OverflowError) as error:
         raise ValueError(
-            f"pattern {pattern!r} is neither a known name ({', '.join(PATTERNS)}) "
+            f"pattern {pattern!r:.200} is neither a known name ({', '.join(PATTERNS)}) "
             f"nor a regular expression: {error}"
         ) from error
 
@@ -78,15 +121,25 @@ def piece_ends(text: str, pattern: regex.Pattern) -> list[int]:
 
     What lies between two matches, if anything, is a piece too, so that nothing is lost.
 
+    raises  ValueError for a pattern that takes 50 times as long as any known one does
+
     >>> piece_ends("to be.", compile_pattern("gpt2"))
     [2, 5, 6]
     """
     ends = [0]
-    for match in pattern.finditer(text):
-        if match.start() > ends[-1]:
-            ends.append(match.start())
-        if match.end() > ends[-1]:
-            ends.append(match.end())
+    limit = SECONDS_OF_A_TEXT + SECONDS_OF_A_CHARACTER * len(text)
+    try:
+        for match in pattern.finditer(text, timeout=limit):
+            if match.start() > ends[-1]:
+                ends.append(match.start())
+            if match.end() > ends[-1]:
+                ends.append(match.end())
+    except TimeoutError:
+        raise ValueError(
+            f"the pattern {pattern.pattern!r:.120} took more than {limit:.0f} seconds for a text "
+            f"of {len(text):,} characters, beginning {text[:40]!r}: it tries the same characters "
+            "again and again, as (a+)+ does; take a known one or write it otherwise"
+        ) from None
     if len(text) > ends[-1]:
         ends.append(len(text))
     return ends[1:]

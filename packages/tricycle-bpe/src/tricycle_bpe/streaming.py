@@ -22,13 +22,24 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
 
     def push(self, id: int) -> str:
-        """Take one more id; return the characters it completes, perhaps none."""
-        return self._decoder.decode(self._bytes_of([id]))
+        """Take one more id; return the characters it completes, perhaps none.
+
+        raises  UnicodeDecodeError, if errors is "strict". The bytes that are no character are then
+                forgotten, and those after them come with the next id
+        """
+        try:
+            return self._decoder.decode(self._bytes_of([id]))
+        except UnicodeDecodeError as error:
+            self._decoder.setstate((error.object[error.end :], 0))
+            raise
 
     def finish(self) -> str:
         """End the text: whatever was still incomplete comes out as U+FFFD, and the decoder is
         new.
+
+        raises  UnicodeDecodeError, if errors is "strict"; the decoder is new all the same
         """
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
+        try:
+            return self._decoder.decode(b"", final=True)
+        finally:
+            self._decoder.reset()

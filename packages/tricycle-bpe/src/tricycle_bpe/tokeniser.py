@@ -11,20 +11,23 @@ Order of the file: the value, making or reading one, encoding, decoding, writing
 """
 
 import hashlib
+import warnings
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
+from itertools import count as numbers
 from pathlib import Path
 
 import numpy as np
 
 from . import documents, first_use, formats, shards
-from .corpus import LARGEST_ID, train_on_texts
-from .special_tokens import allowed_tokens, cut_at
-from .splitting import compile_pattern, splitter
-from .texts import to_utf8
+from .corpus import train_on_texts
+from .ids import row_of_ids
+from .special_tokens import allowed_tokens, check_tokens, cut_at, cut_bytes_at
+from .splitting import compile_pattern, known_pattern, splitter
+from .texts import check_is_text, numbered, to_utf8
 
 LONG_LIST = 1000  # ids; from here on it pays to make an array of a list and decode that
 
@@ -40,9 +43,12 @@ class Tokeniser:
                     encoding. None means that any two tokens which together spell a token merge, the
                     one with the lowest id first: tiktoken's rule
     special_tokens  the id of each special token, by its text
-    pattern         how text is split: a name in `splitting.PATTERNS`, or a regular expression
+    pattern         how text is split: a name in `splitting.PATTERNS` or of tiktoken's, or a regular
+                    expression, which means what it means to tiktoken
     whole_pieces    whether a piece that is a token is taken whole, without merging
     name            what it is called in the index of a shard folder
+    added_tokens    the id of each token that any text is searched for before it is split, by its
+                    text: ordinary ones, such as the runs of blanks that some tokenizer.json have
     raises          ValueError if these do not fit together
     """
 
@@ -54,35 +60,24 @@ class Tokeniser:
         pattern: str = "gpt2",
         whole_pieces: bool = False,
         name: str = "",
+        added_tokens: dict[str, int] | None = None,
     ):
         self.vocab = dict(vocab)
         self.special_tokens = dict(special_tokens or {})
-        self.pattern = pattern
+        self.added_tokens = dict(added_tokens or {})
+        self.pattern = known_pattern(pattern)
         self.whole_pieces = whole_pieces
         self.name = name
         self._merges = merges
-        self._token_of = {i: token for token, i in self.vocab.items()}
-        self._token_of |= {i: text.encode() for text, i in self.special_tokens.items()}
+        self._token_of: dict[int, bytes] = {}
         self._check()
+        for ids in self.special_tokens, self.added_tokens:
+            self._token_of |= {i: text.encode() for text, i in ids.items()}
+        self._token_of |= {i: token for token, i in self.vocab.items()}
 
     def _check(self) -> None:
         compile_pattern(self.pattern)  # a broken one is an error now, not at the first text
-        if not self._token_of:
-            raise ValueError(
-                "a vocabulary of no tokens at all can encode nothing; give it one for each byte "
-                "that texts may have"
-            )
-        for i, token in self._token_of.items():
-            if type(i) is not int or not 0 <= i <= LARGEST_ID:
-                raise ValueError(
-                    f"token {token!r:.60} has the id {i!r:.60}; ids go from 0 to {LARGEST_ID}"
-                )
-            if not token:
-                raise ValueError(
-                    f"the token with id {i} is empty; a token has a byte at least: leave it out"
-                )
-        for what, ids in ("tokens", self.vocab), ("special tokens", self.special_tokens):
-            _check_ids_differ(what, ids)
+        check_tokens(self.vocab, self.special_tokens, self.added_tokens)
         for left, right in self._merges or []:
             if not (left in self.vocab and right in self.vocab and left + right in self.vocab):
                 lacking = next(t for t in (left, right, left + right) if t not in self.vocab)
@@ -130,23 +125,26 @@ class Tokeniser:
 
     def __reduce__(self):
         # What was compiled or remembered stays in this process; another makes its own.
-        fields = (self.vocab, self._merges, self.special_tokens)
-        return (Tokeniser, (*fields, self.pattern, self.whole_pieces, self.name))
+        fields = (self.vocab, self._merges, self.special_tokens, self.pattern)
+        return (Tokeniser, (*fields, self.whole_pieces, self.name, self.added_tokens))
 
     def fingerprint(self) -> str:
-        """Hash what decides which ids a text gets: the tokens, the special ones and the pattern.
-
-        The merges are not in it: they follow from the tokens, and a rank file does not list them.
+        """Hash what decides which ids a text gets: the tokens, the special and the added ones, the
+        merges in their order, the pattern, and whether pieces are taken whole.
         """
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.sha256(self.pattern.encode())
-        for tokens in (self.vocab, {t.encode(): i for t, i in self.special_tokens.items()}):
-            in_order = sorted(tokens, key=tokens.__getitem__)
-            ids_and_lengths = [(tokens[token], len(token)) for token in in_order]
+        digest = hashlib.sha256(self.pattern.encode() + bytes([self.whole_pieces]))
+        texts = self.special_tokens, self.added_tokens
+        for ids in (self.vocab, *({t.encode(): i for t, i in of.items()} for of in texts)):
+            in_order = sorted(ids, key=ids.__getitem__)
+            ids_and_lengths = [(ids[token], len(token)) for token in in_order]
+            digest.update(np.array([len(ids)], "<i8").tobytes())
             digest.update(np.array(ids_and_lengths, "<i8").tobytes() + b"".join(in_order))
+        id_of = self.vocab
+        digest.update(np.array([(id_of[a], id_of[b]) for a, b in self.merges], "<i8").tobytes())
         return digest.hexdigest()
 
     # ---- making or reading one ----
@@ -164,8 +162,9 @@ class Tokeniser:
     ) -> "Tokeniser":
         """Learn a vocabulary of `vocab_size` tokens from texts.
 
-        texts           strings, or paths of text files and of folders of .txt files
-        vocab_size      all tokens: special ones, the 256 bytes, and one for each merge
+        texts           strings, or paths (not strings) of text files and of folders of .txt files
+        vocab_size      all tokens: special ones, the 256 bytes, and one for each merge. Where the
+                        texts have too few pairs for so many there are fewer, and a warning
         pattern         "gpt2", "cl100k", "o200k" or any regular expression
         special_tokens  texts that get ids of their own and never come out of ordinary text
         min_frequency   a pair seen less often than this is not merged
@@ -176,13 +175,21 @@ class Tokeniser:
         vocab, merges, special_ids = train_on_texts(
             texts,
             vocab_size,
-            pattern=pattern,
+            pattern=known_pattern(pattern),
             special_tokens=special_tokens,
             min_frequency=min_frequency,
             ties=ties,
             workers=workers,
         )
-        return cls(vocab, merges, special_ids, pattern)
+        tokeniser = cls(vocab, merges, special_ids, pattern)
+        if tokeniser.n_vocab < vocab_size:
+            warnings.warn(
+                f"{vocab_size:,} tokens were asked for and {tokeniser.n_vocab:,} made: no other "
+                f"pair occurs {max(1, min_frequency)} times in these texts; give more of them, or "
+                "ask for fewer tokens",
+                stacklevel=2,
+            )
+        return tokeniser
 
     @classmethod
     def named(cls, name: str) -> "Tokeniser":
@@ -247,7 +254,8 @@ class Tokeniser:
         raises          ValueError
         """
         ranks = formats.read_tiktoken(Path(path))
-        return cls(ranks, None, special_tokens, pattern, whole_pieces=True)
+        with formats.named(path):
+            return cls(ranks, None, special_tokens, pattern, whole_pieces=True)
 
     @classmethod
     def from_gpt2(cls, vocab_bpe: str | Path, encoder_json: str | Path) -> "Tokeniser":
@@ -256,7 +264,8 @@ class Tokeniser:
         raises  ValueError
         """
         vocab, merges, special = formats.read_gpt2(Path(vocab_bpe), Path(encoder_json))
-        return cls(vocab, merges, special, "gpt2")
+        with formats.named(encoder_json):
+            return cls(vocab, merges, special, "gpt2")
 
     @classmethod
     def from_huggingface(cls, path: str | Path) -> "Tokeniser":
@@ -264,7 +273,9 @@ class Tokeniser:
 
         raises  ValueError
         """
-        return cls(**formats.read_huggingface(Path(path)))
+        found = formats.read_huggingface(Path(path))
+        with formats.named(path):
+            return cls(**found)
 
     # ---- encoding ----
 
@@ -295,15 +306,17 @@ class Tokeniser:
         disallowed_special: Collection[str] | str = "all",
     ) -> np.ndarray:
         """Turn text into an array of ids (N,) uint32; the arguments are those of `encode`."""
+        check_is_text(text)
         known = self.special_tokens.keys()
         allowed = allowed_tokens(text, known, allowed_special, disallowed_special)
         if not allowed:
             return self.encode_utf8(to_utf8(text))
+        ids = self.added_tokens | self.special_tokens
         parts = []
-        for ordinary, token in cut_at(allowed, text):
+        for ordinary, token in cut_at(allowed.union(self.added_tokens), text):
             parts.append(self.encode_utf8(to_utf8(ordinary)))
             if token is not None:
-                parts.append(np.array([self.special_tokens[token]], np.uint32))
+                parts.append(np.array([ids[token]], np.uint32))
         return np.concatenate(parts)
 
     def encode_utf8(self, data: bytes) -> np.ndarray:
@@ -311,7 +324,14 @@ class Tokeniser:
 
         data  must be valid: it is not looked at again. For any bytes there is `encode_bytes`
         """
-        return self._encoder.encode(data, self._split)
+        if not self.added_tokens:
+            return self._encoder.encode(data, self._split)
+        parts = []
+        for ordinary, token in cut_bytes_at(frozenset(self.added_tokens), data):
+            parts.append(self._encoder.encode(ordinary, self._split))
+            if token is not None:
+                parts.append(np.array([self.added_tokens[token]], np.uint32))
+        return np.concatenate(parts)
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Turn any bytes into ids.
@@ -324,7 +344,14 @@ class Tokeniser:
         except UnicodeDecodeError as error:
             from .cut_off import encode_cut_off
 
-            return encode_cut_off(self._encoder, data, error.start, self._split)
+            # An added token is text, and so all of them stand before the place.
+            known: list[int] = []
+            for ordinary, token in cut_bytes_at(frozenset(self.added_tokens), data):
+                if token is None:
+                    n_valid = error.start - (len(data) - len(ordinary))
+                    return known + encode_cut_off(self._encoder, ordinary, n_valid, self._split)
+                known += [*self._encoder.encode(ordinary, self._split).tolist()]
+                known.append(self.added_tokens[token])
         return self.encode_utf8(data).tolist()
 
     def encode_batch(
@@ -338,13 +365,14 @@ class Tokeniser:
         if isinstance(texts, str):
             raise ValueError("texts is one string; pass a list of strings, or use encode")
 
-        def encode(text: str) -> list[int]:
-            return self.encode(text, allowed_special, disallowed_special)
+        def encode(number: int, text: str) -> list[int]:
+            with numbered("text", number):
+                return self.encode(text, allowed_special, disallowed_special)
 
         if workers == 1:
-            return [encode(text) for text in texts]
+            return [encode(number, text) for number, text in enumerate(texts)]
         with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(encode, texts))
+            return list(pool.map(encode, numbers(), texts))
 
     def count(self, text: str) -> int:
         """Count the ids of a text, special tokens being text like any other."""
@@ -353,28 +381,24 @@ class Tokeniser:
     # ---- decoding ----
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Turn ids, or an array of them, back into bytes.
+        """Turn ids, or an array or tensor of them, back into bytes.
 
-        raises  ValueError if an id is not in the vocabulary
+        raises  ValueError if an id is not in the vocabulary, TypeError for anything but a row
         """
+        ids = row_of_ids(ids)
         if isinstance(ids, np.ndarray):
-            if ids.ndim != 1 or ids.dtype.kind not in "iu":
-                raise ValueError(
-                    f"expected a row of integers, got an array of {ids.dtype} of shape {ids.shape}"
-                )
             return self._encoder.decode(ids.astype(np.int64))
-        ids = ids if isinstance(ids, list) else list(ids)
         if len(ids) > LONG_LIST:
-            # array("I") takes integers from a list three times as fast as numpy; whatever it
-            # refuses is not an id and is reported below.
-            with suppress(OverflowError, TypeError):
+            # array("I") takes integers from a list three times as fast as numpy; what it refuses
+            # is no id, and is reported below.
+            with suppress(OverflowError):
                 return self.decode_bytes(np.frombuffer(array("I", ids), np.uintc))
         try:
             return b"".join(map(self._token_of.__getitem__, ids))
         except KeyError as error:
             raise ValueError(
                 f"id {error.args[0]} is not in this vocabulary of {self.n_vocab} tokens; was it "
-                "made by another tokeniser?"
+                f"made by another tokeniser? (It stands at place {ids.index(error.args[0]):,}.)"
             ) from None
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
@@ -383,7 +407,11 @@ class Tokeniser:
 
     def decode_batch(self, batch: Iterable[Iterable[int]], errors: str = "replace") -> list[str]:
         """Turn several lists of ids back into texts."""
-        return [self.decode(ids, errors) for ids in batch]
+        texts = []
+        for number, ids in enumerate(batch):
+            with numbered("list", number):
+                texts.append(self.decode(ids, errors))
+        return texts
 
     def decode_with_offsets(self, ids: Sequence[int]) -> tuple[str, list[int]]:
         """Turn ids back into text, and say at which character each of them begins.
@@ -394,7 +422,7 @@ class Tokeniser:
         """
         offsets = []
         n_characters = 0
-        for i in ids:
+        for i in row_of_ids(ids):
             token = self.decode_bytes([i])
             continues = 0x80 <= token[0] < 0xC0
             offsets.append(max(0, n_characters - continues))
@@ -411,16 +439,3 @@ class Tokeniser:
 
     encode_file = shards.encode_file
     encode_documents = documents.encode_documents
-
-
-def _check_ids_differ(what: str, ids: Mapping) -> None:
-    if len(set(ids.values())) == len(ids):
-        return
-    first: dict[int, object] = {}
-    for token, i in ids.items():
-        other = first.setdefault(i, token)
-        if other != token:
-            raise ValueError(
-                f"two {what} have the same id {i}, {other!r:.60} and {token!r:.60}; give each an "
-                "id of its own"
-            )

@@ -255,15 +255,16 @@ def push_pairs(heap, n_heap, pairs, counts, c, spans, n_spans, tally, n_met, on_
 #     lists   places; spans (n, 2), where in `places` a list begins and ends
 #     heap    (n, 3) of count, pair, and which span lists the pair's places
 #     merges  (n, 3) of left, right and merged id
-N_TOKENS, N_MERGES, N_PAIRS, N_PLACES, N_SPANS, N_HEAP = range(6)
+N_TOKENS, N_MERGES, N_PAIRS, N_PLACES, N_SPANS, N_HEAP, N_SPECIAL = range(7)
 
 
 @kernel
-def begin_learning(words, byte_ids, spelling, starts, n_tokens, vocab_size):
+def begin_learning(words, byte_ids, spelling, starts, n_special, vocab_size):
     """Set up what learning needs, from the first counts of all pairs of bytes.
 
     byte_ids          (256,) the id of each byte
-    spelling, starts  of the tokens that exist already; starts has room for vocab_size
+    spelling, starts  of the special tokens and the bytes; starts has room for vocab_size
+    n_special         the number of special tokens, which have the first ids
     returns           sizes, tokens, table, lists, heap
     """
     symbols, weights = words
@@ -272,6 +273,7 @@ def begin_learning(words, byte_ids, spelling, starts, n_tokens, vocab_size):
         if symbols[i] >= 0:
             symbols[i] = byte_ids[symbols[i]]
 
+    n_tokens = n_special + 256
     lengths = np.ones(vocab_size, np.int32)
     strings = np.full(1 << np.int64(np.log2(4 * vocab_size)), -1, np.int32)
     for token in range(n_tokens):
@@ -290,7 +292,7 @@ def begin_learning(words, byte_ids, spelling, starts, n_tokens, vocab_size):
             spans[n, 0], spans[n, 1] = byte_starts[k], byte_starts[k + 1]
             push_row(heap, n, (byte_counts[k], pair, n))
             n += 1
-    sizes = np.array([n_tokens, 0, n_pairs, len(places), n, n])
+    sizes = np.array([n_tokens, 0, n_pairs, len(places), n, n, n_special])
     tokens = spelling, starts, lengths, strings
     return sizes, tokens, (pairs, counts), (places, spans), heap
 
@@ -375,6 +377,8 @@ def learn_merges(sizes, words, tokens, table, lists, heap, tallies, merges, unti
         a, b = np.int32(pair >> 32), np.int32(pair & 0xFFFFFFFF)
         spelling = grown(spelling, starts[sizes[N_TOKENS]] + lengths[a] + lengths[b])
         c = name_pair(spelling, starts, lengths, strings, sizes, a, b)
+        if c < sizes[N_SPECIAL]:
+            continue  # a special token is never made by ordinary text
         merges = grown_rows(merges, sizes[N_MERGES] + 1)
         row = merges[sizes[N_MERGES]]
         row[0], row[1], row[2] = a, b, c
@@ -398,14 +402,15 @@ def learn_merges(sizes, words, tokens, table, lists, heap, tallies, merges, unti
     return tokens, (pairs, counts), (places, spans), heap, (lefts, rights), merges
 
 
-def learn(words, byte_ids, spelling, starts, n_tokens, vocab_size, min_count):
+def learn(words, byte_ids, spelling, starts, n_special, vocab_size, min_count):
     """Learn merges until the vocabulary is full, and show how far it is.
 
     The arguments are those of `begin_learning`; a pair must occur min_count times to be merged.
 
     returns  merges (n, 3): left, right, merged id; the bytes of every token
     """
-    sizes, *grown_so_far = begin_learning(words, byte_ids, spelling, starts, n_tokens, vocab_size)
+    n_tokens = n_special + 256
+    sizes, *grown_so_far = begin_learning(words, byte_ids, spelling, starts, n_special, vocab_size)
     tallies = new_tally(vocab_size), new_tally(vocab_size)
     state = *grown_so_far, tallies, np.empty((vocab_size, 3), np.int32)
     with Progress("learning merges", vocab_size - n_tokens, "") as progress:
@@ -422,27 +427,22 @@ def learn(words, byte_ids, spelling, starts, n_tokens, vocab_size, min_count):
     return merges[: sizes[N_MERGES]], tokens
 
 
-def base_vocabulary(special_tokens: Sequence[str], ties: str) -> tuple[dict[str, int], list[int]]:
-    """Number what exists before the first merge.
+def base_vocabulary(special_tokens: Sequence[str], ties: str) -> tuple[list[str], list[int]]:
+    """Number what exists before the first merge: special tokens first, then the bytes.
 
-    "huggingface"  special tokens first, then the bytes in the order of their stand-in characters; a
-                   special token that is written like a byte or like a merge is that token
-    "bytes"        the 256 bytes in order; special tokens come last, after the merges
+    "huggingface"  the bytes in the order of their stand-in characters
+    "bytes"        the bytes in order
 
-    returns  the ids of the special tokens (none yet with "bytes"), the id of each byte
+    returns  the special tokens, each once; the id of each byte
     """
-    if ties == "bytes":
-        return {}, list(range(256))
-    ids = {token: i for i, token in enumerate(dict.fromkeys(special_tokens))}
+    special = list(dict.fromkeys(special_tokens))
+    in_order = list(range(256))
+    if ties == "huggingface":
+        in_order = [byte for byte, _ in in_character_order()]
     byte_ids = [0] * 256
-    next_id = len(ids)
-    for byte, character in in_character_order():
-        if character in ids:
-            byte_ids[byte] = ids[character]
-        else:
-            byte_ids[byte] = next_id
-            next_id += 1
-    return ids, byte_ids
+    for place, byte in enumerate(in_order):
+        byte_ids[byte] = len(special) + place
+    return special, byte_ids
 
 
 def train_on_words(
@@ -456,29 +456,27 @@ def train_on_words(
 ) -> tuple[dict[bytes, int], list[tuple[bytes, bytes]], dict[str, int]]:
     """Learn merges from distinct words, laid out as for `lay_out_words`.
 
+    No merge spells, in stand-in characters, a special token: files write both in the same way.
+
     returns  the id of every token, the merges in the order learned, the ids of the special tokens
     """
-    special_ids, byte_ids = base_vocabulary(special_tokens, ties)
-    n_last = 0 if ties == "huggingface" else len(set(special_tokens))
-    vocab_size -= n_last
-    known = {byte_ids[byte]: bytes([byte]) for byte in range(256)}
-    for token, i in special_ids.items():
-        known.setdefault(i, from_characters(token) or b"")
-    n_tokens = len(known)
-    room = max(vocab_size, n_tokens)
-    starts = np.zeros(room + 1, np.int64)
-    starts[1 : n_tokens + 1] = np.cumsum([len(known[i]) for i in range(n_tokens)])
-    spelling = np.frombuffer(b"".join(known[i] for i in range(n_tokens)), np.uint8).copy()
+    special, byte_ids = base_vocabulary(special_tokens, ties)
+    known = [from_characters(token) or b"" for token in special]
+    known += [bytes([byte]) for byte in sorted(range(256), key=byte_ids.__getitem__)]
+    starts = np.zeros(vocab_size + 1, np.int64)
+    starts[1 : len(known) + 1] = np.cumsum([len(token) for token in known])
+    spelling = np.frombuffer(b"".join(known), np.uint8).copy()
 
     words = lay_out_words(letters, ends, occurrences)
     ids = np.array(byte_ids, np.int32)
-    rows, tokens = learn(words, ids, spelling, starts, n_tokens, room, max(1, min_frequency))
+    rows, tokens = learn(
+        words, ids, spelling, starts, len(special), vocab_size, max(1, min_frequency)
+    )
     merges = [(tokens[left], tokens[right]) for left, right, _ in rows.tolist()]
-    in_use = {*byte_ids, *rows.ravel().tolist()}
-    vocab = {tokens[i]: i for i in sorted(in_use)}
-    if ties == "bytes":
-        special_ids = {t: len(tokens) + i for i, t in enumerate(dict.fromkeys(special_tokens))}
-    return vocab, merges, special_ids
+    # With "bytes" special tokens come last, and so everything else is as many ids earlier.
+    shift, first = (0, 0) if ties == "huggingface" else (len(special), len(tokens) - len(special))
+    vocab = {tokens[i]: i - shift for i in range(len(special), len(tokens))}
+    return vocab, merges, {token: first + i for i, token in enumerate(special)}
 
 
 def words_as_arrays(words: Mapping[bytes, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

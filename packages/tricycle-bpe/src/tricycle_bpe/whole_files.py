@@ -7,6 +7,8 @@ each package is useful alone, and twenty lines are copied rather than a package 
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -29,6 +31,24 @@ def bring_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+@contextmanager
+def alone_at(path: Path) -> Iterator[None]:
+    """Hold a lock, after waiting for another process that does; the system drops it at the end.
+
+    path  of a file for the lock alone, which stays there, empty
+    """
+    with open(path, "ab") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sha256_of(path: Path) -> str:
