@@ -56,11 +56,7 @@ def siblings(wheels, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def environment(tmp_path_factory) -> Iterator[Path]:
-    """A new virtual environment, in the place where the one before was.
-
-    Compiled kernels are kept by the path and the age of their source: what the tests of
-    tricycle-autograd had compiled, those of tricycle-nn find here.
-    """
+    """A new virtual environment, for one test."""
     path = tmp_path_factory.getbasetemp() / "environment"
     uv("venv", path, "--python", sys.executable)
     yield path

@@ -36,8 +36,8 @@ def call(tmp_path):
     """Call a kernel in a new process, whose cache is tmp_path/cache; what it printed and said."""
     (tmp_path / "kernels_here.py").write_text(KERNEL)
 
-    def call(line='exec "$0" -c "$1"'):
-        words = ["bash", "-c", line, sys.executable, CALL.format(place=str(tmp_path))]
+    def call(line='exec "$0" -c "$1"', place=tmp_path):
+        words = ["bash", "-c", line, sys.executable, CALL.format(place=str(place))]
         variables = {**os.environ, "TRICYCLE_CACHE": str(tmp_path / "cache")}
         done = subprocess.run(words, env=variables, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -52,6 +52,18 @@ def only_file(tmp_path):
 
 
 LOADED = "[2. 2.] 0"  # and compiled nothing
+
+
+def test_the_same_sources_elsewhere_find_what_was_compiled(call, tmp_path):
+    assert "compiling" in call()[1]
+    elsewhere = tmp_path / "another environment"
+    elsewhere.mkdir()
+    copy = elsewhere / "kernels_here.py"
+    copy.write_text(KERNEL)
+    os.utime(copy, (0, 0))
+    assert call(place=elsewhere) == (LOADED, "")
+    copy.write_text(KERNEL.replace("x[i] + x[i]", "x[i] * 3"))
+    assert call(place=elsewhere)[0] == "[3. 3.] 0"
 
 
 def test_a_file_that_is_empty_cut_damaged_or_gone_is_compiled_again(call, tmp_path):

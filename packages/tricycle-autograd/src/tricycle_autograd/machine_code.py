@@ -155,10 +155,12 @@ class Compiled:
             raise
 
     def _file(self, types):
-        """The file of the machine code for arguments of these types: kernel_store.py."""
-        source = Path(self.function.__code__.co_filename)
-        processor = first_use.processor()
-        parts = self.function.__qualname__, types, str(source), source.stat().st_mtime_ns, processor
+        """The file of the machine code for arguments of these types: kernel_store.py.
+
+        What the sources say counts (cache_folder), not where they lie or how old they are: a second
+        environment with the same release finds what the first one compiled.
+        """
+        parts = self.__module__, self.function.__qualname__, types, first_use.processor()
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
         return cache_folder(self.files(), self.constants()) / f"{self.__name__}-{digest}.stored"
 
