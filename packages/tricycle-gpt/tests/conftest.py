@@ -21,6 +21,9 @@ KINDS = {
         "n_key_value_heads": 2,
         "qk_norm": True,
     },
+    "qwen2": {"block": "llama", "head_dim": 6, "query_key_value_bias": True},
+    "mistral": {"block": "llama", "sliding_window": 5, "rotary_factor": 2.0},
+    "olmo2": {"block": "olmo2", "tied_head": False},
 }
 
 

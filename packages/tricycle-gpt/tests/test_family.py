@@ -54,7 +54,7 @@ def test_a_new_family_is_found_by_its_name_and_learns(attention_only):
 
 
 def test_both_families_write_what_they_read(tmp_path):
-    for block in ("gpt2", "llama"):
+    for block in ("gpt2", "llama", "olmo2"):
         model = GPT(GPTConfig(block=block, **SIZES), rng=np.random.default_rng(0))
         again = from_huggingface(to_huggingface(model, tmp_path / block))
         assert again.config.family is model.config.family
@@ -65,10 +65,15 @@ def test_the_first_format_that_fits_is_written():
     config = GPTConfig(block="llama", **SIZES)
     assert llama.format_of(config).model_type == "llama"
     assert llama.format_of(replace(config, qk_norm=True)).model_type == "qwen3"
+    assert llama.format_of(replace(config, query_key_value_bias=True)).model_type == "qwen2"
+    assert llama.format_of(replace(config, sliding_window=8)).model_type == "mistral"
+    assert llama.format_of(replace(config, mlp_bias=True)).model_type == "llama"
+    with pytest.raises(ValueError, match="its formats are llama, qwen2, qwen3, mistral"):
+        llama.format_of(replace(config, qk_norm=True, sliding_window=8))
 
 
 def test_a_family_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match='block must be "gpt2" or "llama", got \'gpt3\''):
+    with pytest.raises(ValueError, match='"gpt2" or "llama" or "olmo2", got \'gpt3\''):
         GPTConfig(block="gpt3")
 
 
@@ -81,3 +86,17 @@ def test_a_model_without_a_format_is_refused_when_it_is_asked_for():
     homeless: Family = replace(FAMILIES["gpt2"], formats=())
     with pytest.raises(ValueError, match="cannot be written as a model folder; its formats are"):
         homeless.format_of(GPTConfig(**SIZES))
+
+
+def test_every_kind_learns(model):
+    ids = np.arange(16)[None] % 5
+    optimiser = AdamW(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(25):
+        loss = model.loss(ids[:, :-1], ids[:, 1:])
+        losses.append(loss.item())
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        optimiser.step()
+        optimiser.zero_grad()
+    assert losses[-1] < losses[0] / 2

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tricycle_gpt import from_huggingface, generate, quantise, to_huggingface
+from tricycle_gpt.their_settings import our_config
 
 
 def test_a_model_is_the_same_after_being_written_and_read(tmp_path, model):
@@ -81,12 +82,95 @@ def test_the_first_gpt2_files_are_read_too(tmp_path, make_tiny):
     np.testing.assert_array_equal(from_huggingface(tmp_path)(ids).array, model(ids).array)
 
 
+def test_what_says_nothing_or_changes_nothing_is_harmless(tmp_path, make_tiny):
+    model = make_tiny("llama")
+    to_huggingface(model, tmp_path)
+    change_config(tmp_path, mystery=None, rope_scaling=None, _name_or_path="x", use_cache=True)
+    change_config(tmp_path, is_llama_config=True, rope_interleaved=False, pretraining_tp=1)
+    ids = np.arange(5)[None]
+    np.testing.assert_array_equal(from_huggingface(tmp_path)(ids).array, model(ids).array)
+
+
+def test_what_a_config_leaves_out_is_what_transformers_takes(tmp_path, make_tiny):
+    config = {
+        "vocab_size": 23,
+        "hidden_size": 512,
+        "num_attention_heads": 32,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "max_position_embeddings": 16,
+    }
+    qwen3 = our_config({**config, "model_type": "qwen3"}, "here")
+    assert (qwen3.head_size, qwen3.key_value_heads, qwen3.norm_eps) == (128, 32, 1e-6)
+    mistral = our_config({**config, "model_type": "mistral"}, "here")
+    assert (mistral.sliding_window, mistral.key_value_heads, mistral.head_size) == (4096, 8, 16)
+    olmo2 = our_config({**config, "model_type": "olmo2"}, "here")
+    assert (olmo2.norm_eps, olmo2.rotary_theta, olmo2.key_value_heads) == (1e-5, 1e4, 32)
+
+
+def in_two_files(folder):
+    """The weights of a model folder in two files with an index."""
+    weights = load_file(folder / "model.safetensors")
+    names = sorted(weights)
+    where = {}
+    for i, some in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-{i:05}-of-00002.safetensors"
+        save_file({name: weights[name] for name in some}, folder / file)
+        where |= dict.fromkeys(some, file)
+    (folder / "model.safetensors").unlink()
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return index, where
+
+
+def test_weights_in_several_files_are_read(tmp_path, make_tiny):
+    model = make_tiny("llama, grouped, qk-norm")
+    in_two_files(to_huggingface(model, tmp_path))
+    ids = np.arange(5)[None]
+    np.testing.assert_array_equal(from_huggingface(tmp_path)(ids).array, model(ids).array)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"a": "../model.safetensors"}, r"'\.\./model\.safetensors' is no file name"),
+        ({"a": "/etc/passwd", "b": "c.safetensors"}, "is no file name; c.safetensors is missing"),
+        ({"a": 3, "b": "c.bin"}, "is no index of weights: TypeError"),
+        ({"a": "model-00001-of-00002.safetensors"}, "names tensors that are not there: a in model"),
+    ],
+)
+def test_an_index_that_names_what_cannot_be_read_is_refused(tmp_path, make_tiny, change, message):
+    index, where = in_two_files(to_huggingface(make_tiny(), tmp_path))
+    index.write_text(json.dumps({"weight_map": {**where, **change}}))
+    with pytest.raises(ValueError, match=message):
+        from_huggingface(tmp_path)
+    index.write_text("[]")
+    with pytest.raises(ValueError, match=r"index\.json is no index of weights: TypeError"):
+        from_huggingface(tmp_path)
+
+
+def test_float16_is_read_and_types_that_are_not_are_named(tmp_path, make_tiny):
+    model = make_tiny()
+    path = to_huggingface(model, tmp_path) / "model.safetensors"
+    weights = {name: array.astype(np.float16) for name, array in load_file(path).items()}
+    save_file(weights, path)
+    found = from_huggingface(tmp_path).state_dict()
+    expected = model.state_dict()["norm.weight"].astype(np.float16)
+    np.testing.assert_array_equal(found["norm.weight"], expected)
+    weights["transformer.wte.weight"] = weights["transformer.wte.weight"].astype(np.int8)
+    save_file(weights, path)
+    with pytest.raises(ValueError, match=r"holds I8 \(transformer.wte.weight is one of 1\)"):
+        from_huggingface(tmp_path)
+
+
 def test_a_missing_file_and_another_kind_of_model_are_named(tmp_path, make_tiny):
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         from_huggingface(tmp_path)
     to_huggingface(make_tiny(), tmp_path)
     change_config(tmp_path, model_type="bert")
-    with pytest.raises(ValueError, match="type 'bert'; gpt2, llama and qwen3"):
+    with pytest.raises(
+        ValueError, match="type 'bert'; gpt2, llama, qwen2, qwen3, mistral and olmo2"
+    ):
         from_huggingface(tmp_path)
 
 
@@ -108,15 +192,36 @@ def test_weights_that_do_not_fit_are_all_listed(tmp_path, make_tiny):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"attention_bias": True}, "attention_bias"),
-        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling"),
-        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "rope_scaling of the kind 'yarn'"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling llama3 whose factor is None"),
+        ({"rope_scaling": {"type": "linear", "factor": -1}}, "linear whose factor is -1"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "with partial_rotary_factor 0.5"),
+        (
+            {
+                "rope_scaling": {"type": "linear", "factor": 2},
+                "rope_parameters": {"rope_type": "default"},
+            },
+            "rope_scaling and rope_parameters, which say different things",
+        ),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"rope_interleaved": True}, "rope_interleaved True"),
+        ({"sliding_window": 4096}, "sliding_window, which is not known"),
+        ({"layer_types": ["sliding_attention"]}, r"layer_types \['sliding_attention'\]"),
+        ({"logit_scale": 0.5}, r"logit_scale, which is not known \(0.5\)"),
+        ({"embedding_multiplier": 12.0}, "embedding_multiplier, which is not known"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads {'0'"),
+        ({"is_decoder": 0}, "is_decoder 0"),
+        (
+            {"hidden_act": "relu", "mystery": 1, "logit_scale": 2.0},
+            r"hidden_act 'relu'; mystery, which is not known \(1\); logit_scale",
+        ),
     ],
 )
 def test_llamas_that_differ_from_ours_are_refused(tmp_path, make_tiny, changes, message):
     to_huggingface(make_tiny("llama"), tmp_path)
     change_config(tmp_path, **changes)
-    with pytest.raises(ValueError, match=f"do not have this model's {message}"):
+    with pytest.raises(ValueError, match=f"do not have this model's .*{message}"):
         from_huggingface(tmp_path)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor, definitions_only, no_grad
 from tricycle_autograd.testing import check_fused, check_gradients, draw, kept_by
-from tricycle_nn import CausalSelfAttention, attention, packed_attention
+from tricycle_nn import CausalSelfAttention, RotaryScaling, attention, packed_attention
 from tricycle_nn.attention import attention_fast
 
 
@@ -37,6 +37,14 @@ def test_two_tokens_by_hand():
     k = Tensor(np.array([np.log(3), 0.0], np.float32).reshape(1, 1, 2, 1))
     v = Tensor(np.array([8.0, 4.0], np.float32).reshape(1, 1, 2, 1))
     np.testing.assert_allclose(attention(q, k, v).array.ravel(), [8, 7], rtol=1e-6)
+
+
+def test_a_window_of_two_sees_itself_and_the_one_before():
+    zeros = Tensor(np.zeros((1, 1, 4, 1), np.float32))
+    v = Tensor(np.array([6.0, 2.0, 1.0, 5.0], np.float32).reshape(1, 1, 4, 1))
+    found = attention(zeros, zeros, v, window=2).array.ravel()
+    assert found.tolist() == [6, (6 + 2) / 2, (2 + 1) / 2, (1 + 5) / 2]
+    assert attention(zeros, zeros, v, window=1).array.ravel().tolist() == [6, 2, 1, 5]
 
 
 def test_heads_that_share_keys_read_the_same_values():
@@ -226,6 +234,8 @@ LAYERS = {
     "grouped": {"n_heads": 4, "n_key_value_heads": 2, "bias": False},
     "rotary": {"n_heads": 4, "rotary_theta": 100.0},
     "all": {"n_heads": 4, "n_key_value_heads": 1, "rotary_theta": 1e4, "qk_norm": True},
+    "wide heads": {"n_heads": 3, "head_dim": 8, "projection_bias": False},
+    "window": {"n_heads": 4, "window": 3, "rotary_theta": 1e4, "rotary_scaling": RotaryScaling(2)},
 }
 
 
@@ -402,3 +412,29 @@ def test_kernels_that_know_no_masks_say_so():
     q = Tensor(single(1, 1, 3, 2))
     with pytest.raises(ValueError, match="kernels on cpu do not know a mask; move"):
         attention_fast(object(), q, q, q, mask=np.ones(3, bool))
+
+
+# ---- A window ----
+
+
+@pytest.mark.parametrize(("T", "S", "window"), [(33, 33, 7), (65, 130, 64), (70, 200, 70)])
+def test_a_window_agrees_with_the_definition(T, S, window):
+    arrays = single(2, 4, T, 8), single(2, 2, S, 8, seed=1), single(2, 2, S, 8, seed=2)
+    check_large(attention, *arrays, window=window)
+
+
+def test_a_window_that_hides_nothing_changes_no_bit():
+    q, k, v = (Tensor(single(1, 2, 30, 4, seed=seed)) for seed in range(3))
+    found = attention(q, k, v, window=30).array
+    np.testing.assert_array_equal(found, attention(q, k, v).array)
+
+
+def test_a_window_that_cannot_be_is_named():
+    x = Tensor(np.zeros((1, 1, 3, 2), np.float32))
+    for run in (attention, attention.definition):
+        with pytest.raises(ValueError, match="a window of 1 or more, causal and without a mask, g"):
+            run(x, x, x, window=0)
+        with pytest.raises(ValueError, match="got 2, causal False and no mask"):
+            run(x, x, x, causal=False, window=2)
+        with pytest.raises(ValueError, match="got 2, causal True and a mask"):
+            run(x, x, x, window=2, mask=np.ones(3, bool))

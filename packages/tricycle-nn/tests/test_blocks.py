@@ -5,7 +5,16 @@ import pytest
 
 from tricycle_autograd import Tensor, definitions_only, no_grad
 from tricycle_autograd.testing import draw
-from tricycle_nn import MLP, GatedMLP, LlamaBlock, TransformerBlock, gelu, relu, silu
+from tricycle_nn import (
+    MLP,
+    GatedMLP,
+    LlamaBlock,
+    Olmo2Block,
+    TransformerBlock,
+    gelu,
+    relu,
+    silu,
+)
 
 
 def rng():
@@ -38,6 +47,8 @@ BLOCKS = {
     "GPT-2's": lambda: TransformerBlock(16, 4, rng=rng()),
     "Llama's": lambda: LlamaBlock(16, 4, rng=rng()),
     "grouped": lambda: LlamaBlock(16, 4, n_key_value_heads=2, qk_norm=True, rng=rng()),
+    "biases": lambda: LlamaBlock(16, 3, head_dim=4, bias=True, mlp_bias=True, rng=rng()),
+    "OLMo 2's": lambda: Olmo2Block(16, 4, n_key_value_heads=2, rng=rng()),
 }
 
 
@@ -57,6 +68,10 @@ def test_sizes_are_what_the_docstrings_say():
     expected = 2 * C * C + 2 * C * G * D + 3 * C * F + 2 * C
     assert count(LlamaBlock(C, H, G, rng=rng())) == expected
     assert count(LlamaBlock(C, H, G, qk_norm=True, rng=rng())) == expected + 2 * D
+    assert count(Olmo2Block(C, H, G, rng=rng())) == expected + C + G * D
+    biases = {"bias": True, "projection_bias": True, "mlp_bias": True}
+    more = (H + 2 * G) * D + C + 2 * F + C
+    assert count(LlamaBlock(C, H, G, **biases, rng=rng())) == expected + more
     # 8/3 of 128 is 341.3: the next multiple of 64 is 384.
     assert GatedMLP(C, rng=rng()).up.weight.shape == (C, F)
     assert GatedMLP(96, rng=rng()).up.weight.shape == (96, 256)
@@ -158,3 +173,18 @@ def test_dropout_is_for_training_alone():
     plain.load_state_dict(block.state_dict())
     assert not np.array_equal(block(x).array, plain(x).array)
     np.testing.assert_array_equal(block.eval()(x).array, plain(x).array)
+
+
+def test_olmo2s_norms_stand_behind_the_branches():
+    block, x = Olmo2Block(16, 4, rng=rng()), Tensor(draw(1, 5, 16).astype(np.float32))
+    middle = x + block.attention_norm(block.attention(x))
+    expected = middle + block.mlp_norm(block.mlp(middle))
+    np.testing.assert_allclose(block(x).array, expected.array, rtol=1e-6)
+
+
+def test_olmo2s_queries_are_normalised_over_all_heads_at_once():
+    attention = Olmo2Block(16, 4, rng=rng()).attention
+    q = Tensor(draw(1, 4, 1, 4).astype(np.float32))  # four heads, at position 0: not turned
+    found, _ = attention._prepare(q, q, start=0)
+    size = np.sqrt((q.array.astype(np.float64) ** 2).mean() + 1e-5)
+    np.testing.assert_allclose(found.array, q.array / size, rtol=1e-5)

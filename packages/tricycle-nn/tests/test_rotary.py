@@ -10,7 +10,7 @@ from tricycle_autograd import Tensor
 from tricycle_autograd.cuda import watched_launches
 from tricycle_autograd.testing import check_fused, check_on_cuda, draw
 from tricycle_autograd.testing_device import emulated, emulated_cupy
-from tricycle_nn import rotary
+from tricycle_nn import RotaryScaling, rotary
 
 
 def turned(x, positions, **options):
@@ -137,3 +137,34 @@ def test_cuda_kernels_ask_for_what_memory_moves(interleaved):
         rotary(Tensor(x), np.arange(16), interleaved=interleaved)
     (launch,) = launches
     assert launch.report.asked.total() >= 0.95 * launch.report.moved.total()
+
+
+# ---- Slower turns ----
+
+
+def test_linear_scaling_puts_positions_closer_together():
+    x = draw(5, 8)
+    found = rotary(Tensor(x), 4 * np.arange(5), scaling=RotaryScaling(4)).array
+    np.testing.assert_allclose(found, rotary(Tensor(x), np.arange(5)).array, atol=1e-12)
+
+
+def test_llama_3s_scaling_slows_the_slow_pairs_alone():
+    # In a window of 2π · 100 positions a pair makes 100 · frequency turns: 100, 2, 1 and a tenth.
+    scaling = RotaryScaling(8, trained_window=2 * np.pi * 100, low=1, high=3)
+    found = scaling.slowed(np.array([1, 0.02, 0.01, 0.001]))
+    # Two turns are half the way from 1 to 3: half of it is slowed.
+    expected = [1, 0.02 * (0.5 + 0.5 / 8), 0.01 / 8, 0.001 / 8]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_scaled_turns_have_a_gradient():
+    options = {"positions": np.arange(3), "scaling": RotaryScaling(2, 4)}
+    check_fused(rotary, draw(2, 3, 4), **options)
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"factor": 0}, {"factor": np.inf}, {"factor": 2, "trained_window": 0}, {"high": 1}]
+)
+def test_scaling_that_makes_no_sense_is_refused(numbers):
+    with pytest.raises(ValueError, match="a factor and a trained window above 0, and low below"):
+        RotaryScaling(**{"factor": 2, **numbers})

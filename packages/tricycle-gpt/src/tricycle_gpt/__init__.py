@@ -5,6 +5,8 @@ from tricycle_gpt.config import PRESETS, GPTConfig, TrainingConfig
 from tricycle_gpt.evaluation import Evaluation, evaluate
 from tricycle_gpt.family import FAMILIES, Family, Format, Piece, add_family
 from tricycle_gpt.generation import generate
+from tricycle_gpt.gguf import from_gguf, to_gguf
+from tricycle_gpt.gguf_file import GGUFError, GGUFFile, read_gguf
 from tricycle_gpt.huggingface import from_huggingface, to_huggingface
 from tricycle_gpt.initialise import initialise_like_gpt2
 from tricycle_gpt.int8 import Int8GPT, quantise
@@ -58,6 +60,8 @@ __all__ = [
     "Family",
     "FAMILIES",
     "GPT",
+    "GGUFError",
+    "GGUFFile",
     "PRESETS",
     "RECIPES",
     "Checkpoint",
@@ -87,6 +91,7 @@ __all__ = [
     "finish_run",
     "flops_per_token",
     "follow",
+    "from_gguf",
     "from_huggingface",
     "from_toml",
     "generate",
@@ -104,10 +109,12 @@ __all__ = [
     "read_command_line",
     "read_command_line_of_run",
     "read_config",
+    "read_gguf",
     "read_metrics",
     "save_checkpoint",
     "say",
     "texts_of_all",
+    "to_gguf",
     "to_huggingface",
     "to_toml",
     "train",

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from tricycle_gpt import families  # noqa: F401  (makes the families known)
 from tricycle_gpt.family import Family, family_named
-from tricycle_nn import CosineSchedule, LinearSchedule, WarmupStableDecay
+from tricycle_nn import CosineSchedule, LinearSchedule, RotaryScaling, WarmupStableDecay
 
 OptimiserName = Literal["adamw", "muon"]  # what each is made of: runs/optimiser.py
 
@@ -30,7 +30,8 @@ class GPTConfig:
     n_heads: int = 12
     """Attention heads in each block."""
     block: str = "gpt2"
-    """gpt2: LayerNorm, GELU, learned positions; llama: RMSNorm, SwiGLU, rotary positions."""
+    """gpt2: LayerNorm, GELU, learned positions; llama: RMSNorm, SwiGLU, rotary positions; olmo2:
+    llama's parts with the norms behind them."""
     n_key_value_heads: int | None = None
     """Heads of keys and values, shared by groups of n_heads; as many if not given (llama)."""
     hidden_dim: int | None = None
@@ -45,6 +46,24 @@ class GPTConfig:
     """Read the next token with the same table that embeds tokens."""
     norm_eps: float = 1e-5
     """Keeps normalisation's division finite."""
+    head_dim: int | None = None
+    """Numbers in one head's query; embedding_dim / n_heads if not given (llama blocks)."""
+    query_key_value_bias: bool = False
+    """Add biases to queries, keys and values (llama and olmo2; gpt2 blocks always do)."""
+    projection_bias: bool = False
+    """Add a bias to what the heads have found (llama and olmo2)."""
+    mlp_bias: bool = False
+    """Add biases inside the MLPs (llama)."""
+    sliding_window: int | None = None
+    """Tokens that each sees in a block, itself and those before it; all if not given (llama)."""
+    rotary_factor: float = 1.0
+    """How many times slower rotary positions turn, to read further than a model was trained."""
+    rotary_trained_window: int | None = None
+    """Slow only those that turn seldom within so many tokens (Llama 3.1); all if not given."""
+    rotary_low_turns: float = 1.0
+    """Turns within rotary_trained_window up to which positions are slowed wholly."""
+    rotary_high_turns: float = 4.0
+    """Turns from which on they are not slowed at all."""
 
     def __post_init__(self):
         """Raise ValueError for sizes that do not fit together."""
@@ -52,7 +71,10 @@ class GPTConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         family = family_named(self.block)
-        if self.embedding_dim % self.n_heads:
+        for name in ("hidden_dim", "head_dim", "sliding_window"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.head_dim is None and self.embedding_dim % self.n_heads:
             raise ValueError(
                 f"embedding_dim must be a multiple of n_heads, got {self.embedding_dim} and "
                 f"{self.n_heads}"
@@ -62,8 +84,6 @@ class GPTConfig:
                 f"n_heads must be a multiple of n_key_value_heads, got {self.n_heads} and "
                 f"{self.n_key_value_heads}"
             )
-        if self.hidden_dim is not None and self.hidden_dim < 1:
-            raise ValueError(f"hidden_dim must be at least 1, got {self.hidden_dim}")
         for name in ("norm_eps", "rotary_theta"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -84,13 +104,25 @@ class GPTConfig:
     @property
     def head_size(self) -> int:
         """Numbers in one head's query."""
-        return self.embedding_dim // self.n_heads
+        return self.embedding_dim // self.n_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def rotary_scaling(self) -> RotaryScaling | None:
+        """How much slower rotary positions turn; None where they turn as they are."""
+        if self.rotary_factor == 1 and self.rotary_trained_window is None:
+            return None
+        return RotaryScaling(
+            self.rotary_factor,
+            self.rotary_trained_window,
+            self.rotary_low_turns,
+            self.rotary_high_turns,
+        )
 
     @property
     def least_parameters(self) -> int:
         """Numbers in the tables and the blocks' largest matrices: known before any is made."""
         positions = self.context_window if self.family.learned_positions else 0
-        blocks = self.n_layers * (2 * self.embedding_dim + 2 * self.mlp_width)
+        blocks = self.n_layers * 2 * (self.n_heads * self.head_size + self.mlp_width)
         return self.embedding_dim * (self.vocab_size + positions + blocks)
 
     @property

@@ -1,11 +1,14 @@
-"""The kinds of GPT there are: GPT-2's and Llama's.
+"""The kinds of GPT there are: GPT-2's, Llama's and OLMo 2's.
 
     gpt2    LayerNorm, GELU, learned positions          GPT2LMHeadModel
     llama   RMSNorm, SwiGLU, rotary positions           LlamaForCausalLM
-            … with a norm on queries and keys           Qwen3ForCausalLM
+            … biases on queries, keys and values        Qwen2ForCausalLM
+            … a norm on queries and keys                Qwen3ForCausalLM
+            … a window                                  MistralForCausalLM
+    olmo2   the norms behind the branches               Olmo2ForCausalLM
 
-In files GPT-2's matrices lie as ours do, under other names.  Llama's are transposed, and queries,
-keys and values apart.
+In files GPT-2's matrices lie as ours do, under other names.  The others' are transposed, and
+queries, keys and values apart.
 """
 
 from collections.abc import Callable
@@ -15,7 +18,8 @@ import numpy as np
 
 from tricycle_autograd import Tensor
 from tricycle_gpt.family import Family, Format, Piece, add_family, setting
-from tricycle_nn import LayerNorm, LlamaBlock, Module, RMSNorm, TransformerBlock, gelu
+from tricycle_gpt.rope_settings import rope_faults, rope_to_ours, rope_to_theirs
+from tricycle_nn import LayerNorm, LlamaBlock, Module, Olmo2Block, RMSNorm, TransformerBlock, gelu
 
 # ---- GPT-2 ----
 
@@ -43,9 +47,23 @@ def _gpt2_block(
     )
 
 
+LLAMA_ONLY = (  # settings
+    *("head_dim", "query_key_value_bias", "projection_bias", "mlp_bias", "sliding_window"),
+    *("rotary_factor", "rotary_trained_window"),
+)
+
+
 def _check_gpt2(config):
     if config.qk_norm or config.key_value_heads != config.n_heads:
         raise ValueError('qk_norm and n_key_value_heads belong to block="llama"')
+    _check_defaults(config, LLAMA_ONLY, "gpt2")
+
+
+def _check_defaults(config, names, block):
+    """These settings are not for this kind of block."""
+    given = [name for name in names if getattr(config, name) != getattr(type(config), name)]
+    if given:
+        raise ValueError(f'blocks of the kind "{block}" have no {", ".join(given)}')
 
 
 def _gpt2_pieces(config):
@@ -91,16 +109,6 @@ def _gpt2_to_ours(theirs):
     }
 
 
-def _gpt2_refused(theirs):
-    activation = theirs.get("activation_function") or "gelu_new"
-    by_layer = "scale_attn_by_inverse_layer_idx"
-    return {
-        "activation_function": activation not in ("gelu_new", "gelu_pytorch_tanh"),
-        "scale_attn_weights": not setting(theirs, "scale_attn_weights", bool, True),
-        by_layer: setting(theirs, by_layer, bool, False),
-    }
-
-
 GPT2 = add_family(
     Family(
         name="gpt2",
@@ -118,7 +126,14 @@ GPT2 = add_family(
                 pieces=_gpt2_pieces,
                 to_theirs=_gpt2_to_theirs,
                 to_ours=_gpt2_to_ours,
-                refused=_gpt2_refused,
+                used=("n_positions", "n_inner", "resid_pdrop", "layer_norm_epsilon"),
+                fixed={
+                    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+                    "scale_attn_weights": (True,),
+                    "scale_attn_by_inverse_layer_idx": (False,),
+                },
+                refused=lambda theirs: [],
+                token_table="transformer.wte.weight",
                 prefix="transformer.",
             ),
         ),
@@ -127,11 +142,15 @@ GPT2 = add_family(
 
 # ---- Llama ----
 
-LLAMA_NAMES = {  # ours (in, out), theirs (out, in); no biases
+LLAMA_NAMES = {  # ours (in, out), theirs (out, in)
     "attention.projection": "self_attn.o_proj",
     "mlp.gate": "mlp.gate_proj",
     "mlp.up": "mlp.up_proj",
     "mlp.down": "mlp.down_proj",
+}
+LLAMA_NORMS = {
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
 }
 
 
@@ -145,6 +164,12 @@ def _llama_block(config: Any, *, rng: np.random.Generator) -> Module:
         eps=config.norm_eps,
         qk_norm=config.qk_norm,
         theta=config.rotary_theta,
+        head_dim=config.head_dim,
+        rotary_scaling=config.rotary_scaling,
+        window=config.sliding_window,
+        bias=config.query_key_value_bias,
+        projection_bias=config.projection_bias,
+        mlp_bias=config.mlp_bias,
         rng=rng,
     )
 
@@ -158,36 +183,37 @@ def _llama_mlp_width(width):
 def _check_llama(config):
     if config.head_size % 2:
         raise ValueError(
-            f"rotary positions turn pairs of numbers: embedding_dim / n_heads must be even, "
-            f"got {config.head_size}"
+            f"rotary positions turn pairs of numbers: head_dim, or embedding_dim / n_heads, must "
+            f"be even, got {config.head_size}"
         )
+    _ = config.rotary_scaling  # whose numbers may make no sense
 
 
-def _llama_pieces(config):
+def _llama_pieces(config, norms=LLAMA_NORMS):
     found = {
         "model.embed_tokens.weight": Piece("token_embedding.weight"),
         "model.norm.weight": Piece("norm.weight"),
     }
     for i in range(config.n_layers):
-        found |= _llama_layer(config, f"model.layers.{i}.", f"blocks.{i}.")
+        found |= _llama_layer(config, f"model.layers.{i}.", f"blocks.{i}.", norms)
     return found
 
 
-def _llama_layer(config, theirs, ours):
-    found = {
-        f"{theirs}input_layernorm.weight": Piece(f"{ours}attention_norm.weight"),
-        f"{theirs}post_attention_layernorm.weight": Piece(f"{ours}mlp_norm.weight"),
-    }
-    queries, keys = config.embedding_dim, config.key_value_heads * config.head_size
-    starts = {"q": 0, "k": queries, "v": queries + keys}
-    for letter, start in starts.items():
-        columns = slice(start, start + (queries if letter == "q" else keys))
-        packed = f"{ours}attention.query_key_value.weight"
-        found[f"{theirs}self_attn.{letter}_proj.weight"] = Piece(packed, columns, transposed=True)
-    for our_name, their_name in LLAMA_NAMES.items():
-        piece = Piece(f"{ours}{our_name}.weight", transposed=True)
-        found[f"{theirs}{their_name}.weight"] = piece
-    if config.qk_norm:
+def _llama_layer(config, theirs, ours, norms):
+    found = {f"{theirs}{n}.weight": Piece(f"{ours}{name}.weight") for name, n in norms.items()}
+    for name, n in LLAMA_NAMES.items():
+        found[f"{theirs}{n}.weight"] = Piece(f"{ours}{name}.weight", transposed=True)
+        if config.projection_bias if name == "attention.projection" else config.mlp_bias:
+            found[f"{theirs}{n}.bias"] = Piece(f"{ours}{name}.bias")
+    widths = [config.n_heads, config.key_value_heads, config.key_value_heads]
+    q, k, v = np.cumsum([0, *widths])[:3] * config.head_size
+    end = sum(widths) * config.head_size
+    for n, part in (("q", slice(q, k)), ("k", slice(k, v)), ("v", slice(v, end))):
+        packed, projection = f"{ours}attention.query_key_value", f"{theirs}self_attn.{n}_proj"
+        found[f"{projection}.weight"] = Piece(f"{packed}.weight", part, transposed=True)
+        if config.query_key_value_bias:
+            found[f"{projection}.bias"] = Piece(f"{packed}.bias", part)
+    if config.qk_norm or norms is OLMO2_NORMS:
         found[f"{theirs}self_attn.q_norm.weight"] = Piece(f"{ours}attention.query_norm.weight")
         found[f"{theirs}self_attn.k_norm.weight"] = Piece(f"{ours}attention.key_norm.weight")
     return found
@@ -201,74 +227,151 @@ def _llama_to_theirs(config):
         "num_hidden_layers": config.n_layers,
         "num_attention_heads": config.n_heads,
         "num_key_value_heads": config.key_value_heads,
-        "head_dim": config.head_size,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rotary_theta,
-        "attention_bias": False,
+        **rope_to_theirs(config),
     }
 
 
-def _llama_to_ours(theirs):
-    # The newer place is believed: a file that has both was written from it.
-    rope = setting(theirs, "rope_parameters", dict, {})
-    theta = setting(rope, "rope_theta", float, None)
+def _llama_to_ours(theirs, model_type):
+    heads, by_default = theirs["num_attention_heads"], 1e-5 if model_type == "olmo2" else 1e-6
+    groups = heads if "num_key_value_heads" in theirs else KEY_VALUE_HEADS.get(model_type, heads)
     return {
         "vocab_size": theirs["vocab_size"],
         "context_window": theirs["max_position_embeddings"],
         "embedding_dim": theirs["hidden_size"],
         "n_layers": theirs["num_hidden_layers"],
-        "n_heads": theirs["num_attention_heads"],
-        "n_key_value_heads": setting(theirs, "num_key_value_heads", int, None),
+        "n_heads": heads,
+        "n_key_value_heads": setting(theirs, "num_key_value_heads", int, groups),
         "hidden_dim": theirs["intermediate_size"],
-        "rotary_theta": theta or setting(theirs, "rope_theta", float, 10000.0),
         "tied_head": setting(theirs, "tie_word_embeddings", bool, False),
-        "norm_eps": setting(theirs, "rms_norm_eps", float, 1e-6),
+        "norm_eps": setting(theirs, "rms_norm_eps", float, by_default),
+        **rope_to_ours(theirs),
     }
 
 
-def _llama_refused(theirs):
-    size = theirs["hidden_size"] // max(1, theirs["num_attention_heads"])
-    return {
-        "attention_bias": setting(theirs, "attention_bias", bool, False),
-        "mlp_bias": setting(theirs, "mlp_bias", bool, False),
-        "rope_scaling": _is_scaled(setting(theirs, "rope_scaling", dict, {})),
-        "rope_parameters": _is_scaled(setting(theirs, "rope_parameters", dict, {})),
-        "partial_rotary_factor": setting(theirs, "partial_rotary_factor", float, 1.0) != 1.0,
-        "head_dim": setting(theirs, "head_dim", int, size) != size,
-        "hidden_act": (theirs.get("hidden_act") or "silu") != "silu",
-        "use_sliding_window": setting(theirs, "use_sliding_window", bool, False),
-        "layer_types": any(kind != "full_attention" for kind in theirs.get("layer_types") or ()),
-    }
+# What transformers takes where a config does not say it.
+KEY_VALUE_HEADS = {"qwen2": 32, "qwen3": 32, "mistral": 8}
+LLAMA_NEEDED = (
+    *("vocab_size", "max_position_embeddings", "hidden_size", "num_hidden_layers"),
+    *("num_attention_heads", "intermediate_size"),
+)
+LLAMA_USED = (
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+)
+LLAMA_FIXED = {
+    "hidden_act": ("silu",),
+    "pretraining_tp": (1,),
+    "partial_rotary_factor": (1, 1.0),
+    "rope_interleaved": (False,),
+}
 
 
-def _is_scaled(rope):
-    """Whether rotary positions are stretched, in part, or other ones in each kind of layer."""
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    in_part = setting(rope, "partial_rotary_factor", float, 1.0) != 1.0
-    return kind != "default" or in_part or any(isinstance(value, dict) for value in rope.values())
-
-
-def _llama_format(model_type, architecture, qk_norm):
+def _llama_format(model_type, architecture, *, fits, to_theirs, to_ours, used, fixed):
+    """One of the formats that differ in a few settings from each other."""
     return Format(
         model_type=model_type,
         architecture=architecture,
-        fits=lambda config: config.qk_norm == qk_norm,
-        needed=(
-            "vocab_size",
-            "max_position_embeddings",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-        ),
+        fits=fits,
+        needed=LLAMA_NEEDED,
+        used=LLAMA_USED + used,
+        fixed={**LLAMA_FIXED, **fixed},
         pieces=_llama_pieces,
-        to_theirs=_llama_to_theirs,
-        to_ours=lambda theirs: {**_llama_to_ours(theirs), "qk_norm": qk_norm},
-        refused=_llama_refused,
+        to_theirs=lambda config: {**_llama_to_theirs(config), **to_theirs(config)},
+        to_ours=lambda theirs: {**_llama_to_ours(theirs, model_type), **to_ours(theirs)},
+        refused=rope_faults,
     )
 
 
+def _biases_alike(config):
+    return config.query_key_value_bias == config.projection_bias
+
+
+def _head_dim(theirs, by_default=None):
+    """Heads of embedding_dim / n_heads numbers are not given, as in a model of our own."""
+    found = setting(theirs, "head_dim", int, by_default)
+    square = found is not None and found * theirs["num_attention_heads"] == theirs["hidden_size"]
+    return {"head_dim": None if square else found}
+
+
+def _window(theirs):
+    """None where they say null; where they say nothing it is Mistral's first."""
+    return setting(theirs, "sliding_window", int, None if "sliding_window" in theirs else 4096)
+
+
+def _attention_bias(theirs):
+    given = setting(theirs, "attention_bias", bool, False)
+    return {"query_key_value_bias": given, "projection_bias": given}
+
+
+NO_WINDOW = {"use_sliding_window": (False,)}  # the other settings of a window then mean nothing
+LLAMA_FORMATS = (
+    _llama_format(
+        "llama",
+        "LlamaForCausalLM",
+        fits=lambda c: not c.qk_norm and c.sliding_window is None and _biases_alike(c),
+        used=("head_dim", "attention_bias", "mlp_bias"),
+        fixed=NO_WINDOW,
+        to_theirs=lambda c: {
+            "head_dim": c.head_size,
+            "attention_bias": c.projection_bias,
+            "mlp_bias": c.mlp_bias,
+        },
+        to_ours=lambda theirs: {
+            **_head_dim(theirs),
+            **_attention_bias(theirs),
+            "mlp_bias": setting(theirs, "mlp_bias", bool, False),
+        },
+    ),
+    _llama_format(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        fits=lambda c: (
+            not (c.qk_norm or c.projection_bias or c.mlp_bias)
+            and c.sliding_window is None
+            and c.query_key_value_bias
+        ),
+        used=("head_dim", "sliding_window", "max_window_layers"),
+        fixed=NO_WINDOW,
+        to_theirs=lambda c: {"head_dim": c.head_size, "use_sliding_window": False},
+        to_ours=lambda theirs: {**_head_dim(theirs), "query_key_value_bias": True},
+    ),
+    _llama_format(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        fits=lambda c: (
+            c.qk_norm and c.sliding_window is None and _biases_alike(c) and not c.mlp_bias
+        ),
+        used=("head_dim", "attention_bias", "sliding_window", "max_window_layers"),
+        fixed=NO_WINDOW,
+        to_theirs=lambda c: {
+            "head_dim": c.head_size,
+            "attention_bias": c.projection_bias,
+            "use_sliding_window": False,
+        },
+        to_ours=lambda theirs: {
+            **_head_dim(theirs, by_default=128),
+            **_attention_bias(theirs),
+            "qk_norm": True,
+        },
+    ),
+    _llama_format(
+        "mistral",
+        "MistralForCausalLM",
+        fits=lambda c: not (c.qk_norm or c.query_key_value_bias or c.projection_bias or c.mlp_bias),
+        used=("head_dim", "sliding_window"),
+        fixed={"attention_bias": (False,), "mlp_bias": (False,)},
+        to_theirs=lambda c: {"head_dim": c.head_size, "sliding_window": c.sliding_window},
+        to_ours=lambda theirs: {
+            **_head_dim(theirs),
+            "sliding_window": _window(theirs),
+        },
+    ),
+)
 LLAMA = add_family(
     Family(
         name="llama",
@@ -277,9 +380,67 @@ LLAMA = add_family(
         learned_positions=False,
         mlp_width=_llama_mlp_width,
         check=_check_llama,
+        formats=LLAMA_FORMATS,
+    )
+)
+
+# ---- OLMo 2 ----
+
+OLMO2_NORMS = {
+    "attention_norm": "post_attention_layernorm",
+    "mlp_norm": "post_feedforward_layernorm",
+}
+
+
+def _olmo2_block(config: Any, *, rng: np.random.Generator) -> Module:
+    return Olmo2Block(
+        config.embedding_dim,
+        config.n_heads,
+        n_key_value_heads=config.key_value_heads,
+        hidden=config.mlp_width,
+        dropout=config.dropout,
+        eps=config.norm_eps,
+        theta=config.rotary_theta,
+        rotary_scaling=config.rotary_scaling,
+        bias=config.projection_bias,
+        rng=rng,
+    )
+
+
+def _check_olmo2(config):
+    _check_llama(config)
+    _check_defaults(config, ("qk_norm", "head_dim", "mlp_bias", "sliding_window"), "olmo2")
+    if not _biases_alike(config):
+        raise ValueError("query_key_value_bias and projection_bias go together in olmo2 blocks")
+
+
+OLMO2 = add_family(
+    Family(
+        name="olmo2",
+        make_block=_olmo2_block,
+        make_norm=RMSNorm,
+        learned_positions=False,
+        mlp_width=_llama_mlp_width,
+        check=_check_olmo2,
         formats=(
-            _llama_format("llama", "LlamaForCausalLM", qk_norm=False),
-            _llama_format("qwen3", "Qwen3ForCausalLM", qk_norm=True),
+            Format(
+                model_type="olmo2",
+                architecture="Olmo2ForCausalLM",
+                fits=lambda config: True,
+                needed=LLAMA_NEEDED,
+                used=(*LLAMA_USED, "attention_bias"),
+                fixed=LLAMA_FIXED,
+                pieces=lambda config: _llama_pieces(config, OLMO2_NORMS),
+                to_theirs=lambda config: {
+                    **_llama_to_theirs(config),
+                    "attention_bias": config.projection_bias,
+                },
+                to_ours=lambda theirs: {
+                    **_llama_to_ours(theirs, "olmo2"),
+                    **_attention_bias(theirs),
+                },
+                refused=rope_faults,
+            ),
         ),
     )
 )

@@ -55,7 +55,7 @@ class Piece:
         """A view of the piece, laid out as theirs."""
         array = parameters[self.name]
         if self.columns is not None:
-            array = array[:, self.columns]
+            array = array[..., self.columns]
         return array.T if self.transposed else array
 
 
@@ -67,10 +67,13 @@ class Format:
     architecture  the class of transformers that reads it
     fits          (config) -> whether a model of ours can be written so
     needed        settings that their config cannot do without, whole numbers
+    used          other settings of theirs that to_ours reads
+    fixed         settings at which our blocks do what theirs do, with those values
     pieces        (config) -> each of their weights, by its name, as a piece of ours
     to_theirs     (config) -> their settings, but for those that all formats share
     to_ours       (their settings) -> arguments of GPTConfig
-    refused       (their settings) -> for each option that our block lacks, whether it is used
+    refused       (their settings) -> what else there is in them that our blocks do not do
+    token_table   their name for the table that embeds tokens
     prefix        of all names, which some files leave out
     """
 
@@ -78,10 +81,13 @@ class Format:
     architecture: str
     fits: Callable[["GPTConfig"], bool]
     needed: tuple[str, ...]
+    used: tuple[str, ...]
+    fixed: dict[str, tuple[Any, ...]]
     pieces: Callable[["GPTConfig"], dict[str, Piece]]
     to_theirs: Callable[["GPTConfig"], dict[str, Any]]
     to_ours: Callable[[dict[str, Any]], dict[str, Any]]
-    refused: Callable[[dict[str, Any]], dict[str, bool]]
+    refused: Callable[[dict[str, Any]], list[str]]
+    token_table: str = "model.embed_tokens.weight"
     prefix: str = ""
 
 

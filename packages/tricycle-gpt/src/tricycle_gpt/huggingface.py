@@ -9,41 +9,19 @@ is, and writing and reading both follow it.  Nothing is unpickled: pytorch_model
 """
 
 import json
-import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 
-from tricycle_gpt.config import GPTConfig
-from tricycle_gpt.family import FAMILIES, Piece, setting
 from tricycle_gpt.model import GPT
-from tricycle_gpt.runs.whole_files import (
-    describe_arrays,
-    read_arrays,
-    replace_text,
-    replacing,
-    write_arrays,
-)
+from tricycle_gpt.published import model_of, pieces
+from tricycle_gpt.runs.whole_files import replace_text, replacing, write_arrays
+from tricycle_gpt.safetensors_files import INDEX, WEIGHTS, stored_in_folder
+from tricycle_gpt.their_settings import our_config
 
-WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-
-HEAD = "lm_head.weight"
 END_OF_TEXT = "<|endoftext|>"
-NUMBERS = ("F64", "F32", "F16", "BF16")  # the kinds of weights that are read
-# Arrays beside the weights that hold none: causal masks, and the wavelengths of rotary positions.
-NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-
-
-def pieces(config: GPTConfig) -> dict[str, Piece]:
-    """Each of their weights, by its name, as a piece of ours."""
-    found = config.family.format_of(config).pieces(config)
-    if not config.tied_head:
-        found[HEAD] = Piece("head_weight")
-    return found
 
 
 def to_huggingface(model: GPT, folder: str | Path, tokeniser: Any = None) -> Path:
@@ -101,51 +79,30 @@ def _how_to_tokenise(config, end):
 
 
 def from_huggingface(folder: str | Path) -> GPT:
-    """Read a model folder: GPT-2, Llama or Qwen3 weights in safetensors.
+    """Read a model folder: GPT-2, Llama, Qwen2, Qwen3, Mistral or OLMo 2 weights in safetensors.
 
-    Dropout is off in it, as in one that transformers has read; `train` turns it on.
+    The weights may be in several files with an index, and of float32, float16 or bfloat16; the
+    model is of float32.  Dropout is off in it, as in one that transformers has read; `train` turns
+    it on.
 
     A head of its own is kept whatever the config says of it.  Where the folder has a
     tokenizer.json, the model's `known_ids` are its ids.
 
     Raises FileNotFoundError if a file is missing, ValueError for a damaged one, for another kind
-    of model or for weights that do not fit their config (every name that is wrong is listed).
-    The weights are looked at before a model is made, so that a damaged config takes no memory.
+    of model, for settings that our blocks do not know, or for weights that do not fit their config
+    (everything that is wrong is listed).  The weights are looked at before a model is made, so that
+    a damaged config takes no memory.
     """
     folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} is not a model folder: it has no {name}. A model folder holds "
-                f"{CONFIG} and {WEIGHTS} (weights in other formats are not read)"
-            )
-    config = _our_config(_read_config(folder / CONFIG), folder)
-    try:
-        _check_weights(describe_arrays(folder / WEIGHTS), config, folder)
-        weights = read_arrays(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{folder / WEIGHTS} is damaged, or no safetensors file: {error}"
-        ) from error
-    config, weights = _with_its_head(config, _with_full_names(weights, config))
-    model = GPT(config, rng=np.random.default_rng(0))
-    parameters = {name: parameter.array for name, parameter in model.named_parameters()}
-    expected = pieces(config)
-    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected)
-    misshapen = [
-        f"{name} is {weights[name].shape}, expected {piece.of(parameters).shape}"
-        for name, piece in expected.items()
-        if name in weights and weights[name].shape != piece.of(parameters).shape
-    ]
-    if missing or unknown or misshapen:
-        raise ValueError(
-            f"the weights in {folder} do not fit its {CONFIG}: missing {missing or 'nothing'}, "
-            f"unknown {unknown or 'nothing'}, misshapen {misshapen or 'nothing'}"
+    if not (folder / CONFIG).is_file() or not any((folder / n).is_file() for n in (WEIGHTS, INDEX)):
+        lacks = WEIGHTS if (folder / CONFIG).is_file() else CONFIG
+        raise FileNotFoundError(
+            f"{folder} is not a model folder: it has no {lacks}. A model folder holds "
+            f"{CONFIG} and {WEIGHTS} (weights in other formats are not read)"
         )
-    for name, piece in expected.items():
-        piece.of(parameters)[...] = weights[name]
+    config = our_config(_read_config(folder / CONFIG), str(folder / CONFIG))
+    model = model_of(config, stored_in_folder(folder), str(folder))
     model.known_ids = _ids_in(folder / "tokenizer.json", config.vocab_size)
-    model.eval()
     return model
 
 
@@ -157,53 +114,6 @@ def _read_config(path):
     if not isinstance(config, dict):
         raise ValueError(f"{path} should hold names and values, got {type(config).__name__}")
     return config
-
-
-def _check_weights(found, config, folder):
-    """Refuse what cannot be the config's weights, by the beginning of the file alone."""
-    weights = {name: what for name, what in found.items() if not name.endswith(NO_WEIGHTS)}
-    if others := sorted({kind for kind, _ in weights.values()} - set(NUMBERS)):
-        names = [name for name, (kind, _) in weights.items() if kind in others]
-        raise ValueError(
-            f"{folder / WEIGHTS} holds {', '.join(others)} ({names[0]} is one of {len(names)}); "
-            f"weights in {', '.join(NUMBERS)} are read, and no quantised ones"
-        )
-    numbers = sum(math.prod(shape) for _, shape in weights.values())
-    if config.n_layers > len(weights) or config.least_parameters > 2 * numbers:
-        raise ValueError(
-            f"{folder / CONFIG} describes {config.n_layers:,} layers and at least "
-            f"{config.least_parameters:,} numbers, and {WEIGHTS} has {len(weights):,} arrays with "
-            f"{numbers:,}: one of the two belongs to another model"
-        )
-
-
-def _with_full_names(weights, config):
-    """Their weights by their full names: the first GPT-2 files leave out the prefix."""
-    prefix, full_names = config.family.format_of(config).prefix, pieces(config)
-    found = {}
-    for name, array in weights.items():
-        if name.endswith(NO_WEIGHTS):
-            continue
-        full = prefix + name if prefix + name in full_names else name
-        if full in found:
-            raise ValueError(
-                f"the weights hold {full} twice, with its prefix {prefix!r} and without"
-            )
-        found[full] = array
-    return found
-
-
-def _with_its_head(config, weights):
-    """A config that knows whether the weights have a head of their own, and they.
-
-    A file may hold the token table under both names.
-    """
-    if config.tied_head and HEAD in weights:
-        table = next(n for n, p in pieces(config).items() if p.name == "token_embedding.weight")
-        if not np.array_equal(weights[HEAD], weights.get(table)):
-            return replace(config, tied_head=False), weights
-        weights = {name: array for name, array in weights.items() if name != HEAD}
-    return config, weights
 
 
 def _ids_in(path, vocab_size):
@@ -233,35 +143,6 @@ def _their_config(config):
         "tie_word_embeddings": config.tied_head,
         "dtype": "float32",
     }
-
-
-def _our_config(theirs, folder):
-    kind = theirs.get("model_type")
-    formats = {f.model_type: (family, f) for family in FAMILIES.values() for f in family.formats}
-    if not isinstance(kind, str) or kind not in formats:
-        *others, last = formats
-        raise ValueError(
-            f"{folder} holds a model of type {kind!r:.80}; {', '.join(others)} and {last} can be "
-            "read"
-        )
-    family, format_ = formats[kind]
-    if missing := [name for name in format_.needed if theirs.get(name) is None]:
-        raise ValueError(f"{folder / CONFIG} does not say {', '.join(missing)}")
-    if theirs.get("quantization_config") is not None:
-        raise ValueError(
-            f"{folder} holds quantised weights (its {CONFIG} has a `quantization_config`): those "
-            "of the model it was made from can be read"
-        )
-    try:
-        for name in format_.needed:
-            setting(theirs, name, int, None)
-        refused = [name for name, is_used in format_.refused(theirs).items() if is_used]
-        config = GPTConfig(block=family.name, **format_.to_ours(theirs))
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from error
-    if refused:
-        raise ValueError(f"{folder}: our blocks do not have this model's {', '.join(refused)}")
-    return config
 
 
 def _write_json(path, value):

@@ -19,11 +19,12 @@ from tricycle_nn.mean_squared_error import mean_squared_error
 from tricycle_nn.mlp import MLP, GatedMLP
 from tricycle_nn.module import Module
 from tricycle_nn.muon import Muon
+from tricycle_nn.olmo2_block import Olmo2Block
 from tricycle_nn.optimiser import default_groups
 from tricycle_nn.parameter import Parameter
 from tricycle_nn.relu import relu, relu_squared
 from tricycle_nn.rms_norm import RMSNorm, add_rms_norm, rms_norm
-from tricycle_nn.rotary import rotary
+from tricycle_nn.rotary import RotaryScaling, rotary
 from tricycle_nn.schedules import CosineSchedule, LinearSchedule, WarmupStableDecay
 from tricycle_nn.sgd import SGD
 from tricycle_nn.softmax import log_softmax, softmax
@@ -47,8 +48,10 @@ __all__ = [
     "LlamaBlock",
     "Module",
     "Muon",
+    "Olmo2Block",
     "Parameter",
     "RMSNorm",
+    "RotaryScaling",
     "TransformerBlock",
     "WarmupStableDecay",
     "add_layer_norm",

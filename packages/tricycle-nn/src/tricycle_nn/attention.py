@@ -41,7 +41,7 @@ from tricycle_nn.dropout import Dropout
 from tricycle_nn.linear import Linear
 from tricycle_nn.module import Module
 from tricycle_nn.rms_norm import RMSNorm
-from tricycle_nn.rotary import rotary
+from tricycle_nn.rotary import RotaryScaling, rotary
 from tricycle_nn.softmax import softmax
 
 
@@ -53,6 +53,7 @@ def attention(
     causal: bool = True,
     scale: float | None = None,
     mask: Any = None,
+    window: int | None = None,
 ) -> Tensor:
     """Let each query take a weighted average of the values whose keys fit it.
 
@@ -63,32 +64,37 @@ def attention(
     scale    what scores are multiplied by; 1/√D if None
     mask     of a shape that stretches to (B, H, T, S): booleans, true where a query may look, or
              numbers that are added to the scores; a tensor or an array, or None
+    window   causal and without a mask: a query sees its own key and the window - 1 before it, no
+             more ("sliding window"; Beltagy et al., Longformer, 2020); None for all
     returns  (B, H, T, E); zeros where a query may look nowhere
 
     Raises ValueError for shapes that do not fit, and for causal attention with S < T; TypeError
     where kernels run and the mask wants a gradient, which only the definition has.
     """
-    scale = _check(q, k, v, causal, scale, mask)
+    scale = _check(q, k, v, causal, scale, mask, window)
     group = q.shape[1] // k.shape[1]
     k, v = repeat(k, group, axis=1), repeat(v, group, axis=1)  # (B, H, S, D)
     scores = (q * scale) @ k.swapaxes(-1, -2)  # (B, H, T, S)
     if causal:
-        scores = where(_may_see(q, k), scores, -np.inf)
+        scores = where(_may_see(q, k, window), scores, -np.inf)
     if mask is not None:
         mask = as_tensor(mask)
         scores = where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
     return softmax(scores) @ v
 
 
-def _may_see(q, k):
+def _may_see(q, k, window=None):
     """(T, S) of booleans: query t is at position S - T + t, and sees up to itself."""
-    T, S = q.shape[2], k.shape[2]
-    return array_module(q.array).tri(T, S, S - T, dtype=bool)
+    T, S, tri = q.shape[2], k.shape[2], array_module(q.array).tri
+    seen = tri(T, S, S - T, dtype=bool)
+    return seen if window is None else seen & ~tri(T, S, S - T - window, dtype=bool)
 
 
 @attention.operation
-def attention_fast(run, q, k, v, causal=True, scale=None, mask=None):
-    scale = _check(q, k, v, causal, scale, mask)
+def attention_fast(run, q, k, v, causal=True, scale=None, mask=None, window=None):
+    scale = _check(q, k, v, causal, scale, mask, window)
+    if window is not None and window < k.shape[2]:  # otherwise it hides nothing
+        mask = _may_see(q, k, window)
     _check_that_it_knows(run, k, v, mask)
     inputs = kernel_inputs("attention", q, k, v, layout=rows_contiguous)
     added = () if mask is None else (_added_to_scores(mask, (*q.shape[:3], k.shape[2])),)
@@ -241,7 +247,7 @@ def split_heads(qkv, n_heads, n_key_value_heads=None):
     return heads[:, :H], heads[:, H : H + G], heads[:, H + G :]
 
 
-def _check(q, k, v, causal, scale, mask=None):
+def _check(q, k, v, causal, scale, mask=None, window=None):
     """Raise ValueError unless the shapes fit together; the scale to use."""
     shapes = f"q {q.shape}, k {k.shape} and v {v.shape}"
     if not q.ndim == k.ndim == v.ndim == 4:
@@ -264,6 +270,11 @@ def _check(q, k, v, causal, scale, mask=None):
             f"attention expected a mask that stretches to (batch, heads, queries, keys), {scores}, "
             f"got {np.shape(mask)}"
         )
+    if window is not None and (window < 1 or not causal or mask is not None):
+        raise ValueError(
+            f"attention expected a window of 1 or more, causal and without a mask, got {window}, "
+            f"causal {causal} and {'no' if mask is None else 'a'} mask"
+        )
     return float(q.shape[3]) ** -0.5 if scale is None else float(scale)
 
 
@@ -278,14 +289,18 @@ def _stretches(shape, to):
 class CausalSelfAttention(Module):
     """Positions of one sequence reading from themselves and the ones before.
 
-    width               C, divisible by n_heads; heads are D = width / n_heads wide
+    width               C, divisible by n_heads unless head_dim is given
     n_key_value_heads   heads of keys and values, a divisor of n_heads (n_heads if None)
     dropout             share of the result's numbers dropped while training.  The attention
                         weights themselves are never dropped: they are never stored
-    bias                whether the two projections add a bias
+    bias                whether the packed projection adds a bias
     qk_norm             normalise each query and key (RMSNorm) before they meet
     rotary_theta        give positions by rotary turns of this base; None for no positions
     eps                 for the norms of qk_norm
+    head_dim            D, the numbers in a head; width / n_heads if None
+    rotary_scaling      slower rotary turns, for longer texts
+    window              how many positions, itself among them, each sees at most; None for all
+    projection_bias     whether the last projection adds a bias; as `bias` says if None
 
     One packed projection makes all queries, keys and values: `query_key_value`, whose outputs
     are (H + 2G) heads side by side.  `projection` mixes what the heads have found.
@@ -301,22 +316,29 @@ class CausalSelfAttention(Module):
         qk_norm: bool = False,
         rotary_theta: float | None = None,
         eps: float = 1e-5,
+        head_dim: int | None = None,
+        rotary_scaling: RotaryScaling | None = None,
+        window: int | None = None,
+        projection_bias: bool | None = None,
         *,
         rng: np.random.Generator,
     ):
         G = n_heads if n_key_value_heads is None else n_key_value_heads
-        if min(width, n_heads, G) < 1 or width % n_heads or n_heads % G:
+        fits = min(width, n_heads, G) >= 1 and n_heads % G == 0
+        if not fits or (head_dim is None and width % n_heads):
             raise ValueError(
                 "width must be a multiple of n_heads, and n_heads of n_key_value_heads, got "
                 f"width {width}, {n_heads} heads and {G} key-value heads"
             )
-        D = width // n_heads
+        D = width // n_heads if head_dim is None else head_dim
         self.n_heads, self.n_key_value_heads = n_heads, G
-        self.qk_norm, self.rotary_theta = qk_norm, rotary_theta
+        self.qk_norm, self.rotary_theta, self.rotary_scaling = qk_norm, rotary_theta, rotary_scaling
+        self.window = window
         self.query_key_value = Linear(width, (n_heads + 2 * G) * D, bias, rng=rng)
         if qk_norm:
             self.query_norm, self.key_norm = RMSNorm(D, eps), RMSNorm(D, eps)
-        self.projection = Linear(width, width, bias, rng=rng)
+        bias = bias if projection_bias is None else projection_bias
+        self.projection = Linear(n_heads * D, width, bias, rng=rng)
         self.dropout = Dropout(dropout, rng=rng)
 
     def forward(self, x: Tensor, cache: Any = None) -> Tensor:
@@ -330,12 +352,12 @@ class CausalSelfAttention(Module):
         qkv = self.query_key_value(x)  # (B, T, (H + 2G)·D)
         if cache is not None:
             y = self._with_cache(qkv, cache)
-        elif not self.qk_norm and self.rotary_theta is None:
+        elif not self.qk_norm and self.rotary_theta is None and self.window is None:
             y = packed_attention(qkv, self.n_heads, self.n_key_value_heads)
         else:
             q, k, v = split_heads(qkv, self.n_heads, self.n_key_value_heads)
             q, k = self._prepare(q, k, start=0)
-            y = heads_together(attention(q, k, v))
+            y = heads_together(attention(q, k, v, window=self.window))
         return self.dropout(self.projection(y))
 
     def _with_cache(self, qkv, cache):
@@ -348,7 +370,11 @@ class CausalSelfAttention(Module):
         q, k, v = map(wrap, split_heads(qkv.array, self.n_heads, self.n_key_value_heads))
         q, k = self._prepare(q, k, start=cache.length)
         keys, values = cache.append(k.array, v.array)
-        return wrap(heads_together(attention(q, wrap(keys), wrap(values)).array))
+        window = self.window
+        if window is not None and q.shape[2] == 1:  # the last keys are all that it sees
+            keys, values, window = keys[:, :, -window:], values[:, :, -window:], None
+        found = attention(q, wrap(keys), wrap(values), window=window)
+        return wrap(heads_together(found.array))
 
     def _prepare(self, q, k, start):
         """Normalise and turn queries and keys, if this layer does; the first is at `start`."""
@@ -356,6 +382,6 @@ class CausalSelfAttention(Module):
             q, k = self.query_norm(q), self.key_norm(k)
         if self.rotary_theta is not None:
             positions = np.arange(start, start + q.shape[2])
-            q = rotary(q, positions, self.rotary_theta)
-            k = rotary(k, positions, self.rotary_theta)
+            q = rotary(q, positions, self.rotary_theta, scaling=self.rotary_scaling)
+            k = rotary(k, positions, self.rotary_theta, scaling=self.rotary_scaling)
         return q, k

@@ -61,12 +61,13 @@ class MLP(Module):
 
 
 class GatedMLP(Module):
-    """The MLP with a gate, "SwiGLU", without biases: (..., C) -> (..., C).
+    """The MLP with a gate, "SwiGLU": (..., C) -> (..., C).
 
     width    C
     hidden   width in between; if None 8/3·width, rounded up to a multiple of 64: three matrices
              of that size have about as many numbers as the MLP's two
     dropout  share of the result's numbers dropped while training
+    bias     whether the three layers add a bias
     """
 
     def __init__(
@@ -74,13 +75,14 @@ class GatedMLP(Module):
         width: int,
         hidden: int | None = None,
         dropout: float = 0.0,
+        bias: bool = False,
         *,
         rng: np.random.Generator,
     ):
         hidden = -(-8 * width // 3 // 64) * 64 if hidden is None else hidden
-        self.gate = Linear(width, hidden, bias=False, rng=rng)
-        self.up = Linear(width, hidden, bias=False, rng=rng)
-        self.down = Linear(hidden, width, bias=False, rng=rng)
+        self.gate = Linear(width, hidden, bias, rng=rng)
+        self.up = Linear(width, hidden, bias, rng=rng)
+        self.down = Linear(hidden, width, bias, rng=rng)
         self.dropout = Dropout(dropout, rng=rng)
 
     def forward(self, x: Tensor) -> Tensor:

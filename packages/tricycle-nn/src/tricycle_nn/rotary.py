@@ -15,11 +15,15 @@ Which numbers make a pair is a convention that weights are trained with:
     halves apart     i with i + D/2       Hugging Face's models, GPT-NeoX; the default
     interleaved      2i with 2i + 1       the paper, GPT-J, the original Llama weights
 
+A model that is to read further than it was trained can be told that positions are closer together
+than they are (`RotaryScaling`).
+
 The gradient of a turn is the turn back.  Nothing is kept but the angles.
 
 This file: the definition, the operation, its CPU kernels, how the GPU's (rotary.cu) are launched.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -34,19 +38,62 @@ from tricycle_autograd.fused import fused
 from tricycle_autograd.tensor import Tensor, record
 
 
+@dataclass(frozen=True)
+class RotaryScaling:
+    """Slower turns, for a model that reads further than the window it was trained with.
+
+    factor          how many times slower
+    trained_window  None: all pairs are slowed ("linear", Chen et al., Extending Context Window of
+                    Large Language Models via Positional Interpolation, 2023).  Otherwise only those
+                    that turn seldom within so many positions: see low and high (Llama 3.1, 2024)
+    low, high       pairs that make at most `low` turns in the trained window are slowed wholly,
+                    those that make `high` or more not at all, and those between in proportion
+
+    Raises ValueError for numbers that make no sense.
+    """
+
+    factor: float
+    trained_window: int | None = None
+    low: float = 1.0
+    high: float = 4.0
+
+    def __post_init__(self):
+        fits = self.factor > 0 and (self.trained_window is None or self.trained_window > 0)
+        if not (fits and np.isfinite(self.factor) and self.low < self.high < np.inf):
+            raise ValueError(
+                "RotaryScaling expected a factor and a trained window above 0, and low below high, "
+                f"got {self}"
+            )
+
+    def slowed(self, frequencies: np.ndarray) -> np.ndarray:
+        """The angles by which pairs turn at each position, (D/2,), slowed."""
+        if self.trained_window is None:
+            return frequencies / self.factor
+        turns = self.trained_window * frequencies / (2 * np.pi)
+        kept = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
+        return frequencies * (kept + (1 - kept) / self.factor)
+
+
 @fused
-def rotary(x: Tensor, positions: Any, theta: float = 10000.0, interleaved: bool = False) -> Tensor:
+def rotary(
+    x: Tensor,
+    positions: Any,
+    theta: float = 10000.0,
+    interleaved: bool = False,
+    scaling: RotaryScaling | None = None,
+) -> Tensor:
     """Turn the pairs of numbers in each vector by angles that tell its position.
 
     x          (..., T, D), with D even
     positions  (T,) integers, of any size and sign
     theta      base of the wavelengths, the longest of which is nearly 2π·theta positions
+    scaling    slower turns, for longer texts
     returns    (..., T, D); every vector keeps its length
 
     Raises ValueError for an odd D, positions of another shape or a theta that is not above 0,
     TypeError for positions that are not integers.
     """
-    cos, sin = _turns(x, positions, theta, x.dtype)  # each (T, D/2)
+    cos, sin = _turns(x, positions, theta, x.dtype, scaling)  # each (T, D/2)
     half = x.shape[-1] // 2
     if interleaved:
         first, second = x[..., ::2], x[..., 1::2]
@@ -58,7 +105,7 @@ def rotary(x: Tensor, positions: Any, theta: float = 10000.0, interleaved: bool 
     return concatenate(turned, axis=-1)
 
 
-def _turns(x, positions, theta, dtype):
+def _turns(x, positions, theta, dtype, scaling):
     """cos and sin of each position's angles, (T, D/2), or a clear error."""
     positions = np.asarray(positions)
     if positions.dtype.kind not in "iu":
@@ -71,21 +118,23 @@ def _turns(x, positions, theta, dtype):
     if not theta > 0:
         raise ValueError(f"rotary expected a theta above 0, got {theta}")
     key = positions.astype(np.int64).tobytes()
-    return _turns_of(key, x.shape[-1], float(theta), dtype, array_module(x.array))
+    return _turns_of(key, x.shape[-1], float(theta), scaling, dtype, array_module(x.array))
 
 
 @lru_cache(maxsize=16)
-def _turns_of(positions, D, theta, dtype, module):
+def _turns_of(positions, D, theta, scaling, dtype, module):
     # Every layer asks for the same ones.  Angles are float64: a large position times a small
     # frequency in float32 would be off by whole degrees.
     frequencies = theta ** (-np.arange(0, D, 2) / D)
+    if scaling is not None:
+        frequencies = scaling.slowed(frequencies)
     angles = np.outer(np.frombuffer(positions, np.int64), frequencies)
     return tuple(module.asarray(turn(angles).astype(dtype)) for turn in (np.cos, np.sin))
 
 
 @rotary.operation
-def rotary_fast(run, x, positions, theta=10000.0, interleaved=False):
-    cos, sin = _turns(x, positions, theta, FLOAT32)  # also for shorter numbers
+def rotary_fast(run, x, positions, theta=10000.0, interleaved=False, scaling=None):
+    cos, sin = _turns(x, positions, theta, FLOAT32, scaling)  # also for shorter numbers
     shape = x.shape
 
     def backward(dy):

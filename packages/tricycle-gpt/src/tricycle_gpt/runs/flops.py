@@ -19,5 +19,6 @@ def flops_per_token(model: GPT) -> float:
         multiplied -= config.context_window * config.embedding_dim
     if not config.tied_head:
         multiplied -= config.vocab_size * config.embedding_dim
-    attention = 12 * config.n_layers * config.embedding_dim * config.context_window
+    width = config.n_heads * config.head_size
+    attention = 12 * config.n_layers * width * config.context_window
     return float(6 * multiplied + attention)
