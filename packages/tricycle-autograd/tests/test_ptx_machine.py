@@ -253,7 +253,7 @@ FAULTS = {  # a body, and what is said; the line that is named ends in //!
     ),
     "16 bytes at an odd place": (
         "float4 a = *(const float4*)(x + i % 32 + 1);  //!\ny[i] = a.x + a.y + a.z + a.w;",
-        "reads 16 bytes at an address that is no multiple of 16",
+        "reads 16 bytes at an address that is not a multiple of 16",
     ),
     "16 bytes of shared memory at an odd place": (
         SHARED + "s[i] = x[i]; __syncthreads();\n"
