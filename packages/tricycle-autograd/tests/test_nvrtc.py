@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from tricycle_autograd import nvrtc
+from tricycle_autograd.kernel_store import read_kernel, write_kernel
 from tricycle_autograd.nvrtc import CompilerError, assembled, compile_cuda, compiled, headers_of
 
 needs_nvrtc = pytest.mark.skipif(not nvrtc.is_there(), reason="NVRTC is not installed")
@@ -71,8 +72,8 @@ def test_what_was_compiled_is_kept_until_something_it_was_made_from_changes(
     folder = tmp_path / "tricycle" / "kernels" / "cuda"
     first = compiled(file, "compute_80", {"C": 7})
     (kept,) = folder.iterdir()
-    assert kept.read_bytes() == first
-    kept.write_bytes(b"from the disk")
+    assert read_kernel(kept, pytest.fail) == first
+    write_kernel(kept, b"from the disk")
     assert compiled(file, "compute_80", {"C": 7}) == b"from the disk"
     compiled(file, "compute_80", {"C": 8})
     (tmp_path / "numbers.cuh").write_text("// another\n")

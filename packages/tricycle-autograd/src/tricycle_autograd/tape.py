@@ -135,7 +135,8 @@ def _is_scalar(value):
 
 def _is_short(grad):
     """Whether gradients of this dtype are added up in float32: on the CPU; see additions.py."""
-    return isinstance(grad, (np.ndarray, np.generic)) and is_half(grad.dtype)
+    on_the_cpu = type(grad) is np.ndarray or isinstance(grad, np.generic)
+    return on_the_cpu and is_half(grad.dtype)
 
 
 def now() -> int:
@@ -261,7 +262,7 @@ def _is_new(contribution, grad, contributions):
     return not shared and len([x for x in contributions if x is contribution]) == 1
 
 
-def _newest_first(end, stops, since):
+def _newest_first(end, stops=(), since=None):
     """`end` and every node that it depends on, in the order of the backward walk."""
     seen, stack = {end}, [end]
     while stack:
