@@ -4,6 +4,7 @@ Each package is built the way an index gets it (source distribution, and the whe
 installed into a new environment together with nothing but its declared dependencies, imported
 there, and then its own tests, README and chapters run there, from a folder in which no source of
 ours can be found.  Run with `hatch run test-wheels`; it takes as long as all packages' tests.
+Where CI is set, tests marked `slow` are left out.
 """
 
 import os
@@ -19,6 +20,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# .ci/run has all tests run from the sources, too: here those that start many processes can go.
+CHOSEN = ["-m", "not slow"] if "CI" in os.environ else []
 PACKAGES = sorted(path.name for path in (ROOT / "packages").iterdir())
 
 
@@ -118,5 +121,5 @@ def test_a_wheel_passes_its_own_tests_alone(wheels, siblings, environment, packa
         elif original.exists():
             shutil.copy(original, folder)
     print(f"\n{package} {wheels[package].name}, alone:", flush=True)
-    tests = run(python, "-P", "-m", "pytest", "--quiet", ".", cwd=folder)
+    tests = run(python, "-P", "-m", "pytest", "--quiet", *CHOSEN, ".", cwd=folder)
     assert tests.returncode == 0, f"{package}'s own tests fail where only its wheel is installed"

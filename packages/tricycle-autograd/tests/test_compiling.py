@@ -13,6 +13,8 @@ from tricycle_autograd import compiling
 from tricycle_autograd.compiling import CompilingService, describe, numba_type, request_for
 from tricycle_autograd.cpu import cpu_kernel, prange
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 KERNEL = """
 import numpy as np
 from tricycle_autograd.cpu import cpu_kernel, prange

@@ -11,6 +11,8 @@ import pytest
 from tricycle_autograd import kernel_cache, show_config
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, cpu_routine, prange
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 
 @cpu_function
 def square(x):

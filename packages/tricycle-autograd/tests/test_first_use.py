@@ -13,6 +13,8 @@ from tricycle_autograd import gemm, gemm_one_row
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.first_use import agree, as_types, cases_for, in_python, trials_of, try_once
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 PACKAGE = {
     "__init__.py": "",
     "kernels.py": """

@@ -11,6 +11,8 @@ import pytest
 from tricycle_autograd.compiling import is_stopped, will_answer
 from tricycle_autograd.kernel_store import read_kernel, write_kernel
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 KERNEL = """
 import numpy as np
 from tricycle_autograd.cpu import cpu_kernel

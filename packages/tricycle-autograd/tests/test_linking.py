@@ -8,6 +8,8 @@ import warnings
 
 import pytest
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 COMPILE = """
 import importlib, json, sys
 import numba

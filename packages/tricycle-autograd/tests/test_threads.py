@@ -8,6 +8,8 @@ import pytest
 
 from tricycle_autograd import threads
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 
 def fresh(**environment):
     """What a new process has settled, once a kernel was used."""

@@ -17,6 +17,8 @@ from tricycle_bpe import Tokeniser, whole_files
 from tricycle_bpe import documents as documents_module
 from tricycle_bpe import shards as shards_module
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 END = "<|endoftext|>"
 KILLS = 20 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 4
 WORDS = ["one", "two", " three", "\n", " four", "!", "é"]

@@ -9,6 +9,8 @@ import pytest
 from tricycle_bpe import encoding, first_use, kernels, scanning, training
 from tricycle_bpe.splitting import PATTERNS
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 ENCODE = """
 from tricycle_bpe import Tokeniser, first_use
 first_use._encodes, first_use._splits, first_use._learns = (

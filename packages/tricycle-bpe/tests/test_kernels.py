@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import numba
+import pytest
 
 import tricycle_bpe
 from tricycle_bpe import kernels, scanning
+
+pytestmark = pytest.mark.slow  # it starts many processes
 
 
 def run(code: str, package_folder: Path, cache: Path) -> subprocess.CompletedProcess:

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 COMPILE = """
 import json
 import sys

@@ -16,6 +16,8 @@ from tricycle_gpt import GPT, MLflowTracker, load_newest_checkpoint, train
 from tricycle_gpt.runs import whole_files
 from tricycle_gpt.runs.metrics import MetricsLog
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 KILLS = 200 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 20
 
 PROGRAM = """

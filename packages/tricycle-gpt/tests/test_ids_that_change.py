@@ -4,6 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow  # it starts many processes
+
 CALLS = 3000 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 100
 
 PROGRAM = """

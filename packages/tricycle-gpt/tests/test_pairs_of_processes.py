@@ -6,9 +6,12 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from tricycle_gpt import load_newest_checkpoint
 from tricycle_gpt.runs.checkpoint import list_checkpoints
+
+pytestmark = pytest.mark.slow  # it starts many processes
 
 PAIRS = 24 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 3
 STEPS = 60 * PAIRS

@@ -16,6 +16,8 @@ from tricycle_gpt.runs.memory_readers import free_bytes
 from tricycle_gpt.runs.optimiser import make_optimiser
 from tricycle_gpt.runs.plan import compare_with_plan, plan
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 SMALL = GPTConfig(vocab_size=50, context_window=16, embedding_dim=16, n_layers=2, n_heads=2)
 
 

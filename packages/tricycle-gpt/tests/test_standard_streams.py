@@ -9,6 +9,8 @@ import pytest
 
 from tricycle_gpt.runs.standard_streams import Steadfast, steadfast_streams
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 TRAINING = """
 import sys
 sys.path.insert(0, {tests!r})

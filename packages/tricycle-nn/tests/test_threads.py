@@ -5,6 +5,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow  # it starts many processes
+
 # Each operation's results and gradients, and each optimiser's weights, as hashes. Enough rows for
 # many pieces, and sizes that no number of threads divides.
 MANY = """
