@@ -68,7 +68,9 @@ def digest(block: str, optimiser: str, folder: str | Path) -> str:
         checkpoint_every=25,
         evaluate_every=0,
     )
-    train(model, Text(), config, folder, resume=True)
+    result = train(model, Text(), config, folder, resume=True)
+    if not result.finished:  # by a signal, which may have meant this program
+        raise SystemExit(f"{block} {optimiser}: interrupted after {result.steps} of {STEPS} steps")
     sha = hashlib.sha256()
     for name, array in sorted(model.state_dict().items()):
         assert np.isfinite(array).all(), f"{name} is not finite"
