@@ -264,20 +264,33 @@ def _read_added(
         kind = special_tokens if added.get("special", True) else added_tokens
         if type(ids.get(content, 0)) is not int:
             raise ValueError(f"{path}: token {content!r:.80} has the id {ids[content]!r:.80}")
-        kind[content] = _id_of_added(content, said, ids, known)
+        if content in ids and _is_byte(content) and not content.isascii():
+            if kind is added_tokens:
+                raise ValueError(
+                    f"{path}: added token {content!r} is written like the byte that has id "
+                    f"{ids[content]}, and cannot be told from it; take it out of "
+                    "added_tokens"
+                )
+            kind[content] = said  # with an id of its own: only `to_huggingface` does that
+        else:
+            kind[content] = _id_of_added(content, ids, known)
         if added.get("normalized"):
             apart.add(content)
     _refuse_overlaps(path, apart, {*special_tokens, *added_tokens} - apart)
     return special_tokens, added_tokens
 
 
-def _id_of_added(content: str, said: int, ids: dict[str, int], known: dict[str, int]) -> int:
+def _is_byte(content: str) -> bool:
+    """Whether a token is written like a single byte in byte characters."""
+    return len(from_characters(content) or b"") == 1
+
+
+def _id_of_added(content: str, ids: dict[str, int], known: dict[str, int]) -> int:
     """The id of an added token: Hugging Face's libraries take that of the model's vocabulary, or
     else the next that is free, whatever the file says.
     """
     if content in ids:
-        # Written like a byte, with another id: only `to_huggingface` does that.
-        return said if len(from_characters(content) or b"") == 1 else ids[content]
+        return ids[content]
     last = max(known.values(), default=-1)
     return last + 1 if last >= len(ids) else len(ids)
 
