@@ -72,7 +72,7 @@ def test_every_field_of_the_configs_is_a_flag(capsys):
             "[model]\nhidden_dim = 'big'",
             "hidden_dim should be a whole number or left out, got 'big'",
         ),
-        ("[model]\nblock = 'mamba'", r'block must be "gpt2" or "llama", got .mamba.'),
+        ("[model]\nblock = 'mamba'", r'block must be "gpt2" or "llama" or "olmo2", got .mamba.'),
         ("[model]\nqk_norm = 1", "qk_norm should be true or false, got 1"),
         ("[model]\ndropout = '0'", "dropout should be a number, got '0'"),
         ("folder = 5", "folder should be a path in quotes, got 5"),
