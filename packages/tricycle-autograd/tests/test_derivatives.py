@@ -24,6 +24,14 @@ def gradients(function, *values):
     return [leaf.grad.tolist() for leaf in leaves]
 
 
+def test_what_is_left_falls_by_as_many_as_were_taken():
+    # 0.1 goes nine times into 1.0 here, and leaves 0.09999: it is a little more than a tenth.
+    assert gradients(tri.remainder, 1.0, 0.1) == [1, -9]
+    assert gradients(tri.fmod, 1.0, 0.1) == [1, -9]
+    assert gradients(tri.fmod, -1.0, 0.1) == [1, 9]
+    assert gradients(tri.remainder, -1.0, 0.1) == [1, 10]
+
+
 def test_slopes_that_a_person_knows():
     assert gradients(tri.square, [3.0]) == [[6]]
     assert gradients(tri.reciprocal, [2.0]) == [[-0.25]]

@@ -135,6 +135,22 @@ def test_what_would_leave_the_tape_says_so():
         np.add.reduce(x)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        np.linalg.trace,  # of the last two axes; ours is of the first two
+        np.linalg.diagonal,
+        np.unique,
+        lambda x: np.bincount([0, 1], weights=x[0, :2]),
+        lambda x: np.full_like(np.ones(2), x[0, 0]),
+        lambda x: np.copyto(x, 0.0),
+    ],
+)
+def test_functions_that_mean_another_thing_or_have_a_gradient_are_refused(call):
+    with pytest.raises(TypeError, match="has no gradient here, and would leave the tape"):
+        call(leaf())
+
+
 def test_nothing_is_written_into_an_array_by_a_tensor():
     array = np.ones((2, 3))
     with pytest.raises(TypeError, match=r"goes without out=.*write x = x \+ y"):

@@ -313,6 +313,21 @@ def test_norms_of_matrices_are_numpys(ord):
     check_gradients(lambda x: tri.norm(x, ord, (0, 1)), x)
 
 
+def test_lengths_of_integers_are_of_the_numbers_they_stand_for():
+    assert tri.norm(Tensor(np.array([3_000_000])), 3).item() == pytest.approx(3e6)
+    assert tri.norm(Tensor(np.array([-128, 10], np.int8)), np.inf).item() == 128
+    assert tri.norm(Tensor(np.array([-128, 10], np.int8)), 1).item() == 138
+    assert tri.norm(Tensor([1, 2]), -1).item() == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("ord", [0.5, -1])
+def test_where_the_slope_of_a_length_is_infinite_it_is_taken_as_zero(ord):
+    norm = lambda x: tri.norm(x, ord)  # noqa: E731
+    assert gradient_of(norm, [0.0, 0.0]) == [0, 0]
+    assert gradient_of(norm, [0.0, 1.0]) == [0, 1 if ord > 0 else 0]
+    assert norm(Tensor([0.0, 1.0])).item() == (1 if ord > 0 else 0)
+
+
 def test_norms_that_there_are_not():
     with pytest.raises(ValueError, match="ord 2 of a matrix needs its singular values"):
         tri.norm(Tensor([[1.0]]), 2)

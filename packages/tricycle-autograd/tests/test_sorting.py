@@ -22,6 +22,12 @@ def test_numbers_in_order_take_their_gradients_back():
     assert x.grad.tolist() == [30, 10, 20]
 
 
+def test_the_middle_of_no_rows_is_no_numbers():
+    assert tri.median(Tensor(np.empty((0, 3))), axis=1).shape == (0,)
+    with pytest.raises(ValueError, match="median needs at least one number"):
+        tri.median(Tensor(np.empty((3, 0))), axis=1)
+
+
 def test_the_middle_gets_the_gradient_and_two_in_the_middle_share_it():
     assert tri.median(Tensor([5.0, 1.0, 3.0])).item() == 3
     assert gradient_of(tri.median, [5.0, 1.0, 3.0]) == [0, 0, 1]

@@ -16,6 +16,12 @@ def value(function, *numbers, **options):
     return function(Tensor(np.array(numbers)), **options).tolist()
 
 
+def test_elu_has_slope_one_at_zero():
+    x = Tensor(np.zeros(1), requires_grad=True)
+    elu(x).sum().backward()
+    assert x.grad.tolist() == [1]
+
+
 def test_values_by_hand():
     assert value(leaky_relu, -2.0, 3.0) == [-0.02, 3]
     assert value(leaky_relu, -2.0, slope=0.5) == [-1]

@@ -280,7 +280,7 @@ def test_layers_have_the_parameters_that_their_shapes_say():
     ("q", "k", "v", "message"),
     [
         ((2, 3, 4), (2, 3, 4), (2, 3, 4), r"expected \(batch, heads, time, head size\), got q"),
-        ((1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 5, 4), "keys and values of one shape"),
+        ((1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 5, 4), "a value of any width for each"),
         ((1, 2, 3, 4), (1, 2, 3, 5), (1, 2, 3, 5), "the queries' batch and head size"),
         ((1, 3, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4), "3 query heads cannot share 2 key-value heads"),
         ((1, 2, 3, 4), (1, 2, 2, 4), (1, 2, 2, 4), "a key for each query to see"),
@@ -400,6 +400,8 @@ def test_masks_that_do_not_fit_or_want_a_gradient_are_refused():
         ValueError, match=r"\(batch, heads, queries, keys\), \(1, 1, 3, 3\), got \(4,\)"
     ):
         attention(q, q, q, mask=np.ones(4, bool))
+    with pytest.raises(TypeError, match=r"a mask of booleans.*give mask.astype\(bool\)"):
+        attention(q, q, q, mask=np.ones(3, int))
     bias = Tensor(single(3, 3), requires_grad=True)
     with pytest.raises(TypeError, match="no gradient for a mask; give it mask.detach()"):
         attention(q, q, q, mask=bias)

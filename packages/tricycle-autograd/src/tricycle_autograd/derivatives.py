@@ -196,13 +196,13 @@ remainder = of_two(
     "What is left of a when whole b's are taken from it; it has the sign of b.",
     np.remainder,
     lambda xp, x, y, out: 1,
-    lambda xp, x, y, out: -xp.floor(x / y),
+    lambda xp, x, y, out: -xp.floor_divide(x, y),  # x / y may be rounded up to a whole number
 )
 fmod = of_two(
     "What is left of a when whole b's are taken from it; it has the sign of a.",
     np.fmod,
     lambda xp, x, y, out: 1,
-    lambda xp, x, y, out: -xp.trunc(x / y),
+    lambda xp, x, y, out: -xp.rint((x - out) / y),
 )
 floor_divide = of_two(
     "How many whole b's there are in a, rounded down; its gradient is 0.",

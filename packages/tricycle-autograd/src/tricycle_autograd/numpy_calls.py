@@ -23,14 +23,15 @@ from tricycle_autograd.tensor import Tensor
 
 # numpy's names for functions that have another one here.
 OTHER_NAMES = {"absolute": "abs", "fabs": "abs", "rint": "round", "amax": "max", "amin": "min"}
+# Others of numpy.linalg have the names of functions here that do another thing (trace, diagonal).
+OF_LINALG = ("norm", "matmul", "tensordot")
 # What these tell of numbers does not change when the numbers move a little.
 WITHOUT_GRADIENT = """
     shape ndim size allclose isclose array_equal array_equiv array2string array_repr array_str
-    nonzero flatnonzero argwhere count_nonzero unique searchsorted digitize bincount histogram
-    histogram_bin_edges zeros_like ones_like full_like empty_like result_type can_cast
-    shares_memory may_share_memory iscomplexobj isrealobj copyto save savez savez_compressed
-    savetxt nanargmax nanargmin argpartition lexsort isin logical_and logical_or logical_xor
-    logical_not signbit
+    nonzero flatnonzero argwhere count_nonzero searchsorted digitize zeros_like ones_like
+    empty_like result_type can_cast shares_memory may_share_memory iscomplexobj isrealobj save
+    savez savez_compressed savetxt nanargmax nanargmin argpartition lexsort isin logical_and
+    logical_or logical_xor logical_not signbit
 """
 
 
@@ -77,7 +78,8 @@ def _function(here, name, function):
     """Ours for numpy's, or the error that there is none."""
     ours = getattr(here, OTHER_NAMES.get(name, name), None)
     module = getattr(function, "__module__", None) or "numpy"
-    if module in ("numpy", "numpy.linalg") and name != "fused" and _is_operation(here, ours):
+    known = module == "numpy" or (module == "numpy.linalg" and name in OF_LINALG)
+    if known and name != "fused" and _is_operation(here, ours):
         return ours
     raise TypeError(
         f"{module}.{name} has no gradient here, and would leave the tape; for the numbers alone "

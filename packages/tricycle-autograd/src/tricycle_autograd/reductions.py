@@ -203,6 +203,8 @@ def norm(
     that need their singular values (2, -2, "nuc"), and for other words.
     """
     x = as_tensor(x)
+    if not is_floating(x.dtype):
+        x = astype(x, np.float64)  # as numpy does: powers of integers would not fit
     axes = range(x.ndim) if axis is None else normalise_axes("norm", axis, x.shape)
     if ord is None or (ord == "fro" and len(axes) == 2) or (ord == 2 and len(axes) == 1):
         return _euclidean_norm(x, tuple(axes), keepdims)
@@ -223,11 +225,17 @@ def norm(
     size = elementwise.abs(x)
     if math.isinf(ord):
         return (max if ord > 0 else min)(size, axis=axis, keepdims=keepdims)
-    total = sum(size**ord, axis=axis, keepdims=keepdims)
     if ord == 1:
-        return total
-    # The slope of the root is infinite at 0, where every number is 0.
-    nothing = total.array == 0
+        return sum(size, axis=axis, keepdims=keepdims)
+    if ord < 1:
+        # The slope of such a power is infinite at 0, where that of |x| is taken as 0.
+        none = size.array == 0
+        powers = where(none, 0.0 if ord > 0 else math.inf, where(none, 1.0, size) ** ord)
+    else:
+        powers = size**ord
+    total = sum(powers, axis=axis, keepdims=keepdims)
+    # The slope of the root is infinite where a length is 0.
+    nothing = total.array == (0 if ord > 0 else math.inf)
     return where(nothing, 0.0, where(nothing, 1.0, total) ** (1 / ord))
 
 

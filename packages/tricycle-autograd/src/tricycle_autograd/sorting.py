@@ -4,6 +4,7 @@ Sorting moves numbers, so the gradient moves back to where each came from: `take
 the order, whose gradient that is.
 """
 
+import math
 from typing import Any
 
 from tricycle_autograd.axes import normalise_axes, normalise_axis
@@ -39,8 +40,8 @@ def median(a: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     a = as_tensor(a)
     axes = range(a.ndim) if axis is None else normalise_axes("median", axis, a.shape)
     kept = [i for i in range(a.ndim) if i not in axes]
-    rows = reshape(transpose(a, [*kept, *axes]), [*[a.shape[i] for i in kept], -1])
-    n = rows.shape[-1]
+    n = math.prod(a.shape[i] for i in axes)
+    rows = reshape(transpose(a, [*kept, *axes]), [*[a.shape[i] for i in kept], n])
     if n == 0:
         raise ValueError(f"median needs at least one number, got shape {a.shape}")
     in_order = sort(rows)

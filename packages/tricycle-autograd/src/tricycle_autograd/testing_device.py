@@ -24,13 +24,13 @@ IN_CUPY = """
     abs absolute add all any arange argmax argmin argsort array asanyarray asarray
     ascontiguousarray bitwise_and bitwise_or broadcast_to ceil clip concatenate copyto cos
     cumprod cumsum diagonal divide dot einsum empty empty_like equal exp expand_dims expm1 eye
-    flatnonzero flip float16 float32 float64 floor full full_like greater greater_equal inf
-    int32 int64 invert isfinite isinf isnan less less_equal log log1p logical_and logical_not
-    logical_or matmul max maximum mean min minimum moveaxis multiply nan ndarray negative
-    newaxis not_equal ones ones_like pad power prod ravel repeat reshape result_type roll sign
-    sin split sqrt square squeeze stack std subtract sum swapaxes take take_along_axis tanh
-    tensordot tile trace transpose tri tril triu true_divide uint32 uint64 var where zeros
-    zeros_like
+    flatnonzero flip float16 float32 float64 floor floor_divide full full_like greater
+    greater_equal inf int32 int64 invert isfinite isinf isnan less less_equal log log1p
+    logical_and logical_not logical_or matmul max maximum mean min minimum moveaxis multiply nan
+    ndarray negative newaxis not_equal ones ones_like pad power prod ravel repeat reshape
+    result_type rint roll sign sin split sqrt square squeeze stack std subtract sum swapaxes
+    take take_along_axis tanh tensordot tile trace transpose tri tril triu true_divide uint32
+    uint64 var where zeros zeros_like
 """
 # What makes an array on the GPU of one that is not there yet.
 UPLOADS = ("array", "asanyarray", "asarray", "ascontiguousarray")

@@ -30,7 +30,7 @@ def leaky_relu(x: Tensor, slope: float = 0.01) -> Tensor:
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
     """Each number of x where it is positive, else alpha · (e^x − 1), which ends at -alpha."""
     # Of the smaller of x and 0, so that e^x of a large x, which is not wanted, is not infinite.
-    return where(x <= 0, alpha * expm1(minimum(x, 0)), x)
+    return where(x < 0, alpha * expm1(minimum(x, 0)), x)
 
 
 def selu(x: Tensor) -> Tensor:

@@ -270,6 +270,11 @@ def _check(q, k, v, causal, scale, mask=None, window=None):
             f"attention expected a mask that stretches to (batch, heads, queries, keys), {scores}, "
             f"got {np.shape(mask)}"
         )
+    if mask is not None and np.dtype(getattr(mask, "dtype", bool)).kind in "iu":
+        raise TypeError(
+            "attention expected a mask of booleans, true where a query may look, or of floating "
+            f"point numbers to add to the scores, got {mask.dtype}; give mask.astype(bool)"
+        )
     if window is not None and (window < 1 or not causal or mask is not None):
         raise ValueError(
             f"attention expected a window of 1 or more, causal and without a mask, got {window}, "
