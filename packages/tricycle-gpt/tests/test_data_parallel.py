@@ -19,6 +19,8 @@ from tricycle_gpt.runs.distributed import Alone
 from tricycle_gpt.runs.optimiser import make_optimiser
 from tricycle_nn import AdamW, Muon, Parameter
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 # ---- Sharing out ----
 
 

@@ -12,6 +12,8 @@ from tricycle_gpt import communicate, load_newest_checkpoint, read_metrics
 from tricycle_gpt.runs.checkpoint import list_checkpoints
 from tricycle_gpt.runs.distributed import LAUNCHED, Alone, check_launcher, cores_of_one
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 # ---- Talking ----
 
 METHODS = """

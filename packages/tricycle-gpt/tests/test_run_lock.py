@@ -13,6 +13,8 @@ from tricycle_gpt.runs import run_lock
 from tricycle_gpt.runs.distributed import Alone
 from tricycle_gpt.runs.run_lock import locked_run
 
+pytestmark = pytest.mark.slow  # it starts many processes
+
 HOLDING = """
 import sys, time
 from tricycle_gpt.runs.run_lock import locked_run
