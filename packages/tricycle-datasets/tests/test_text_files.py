@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_datasets import open_source, parquet_files, read_documents, read_ids, text_files
+from tricycle_datasets.decompression import pieces_of
 from tricycle_datasets.parquet_files import parquet_texts
 
 TO_BE = "To be, or not to be\n"
@@ -478,3 +479,9 @@ def mutated(data, rng):
         else:
             del data[i:]
     return bytes(data)
+
+
+def test_streams_of_xz_may_have_many_zeros_between_them(tmp_path):
+    path = tmp_path / "two.txt.xz"
+    path.write_bytes(lzma.compress(b"one ") + bytes(3_000_000) + lzma.compress(b"two") + bytes(8))
+    assert b"".join(pieces_of(path)) == b"one two"

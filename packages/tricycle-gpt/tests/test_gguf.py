@@ -133,6 +133,24 @@ def test_settings_that_are_not_ours_are_named(tmp_path, make_tiny, changes, mess
         rewritten(path, changes)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("llama.layer_widths", r"llama.layer_widths, which is not known \(\[4 5\]\)"),
+        ("llama.rope.dimension_count", r"llama.rope.dimension_count is \[4 5\], and heads"),
+        ("llama.rope.scaling.type", r"llama.rope.scaling.type '\[4 5\]' \(none and linear"),
+        ("general.architecture", r"architecture '\[4 5\]'; llama, qwen2, qwen3, gpt2 can"),
+    ],
+)
+def test_a_list_in_place_of_a_setting_is_named(tmp_path, make_tiny, monkeypatch, name, message):
+    path = to_gguf(make_tiny("llama"), tmp_path / "model.gguf", "F32")
+    file = read_gguf(path)
+    file.settings[name] = np.array([4, 5])  # as lists of numbers are read
+    monkeypatch.setattr("tricycle_gpt.gguf.read_gguf", lambda path: file)
+    with pytest.raises(ValueError, match=message):
+        from_gguf(path)
+
+
 def test_tensors_that_do_not_fit_are_all_listed(tmp_path, make_tiny):
     path = to_gguf(make_tiny("llama"), tmp_path / "model.gguf", "F32")
     more = {

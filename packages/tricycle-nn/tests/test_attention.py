@@ -412,7 +412,7 @@ def test_masks_that_do_not_fit_or_want_a_gradient_are_refused():
 
 def test_kernels_that_know_no_masks_say_so():
     q = Tensor(single(1, 1, 3, 2))
-    with pytest.raises(ValueError, match="kernels on cpu do not know a mask; move"):
+    with pytest.raises(ValueError, match="kernels on cpu do not know a mask or a window; move"):
         attention_fast(object(), q, q, q, mask=np.ones(3, bool))
 
 

@@ -97,8 +97,10 @@ def _unpacked_xz(file: BinaryIO) -> Iterator[bytes]:
                 data = file.read(PIECE)
                 if not data:
                     raise EOFError("it ends before the end of its stream")
-        # Zeros may stand between and after streams.
-        data = stream.unused_data.lstrip(b"\0") or file.read(PIECE).lstrip(b"\0")
+        data = stream.unused_data or file.read(PIECE)
+        while data and not data.strip(b"\0"):  # zeros may stand between and after streams
+            data = file.read(PIECE)
+        data = data.lstrip(b"\0")
 
 
 def _unpacked_zst(file: BinaryIO) -> Iterator[bytes]:

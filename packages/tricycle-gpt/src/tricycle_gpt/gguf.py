@@ -109,7 +109,7 @@ def from_gguf(path: str | Path) -> GPT:
     """
     file = read_gguf(path)
     kind = file.settings.get("general.architecture")
-    if kind not in list(ARCHITECTURES):
+    if type(kind) is not str or kind not in ARCHITECTURES:
         raise GGUFError(
             f"{path} holds a model of architecture {str(kind)[:40]!r}; {', '.join(ARCHITECTURES)} "
             "can be read"
@@ -137,7 +137,7 @@ def _their_settings(file, kind):
             found[names[short]] = _meant(value)
         elif short in names:
             faults.append(f"{name} is {str(value)[:60]}, no number above 0")
-        elif short not in CHECKED and value not in (0, False):
+        elif short not in CHECKED and not (type(value) in (int, float, bool) and value == 0):
             faults.append(f"{name}, which is not known ({str(value)[:60]})")
     if "token_embd.weight" in file.tensors:  # longer than the vocabulary where it is padded
         found["vocab_size"] = file.tensors["token_embd.weight"].shape[0]
@@ -146,8 +146,10 @@ def _their_settings(file, kind):
         found |= _rope_scaling(file, kind, faults)
         for short in ("rope.dimension_count", "attention.value_length"):
             size = file.settings.get(f"{kind}.{short}", found["head_dim"])
-            if size != found["head_dim"]:
-                faults.append(f"{kind}.{short} is {size}, and heads have {found['head_dim']}")
+            if type(size) is not int or size != found["head_dim"]:
+                faults.append(
+                    f"{kind}.{short} is {str(size)[:40]}, and heads have {found['head_dim']}"
+                )
     if file.settings.get(f"{kind}.attention.causal") is False:
         faults.append(f"{kind}.attention.causal is False")
     if faults:
@@ -166,7 +168,7 @@ def _head_dim(found):
 
 
 def _rope_scaling(file, kind, faults):
-    how = file.settings.get(f"{kind}.rope.scaling.type", "none")
+    how = str(file.settings.get(f"{kind}.rope.scaling.type", "none"))  # a hostile list, too
     factor = file.settings.get(f"{kind}.rope.scaling.factor", 1.0)
     if how == "none":
         return {}

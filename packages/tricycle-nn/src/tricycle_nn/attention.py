@@ -109,7 +109,7 @@ def attention_fast(run, q, k, v, causal=True, scale=None, mask=None, window=None
     return record(out, (q, k, v), backward)
 
 
-MASKS, OTHER_WIDTHS = "a mask", "values of another width than keys"
+MASKS, OTHER_WIDTHS = "a mask or a window", "values of another width than keys"
 
 
 def _check_that_it_knows(run, k, v, mask):
