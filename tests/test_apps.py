@@ -435,7 +435,10 @@ MISTAKES = {
         "inference",
         "there is no model in runs/shakespeare/model; train one first",
     ),
-    "a folder that holds no model": ("inference --model whole", "tokenizer.json"),
+    "a folder that holds no model": (
+        "inference --model whole/checkpoints",
+        "there is no tokenizer.json in whole/checkpoints",
+    ),
     "a damaged model": ("inference --model damaged", "model.safetensors"),
     "a character the model never saw": ("inference --model whole/model --prompt é", "é"),
     "a dial out of range": (
