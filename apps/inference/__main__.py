@@ -105,7 +105,7 @@ def measure(args: Arguments, model: GPT, tokeniser: Tokeniser) -> None:
     """Print what the benchmarks find, a line of JSON each."""
     if args.evaluate:
         text = "\n\n".join(read_documents(args.evaluate))
-        ids = tokeniser.encode_to_numpy(text)
+        ids = tokeniser.encode_to_numpy(text, disallowed_special=())
         tell("evaluate", evaluate(model, ids, n_bytes=len(text.encode())))
     if args.hellaswag:
         tell("hellaswag", hellaswag(model, tokeniser, args.hellaswag))

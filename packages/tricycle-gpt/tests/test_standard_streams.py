@@ -100,3 +100,11 @@ def test_a_full_file_does_not_fail_the_program_at_its_end():
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", program], stdout=full, stderr=full)
     assert done.returncode == 0
+
+
+def test_a_character_that_the_stream_lacks_takes_nothing_else_with_it(tmp_path):
+    path = tmp_path / "log"
+    with open(path, "w", encoding="ascii") as stream:
+        for text in ("first ", "é", " third"):
+            Steadfast(stream).write(text)
+    assert path.read_text() == "first ? third"

@@ -79,6 +79,7 @@ class Compiler:
             if answer:
                 return answer == "stored\n"
             process.kill()
+            process.wait()  # or the next try would be given this one
         return False
 
     def _running(self):
@@ -101,7 +102,9 @@ def will_answer(process: subprocess.Popen) -> bool:
         return True
     assert process.stdout is not None
     began = stopped_since = time.monotonic()
-    while not select.select([process.stdout], [], [], 1.0)[0]:
+    answers = select.poll()  # select.select knows the first 1024 open files only
+    answers.register(process.stdout, select.POLLIN)
+    while not answers.poll(1000):
         now = time.monotonic()
         if not is_stopped(process.pid):
             stopped_since = now

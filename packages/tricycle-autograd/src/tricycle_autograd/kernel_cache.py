@@ -70,7 +70,7 @@ class ProcessState:
         A folder with a known name could hold what another user put there.  /dev/shm is memory.
         Returns False, and says so, if there is no room anywhere.
         """
-        for place in (tempfile.gettempdir(), "/dev/shm"):
+        for place in (None, "/dev/shm"):  # None: the system's folder for temporary files
             try:
                 folder = tempfile.mkdtemp(prefix="tricycle-", dir=place)
             except OSError:

@@ -59,7 +59,8 @@ def interruptible(silent: bool = False) -> Iterator[Interruption]:
     before = {
         number: signal.signal(number, stop_soon)
         for number in STOPPING_SIGNALS
-        if signal.getsignal(number) is not signal.SIG_IGN or number in AT_ONCE_WHEN_REPEATED
+        if signal.getsignal(number) is not None  # not Python's: it could not be given back
+        and (signal.getsignal(number) is not signal.SIG_IGN or number in AT_ONCE_WHEN_REPEATED)
     }
     try:
         yield interruption

@@ -131,13 +131,15 @@ def _lock_file(folder, descriptor):
         )
     who = json.dumps({"process": os.getpid(), "machine": platform.node()}) + "\n"
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, who.encode(), 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)  # not pwrite, which Windows lacks
+    os.write(descriptor, who.encode())
 
 
 def _holder(descriptor) -> dict[str, Any]:
     """What the lock's file says of who holds it; nothing if it cannot be read."""
     try:
-        who = json.loads(os.pread(descriptor, 1000, 0))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        who = json.loads(os.read(descriptor, 1000))
     except (OSError, ValueError, RecursionError):
         who = None
     return who if isinstance(who, dict) else {}

@@ -26,10 +26,16 @@ class Steadfast:
         """Write a text; its length."""
         try:
             if self._stream is not None:
-                self._stream.write(text)
+                self._write(text)
         except (OSError, ValueError):  # ValueError: the stream was closed
             self._forget()
         return len(text)
+
+    def _write(self, text):
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError as error:  # a character that the stream lacks becomes a ?
+            self._stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
 
     def flush(self) -> None:
         """Pass on what was written."""
