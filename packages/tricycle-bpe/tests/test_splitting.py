@@ -51,6 +51,11 @@ def test_a_sentence_in_pieces():
     assert pieces("hé!", "characters") == ["h", "é", "!"]
 
 
+def test_ends_of_lines_or_of_the_text_are_not_guessed():
+    with pytest.raises(ValueError, match=r"has the flag m, under which \$ and \^ mean another"):
+        Tokeniser.train(["a\nb"], 256, pattern=r"(?m)\w+$|\s+|\w+")
+
+
 def test_words_of_two_cases_are_two_pieces_for_o200k_only():
     assert pieces("camelCase", "o200k") == ["camel", "Case"]
     assert pieces("camelCase", "cl100k") == ["camelCase"]

@@ -96,6 +96,20 @@ def test_what_is_no_iterable_is_refused(tmp_path, make_tiny, given):
         train(make_tiny(), given, settings(), tmp_path)
 
 
+@pytest.mark.parametrize("position", [7, (1, 2, 3), (0.5, 1), "ab", None])
+def test_a_position_that_no_run_could_go_on_from_is_refused_before_the_first_step(
+    tmp_path, make_tiny, position
+):
+    class Source(list):
+        pass
+
+    source = Source([(IDS, IDS)])
+    source.position = position
+    with pytest.raises(TypeError, match="a source's position is two whole numbers"):
+        train(make_tiny("gpt2"), source, settings(steps=1), tmp_path)
+    assert not list(tmp_path.rglob("MANIFEST.json"))
+
+
 def test_no_batch_at_all_is_refused(tmp_path, make_tiny):
     with pytest.raises(ValueError, match="there is no batch to train on"):
         train(make_tiny(), [], settings(), tmp_path)

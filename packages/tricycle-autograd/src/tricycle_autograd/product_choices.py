@@ -3,7 +3,7 @@
     choices = {"NVIDIA H100 80GB HBM3, 131000": {"M=… N=… …": "00ff…"}}
 
 cuBLASLt's own first proposal is what runs, unless the file has another one.  The file is written by
-a measurement that somebody starts (`write`), and only read in a run: the same file gives the same
+a measurement of its own (`write`), and only read in a run: the same file gives the same
 algorithms, and with them the same bits.  It lies beside the compiled kernels, in the user's cache
 folder, or where TRICYCLE_PRODUCT_CHOICES says.
 

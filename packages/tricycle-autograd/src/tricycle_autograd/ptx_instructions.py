@@ -131,6 +131,7 @@ def shift(machine, now, threads):
 
 @operation("mov")
 def move(machine, now, threads):
+    """mov: a value to a register; to several in braces, which share its bits, or from them."""
     target, source = now.operands
     dtype = _type(now)
     if target[0] == "{":
@@ -198,6 +199,7 @@ ROUNDINGS = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 @operation("cvt")
 def convert(machine, now, threads):
+    """cvt: a number of one type as one of another, rounded as the instruction says."""
     to, source = now.op[-2:]
     target = now.operands[0]
     if to in ("bf16", "bf16x2"):

@@ -127,7 +127,7 @@ class Marks:
         self.read_at = np.zeros(cells, np.int64)
 
     def read(self, cell: np.ndarray, who: np.ndarray) -> None:
-        """Note that threads read cells.  A Fault, where somebody else may just be writing there."""
+        """Note that threads read cells.  A Fault where another thread may be writing."""
         self._check("reads", "written", self.writer[cell], self.written_at[cell], who)
         team, before = self.team, self.reader[cell]
         # Who read it before a barrier cannot be in the way of who writes it after the next.
@@ -140,7 +140,7 @@ class Marks:
         self._join_readers(cell, code, who)
 
     def write(self, cell: np.ndarray, who: np.ndarray) -> None:
-        """Note that threads write cells.  A Fault, where somebody else may be there just now."""
+        """Note that threads write cells.  A Fault where another may read or write."""
         self._check("writes", "written", self.writer[cell], self.written_at[cell], who)
         self._check("writes", "read", self.reader[cell], self.read_at[cell], who)
         self.writer[cell] = who

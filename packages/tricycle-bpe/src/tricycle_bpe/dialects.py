@@ -24,6 +24,7 @@ ESCAPE = re.compile(
 )
 COUNT = re.compile(r"\{(\d+(?:,\d*)?|,\d+)\}")
 NAMED_SET = re.compile(r"\[:\^?\w+:\]")
+MULTILINE = re.compile(r"\(\?[a-zA-Z]*m")
 VERBOSE = re.compile(r"\(\?[a-zA-Z]*x")
 SET_OPERATORS = ("&&", "--", "||", "~~")
 
@@ -61,6 +62,11 @@ def _rewritten(expression: str, possessive: bool, ends: dict[str, str]) -> str:
         )
     if VERBOSE.search(expression):
         raise ValueError(f"pattern {expression!r:.80} has the flag x (verbose): write it without")
+    if MULTILINE.search(expression) and ("$" in expression or "^" in expression):
+        raise ValueError(
+            f"pattern {expression!r:.80} has the flag m, under which $ and ^ mean another "
+            "thing from one library to the next: write it without, as (?=\\n) and (?<=\\n)"
+        )
     out: list[str] = []  # what was read so far, written anew
     opened: list[int] = []  # where in `out` the groups begin that are open
     atom = 0  # where in `out` the last atom begins: what a count counts

@@ -5,6 +5,7 @@ the same bits.  Any other iterable trains too: a list, a generator, a loader of 
 tensors.  Such a run is resumed with its batches from wherever they then begin.
 """
 
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -74,8 +75,20 @@ class BatchFeed:
                 return None
             batches.append(as_batch(given, self._config))
         if isinstance(self._source, BatchSource):
-            self.position = self._source.position
+            self.position = as_position(self._source.position)
         return batches
+
+
+def as_position(given: Any) -> tuple[int, int]:
+    """A source's position, as a checkpoint holds it.  TypeError for anything but two numbers."""
+    try:
+        pass_number, batch_number = (operator.index(number) for number in given)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "a source's position is two whole numbers, (pass, batch in it), from which a run can "
+            f"go on; got {given!r:.80}. Without the attribute it trains, and cannot be resumed"
+        ) from error
+    return pass_number, batch_number
 
 
 def as_batch(given: Any, config: GPTConfig) -> Batch:

@@ -46,7 +46,7 @@ class Steadfast:
             self._forget()
 
     def isatty(self) -> bool:
-        """Whether somebody looks on."""
+        """Whether it is a terminal."""
         try:
             return self._stream is not None and self._stream.isatty()
         except (OSError, ValueError):
