@@ -264,14 +264,15 @@ def _read_added(
         kind = special_tokens if added.get("special", True) else added_tokens
         if type(ids.get(content, 0)) is not int:
             raise ValueError(f"{path}: token {content!r:.80} has the id {ids[content]!r:.80}")
-        if content in ids and _is_byte(content) and not content.isascii():
-            if kind is added_tokens:
-                raise ValueError(
-                    f"{path}: added token {content!r} is written like the byte that has id "
-                    f"{ids[content]}, and cannot be told from it; take it out of "
-                    "added_tokens"
-                )
+        like_a_byte = content in ids and _is_byte(content)  # as ¶, | and é are written in a file
+        if like_a_byte and kind is special_tokens:
             kind[content] = said  # with an id of its own: only `to_huggingface` does that
+        elif like_a_byte and not content.isascii():
+            raise ValueError(
+                f"{path}: added token {content!r} is written like the byte that has id "
+                f"{ids[content]}, and cannot be told from it; take it out of "
+                "added_tokens"
+            )
         else:
             kind[content] = _id_of_added(content, ids, known)
         if added.get("normalized"):
