@@ -1,11 +1,12 @@
 """Train four small models for 200 steps, and print the sha256 of each one's weights.
 
-    python one_digest.py [FOLDER [BLOCK OPTIMISER]]
+    python one_digest.py [FOLDER [BLOCK OPTIMISER]...]
 
 GPT-2's block and Llama's, moved by AdamW and by Muon, with dropout.  The digests are equal on every
 processor that has fused multiply-add, for any width of its registers, any number of threads, and
 if a run was killed and resumed: digests.txt beside this file has them.  In FOLDER the runs are
-kept, and resumed from their newest checkpoints; a block and an optimiser choose one of the four.
+kept, and resumed from their newest checkpoints; a block and an optimiser choose one of the four,
+two more another.
 
 The sizes are odd on purpose: rows that end within a register, a summed dimension that is cut in
 two (576), grouped queries, weights that Muon moves in three parts.
@@ -80,7 +81,8 @@ def digest(block: str, optimiser: str, folder: str | Path) -> str:
 
 def main(folder: str | None = None, *chosen: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        for block, optimiser in [chosen] if chosen else product(BLOCKS, OPTIMISERS):
+        pairs = zip(chosen[::2], chosen[1::2], strict=True)
+        for block, optimiser in pairs if chosen else product(BLOCKS, OPTIMISERS):
             run = Path(folder or temporary, f"{block}-{optimiser}")
             print(f"{block} {optimiser} {digest(block, optimiser, run)}", flush=True)
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tricycle_autograd.gemm_tile import LANES
+
 HERE = Path(__file__).parent
 PROGRAM, DIGESTS = HERE / "one_digest.py", HERE / "digests.txt"
 
@@ -34,15 +36,15 @@ def digests(*arguments, **environment) -> str:
     return out
 
 
-@pytest.mark.parametrize("threads", ["1", "2", "4"])
+@pytest.mark.parametrize("threads", ["2", "4"])  # and 1 in test_processors.py
 def test_the_digests_are_the_same_for_any_number_of_threads(threads):
     assert digests(TRICYCLE_NUM_THREADS=threads) == DIGESTS.read_text()
 
 
-@pytest.mark.parametrize("lanes", ["4", "8", "16"])
+@pytest.mark.parametrize("lanes", sorted({4, 8, 16} - {LANES}))  # all others run with its own
 def test_the_digests_are_the_same_for_any_width_of_registers(lanes):
     # Each has machine code of its own: the lanes are in the cache folder's name.
-    assert digests(TRICYCLE_VECTOR_LANES=lanes) == DIGESTS.read_text()
+    assert digests(TRICYCLE_VECTOR_LANES=str(lanes)) == DIGESTS.read_text()
 
 
 def test_the_digests_do_not_come_from_numpys_choice_of_instructions():
