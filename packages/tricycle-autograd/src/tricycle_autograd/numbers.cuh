@@ -128,3 +128,15 @@ HELPER float block_max(float x) {
     __syncthreads();
     return warp_max(lane < blockDim.x / WARP ? of_warp[lane] : NEGATIVE_INFINITY);
 }
+
+// The sum in float64, of a block of SIZE threads, a power of two.
+template <int SIZE> HELPER double block_sum(double x) {
+    __shared__ double of_thread[SIZE];
+    of_thread[threadIdx.x] = x;
+    for (int half = SIZE / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) of_thread[threadIdx.x] += of_thread[threadIdx.x + half];
+    }
+    __syncthreads();
+    return of_thread[0];
+}

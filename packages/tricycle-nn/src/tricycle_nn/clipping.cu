@@ -21,11 +21,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) sums_of_chunks(
         #pragma unroll
         for (int k = 0; k < WIDTH; k++) sum += (double)a.at[k] * a.at[k];
     }
-    __shared__ double of_thread[THREADS];
-    of_thread[me] = sum;
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (me < half) of_thread[me] += of_thread[me + half];
-    }
-    if (me == 0) sums[blockIdx.x] = of_thread[0];
+    sum = block_sum<THREADS>(sum);
+    if (me == 0) sums[blockIdx.x] = sum;
 }

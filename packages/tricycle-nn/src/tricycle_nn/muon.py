@@ -44,9 +44,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tricycle_autograd.arrays import in_float32
+from tricycle_autograd import cublaslt
+from tricycle_autograd.arrays import empty, empty_like, in_float32
 from tricycle_autograd.cpu import cpu_function, cpu_kernel, prange
 from tricycle_autograd.cpu_math import sum_of_squares
+from tricycle_autograd.cuda import CudaFile, blocks_for
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.fused import fused_update
 from tricycle_autograd.gemm import multiply
@@ -282,6 +284,60 @@ def multiply_symmetric(out, a, b):
             for j in range(other, min(other + BLOCK, end)):
                 for i in range(max(first, j + 1), end):
                     out[j, i] = out[i, j]
+
+
+@muon_update.kernels("cuda")
+class GPU:
+    """One matrix after another: products by cuBLASLt, the rest by muon.cu; all of it in float32.
+
+    bfloat16 would not do for the products: it rounds G's small numbers, the squares of the weak
+    directions, to nothing beside its large ones.
+    """
+
+    FILE = CudaFile(__file__)
+    THREADS, CHUNK = 256, 4096  # of a block, as muon.cu has them
+
+    def step(w: Any, g, u, places, *numbers):
+        for place in places:
+            matrices = place.matrix(w, place.weight), place.matrix(g, place.gradient)
+            GPU.move_matrix(*matrices, place.matrix(u, place.velocity), place.width, *numbers)
+
+    def move_matrix(w: Any, g, u, width, grad_scale, momentum, shrink, rate):
+        """One step of one matrix w (M, N) in rows of this width, its gradient and its momentum."""
+        size, columns, width = np.int64(w.size), np.int32(w.shape[1]), np.int64(width)
+        blocks = blocks_for(w.size, GPU.CHUNK)
+        x, sums = empty(w.shape, np.float32, like=w), empty(blocks, np.float64, like=w)
+        GPU.launch("look_ahead", size, x, sums, u, g, grad_scale, momentum, columns, width, size)
+        GPU.launch("normalise", size, x, sums, np.int32(blocks), size)
+        step = GPU.orthogonalised(x)
+        rate *= np.float32(np.sqrt(max(w.shape)))
+        GPU.launch("move", size, w, step, shrink, rate, columns, width, size)
+
+    def orthogonalised(x: Any):
+        """As on the CPU, for x (M, N) with ‖x‖ <= 1; it may be high, too."""
+        wide = x.shape[0] <= x.shape[1]
+        short = x if wide else x.T
+        M = len(short)
+        gram, p, q, spare = (empty((M, M), np.float32, like=x) for _ in range(4))
+        cublaslt.product(gram, short, short.T)
+        for k, (a, b, c) in enumerate(COEFFICIENTS):
+            cublaslt.product(p, gram, gram)
+            GPU.launch("polynomial", M * M, p, gram, a, b, c, np.int32(M))
+            if k < len(COEFFICIENTS) - 1:
+                cublaslt.product(spare, p, gram)
+                cublaslt.product(gram, spare, p)
+            if k == 0:
+                p, q = q, p
+            else:
+                cublaslt.product(spare, p, q)
+                q, spare = spare, q
+        y = empty_like(x)
+        cublaslt.product(y, *((q, x) if wide else (x, q)))  # q is its own transpose
+        return y
+
+    def launch(name: Any, size, *arguments):
+        kernel = GPU.FILE.get(name, np.float32)
+        kernel((blocks_for(size, GPU.CHUNK),), (GPU.THREADS,), *arguments)
 
 
 def _check_matrix(tensor, parts):
