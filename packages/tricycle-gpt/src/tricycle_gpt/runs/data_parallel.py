@@ -30,7 +30,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,10 @@ import numpy as np
 from tricycle_autograd.memory import aligned_zeros
 from tricycle_autograd.tape import on_finished_leaf
 from tricycle_autograd.tensor import Tensor
+from tricycle_gpt.config import TrainingConfig
+from tricycle_gpt.model import GPT
 from tricycle_gpt.runs.distributed import Communicator, Parts, texts_of_all
+from tricycle_gpt.runs.resuming import dropouts
 from tricycle_nn.clipping import sum_of_all_squares
 from tricycle_nn.optimiser import MASTER, AnyOptimiser, Group
 
@@ -217,6 +220,25 @@ def totals(loss: float, optimiser: AnyOptimiser, communicator: Communicator) -> 
     )
     loss, squares = communicator.sum([loss, sum_of_all_squares(stretches)]).tolist()
     return loss, squares**0.5
+
+
+def deal_out(
+    model: GPT,
+    optimiser: AnyOptimiser,
+    config: TrainingConfig,
+    facts: dict[str, Any],
+    communicator: Communicator,
+) -> DealtOptimiser:
+    """Deal an optimiser's work out to ranks that all begin alike; dropout draws for each rank anew.
+
+    facts  what must be the same on all ranks besides the settings, by name
+    """
+    # The settings too that are not in a recipe: all must look, save and judge at one step.
+    settings = {f"training.{name}": value for name, value in asdict(config).items()}
+    check_that_all_begin_alike(communicator, optimiser, facts | settings)
+    for layer in dropouts(model):
+        layer.stream = communicator.rank
+    return DealtOptimiser(optimiser, model.parameters(), communicator)
 
 
 def check_that_all_begin_alike(

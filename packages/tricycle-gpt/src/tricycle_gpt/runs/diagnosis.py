@@ -6,6 +6,7 @@ was at: `load_batches` and `first_bad_operation` find the place again, in anothe
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,45 +87,55 @@ class FiniteCheck:
             )
 
 
-def examine_bad_step(
-    model: GPT,
-    batches: Sequence[Batch],
-    step: int,
-    folder: Path,
-    communicator: Communicator,
-    finite: bool,
-) -> str:
+@dataclass(frozen=True)
+class BadStep:
+    """A step after which the weights are not moved.
+
+    step     counts from 0
+    batches  what it learnt from: (inputs, targets), (B, T) integers each
+    reason   why it is bad, as Health.judge says it
+    finite   the loss and the gradient were numbers, only too large: so are those of all operations
+    """
+
+    step: int
+    batches: Sequence[Batch]
+    reason: str
+    finite: bool
+
+
+def examine_bad_step(model: GPT, bad: BadStep, folder: Path, communicator: Communicator) -> str:
     """Save a bad step's batches and name its first bad operation: what to tell, on every rank.
 
-    step    counts from 0; the file's name, for people, from 1
-    finite  the loss and the gradient were numbers, only too large: so are those of all operations
+    The file's name, for people, counts steps from 1.
     """
-    dropout_step = step * len(batches)
+    dropout_step = bad.step * len(bad.batches)
     of_rank = f"-rank-{communicator.rank}" if communicator.size > 1 else ""
-    kept = folder / f"bad-step-{step + 1:08d}{of_rank}.safetensors"
-    save_batches(kept, batches, dropout_step)
+    kept = folder / f"bad-step-{bad.step + 1:08d}{of_rank}.safetensors"
+    save_batches(kept, bad.batches, dropout_step)
     found = f"its batches are in {kept}"
-    if not finite:
-        found += f"; {first_bad_operation(model, batches, dropout_step)}"
-        set_dropout_step(model, dropout_step + len(batches))
+    if not bad.finite:
+        found += f"; {first_bad_operation(model, bad.batches, dropout_step)}"
+        set_dropout_step(model, dropout_step + len(bad.batches))
     return "; ".join(texts_of_all(communicator, found))
 
 
-def why_it_stopped(config: TrainingConfig, step: int, reason: str, found: str, finite: bool) -> str:
+def why_it_stopped(config: TrainingConfig, bad: BadStep, found: str) -> str:
     """What to say when a bad step ends a run, and what may help.
 
-    reason  why the step is bad, as Health.judge says it
-    found   what examine_bad_step found
+    found  what examine_bad_step found
     """
     advice = (
         f"A learning rate below {config.learning_rate:.2g}, or a longer warmup, usually helps, in "
         "a run of its own"
     )
-    policy = "spikes" if finite else "when_not_finite"
+    policy = "spikes" if bad.finite else "when_not_finite"
     if getattr(config, policy) == "stop":
         flag = f"--training.{policy.replace('_', '-')} skip"
         advice += f"; to go on with this one, without such steps: --resume {flag}"
-    return f"at step {step + 1} {reason}; the weights were left as they were. {found}. {advice}"
+    return (
+        f"at step {bad.step + 1} {bad.reason}; the weights were left as they were. {found}. "
+        f"{advice}"
+    )
 
 
 def weights_not_finite(model: GPT) -> list[str]:

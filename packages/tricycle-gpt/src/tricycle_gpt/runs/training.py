@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,13 @@ from tricycle_gpt.model import GPT
 from tricycle_gpt.runs.batch_feed import BatchFeed, BatchSource
 from tricycle_gpt.runs.checkpoint_writer import CheckpointWriter
 from tricycle_gpt.runs.compiling import expect_training_kernels
-from tricycle_gpt.runs.data_parallel import DealtOptimiser, check_that_all_begin_alike, totals
-from tricycle_gpt.runs.diagnosis import examine_bad_step, weights_not_finite, why_it_stopped
+from tricycle_gpt.runs.data_parallel import deal_out, totals
+from tricycle_gpt.runs.diagnosis import (
+    BadStep,
+    examine_bad_step,
+    weights_not_finite,
+    why_it_stopped,
+)
 from tricycle_gpt.runs.distributed import Alone, Communicator
 from tricycle_gpt.runs.health import Health
 from tricycle_gpt.runs.interruption import interruptible
@@ -160,14 +165,8 @@ def take_steps(
 
     summing: Callable[[], AbstractContextManager] = nullcontext
     if communicator.size > 1:
-        # Of the settings too that are not the recipe: all must look, save and judge at one step.
-        settings = {f"training.{name}": value for name, value in asdict(config).items()}
-        facts = {"step": start, **recipe, **settings}
-        check_that_all_begin_alike(communicator, optimiser, facts)
-        optimiser = DealtOptimiser(optimiser, model.parameters(), communicator)
+        optimiser = deal_out(model, optimiser, config, {"step": start, **recipe}, communicator)
         summing = optimiser.summing
-        for layer in dropouts(model):
-            layer.stream = communicator.rank
 
     is_first = communicator.rank == 0
     if before and is_first:
@@ -254,14 +253,10 @@ def take_steps(
                     optimiser.step(grad_scale=scale_for_norm(norm, config.max_gradient_norm))
                     row |= {"loss": loss, "gradient_norm": norm}
                 else:
-                    finite = math.isfinite(loss) and math.isfinite(norm)
-                    found = examine_bad_step(
-                        model, step_batches, step, folder, communicator, finite
-                    )
+                    bad = BadStep(step, step_batches, reason, math.isfinite(loss + norm))
+                    found = examine_bad_step(model, bad, folder, communicator)
                     if verdict == "stop" or weights_not_finite(model):
-                        raise FloatingPointError(
-                            why_it_stopped(config, step, reason, found, finite)
-                        )
+                        raise FloatingPointError(why_it_stopped(config, bad, found))
                     log.say(f"step {step + 1} is left out; {found}")
                 optimiser.zero_grad()
                 tokens = communicator.size * sum(inputs.size for inputs, _ in step_batches)
