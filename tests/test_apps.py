@@ -474,6 +474,20 @@ def test_a_mistake_gets_a_message(mistake, messy_place):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("app", ["train_shakespeare", "train_gpt2", "inference"])
+def test_asking_for_a_gpu_where_none_works_says_how_to_get_there(app, tmp_path):
+    # Whatever this machine has, the app does not find it.
+    (tmp_path / "cupy.py").write_text("raise ImportError('not here')")
+    there = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = run(app, "--device", "cuda", cwd=tmp_path, env=there, timeout=120)
+    said = in_one_line(done.stderr)
+    assert done.returncode != 0
+    assert "no GPU works here: cupy is not installed; install tricycle-autograd[cuda13]" in said
+    assert "--device cpu works without one" in said
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 # ---- Several ranks ----
 
 

@@ -14,6 +14,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from tricycle_bpe import StreamDecoder, Tokeniser
 from tricycle_datasets import read_documents
@@ -31,9 +32,11 @@ from tricycle_gpt import (
     generate,
     hellaswag,
     lambada,
+    place,
     quantise,
     read_command_line,
     say,
+    settle,
     wikitext,
 )
 
@@ -55,6 +58,8 @@ class Arguments(Dials):
     int8: bool = False
     """Write with weights of one byte: two to three times as fast, in a quarter of the memory, and
     nearly the same text."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to write: auto takes a GPU where one works, and says so."""
     interactive: bool = False
     """Ask for prompts until an empty line or Ctrl-D; Ctrl-C stops the text being written."""
     evaluate: Path | None = None
@@ -72,7 +77,12 @@ class Arguments(Dials):
 def main() -> None:
     """Load a model folder and write."""
     args = read_command_line(Arguments(), description=__doc__)
+    # int8 kernels are the processor's.
+    device = settle("cpu" if args.int8 and args.device == "auto" else args.device)
+    if args.int8 and device == "cuda":
+        raise ValueError("--int8 writes on the processor: give it --device cpu, or leave it out")
     tokeniser, model = load(args.model)
+    place(model, device)
     if args.int8:
         model = quantise(model)
     model.eval()

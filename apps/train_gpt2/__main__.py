@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from tricycle_gpt import (
     Communicator,
     GPTConfig,
     MLflowTracker,
+    Plan,
     TrainingConfig,
     as_flags,
     can_track,
@@ -41,9 +43,11 @@ from tricycle_gpt import (
     generate,
     locked_run,
     make_run_folder,
+    place,
     plan,
     read_command_line_of_run,
     say,
+    settle,
     texts_of_all,
     to_toml,
     train,
@@ -84,6 +88,8 @@ class Arguments:
     """A folder with a tokenizer.json, or gpt2; if not given, model.vocab-size are learned."""
     workers: int = 2
     """Threads that encode text."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train: auto takes a GPU where one works, and says so."""
     plan: bool = False
     """Say what the run would take (memory, time, FLOPs) from a few measured steps, and stop; auto
     chooses for the data if it is prepared already, or else for a text that is long enough."""
@@ -118,10 +124,11 @@ def main() -> None:
             began_with="config.toml",
             fixed=("data", "preset", "validation", "max_tokens"),
         )
+        settle(args.device, quietly=ranks.rank > 0)  # an error now, not after hours of encoding
         if args.plan:
             if ranks.rank == 0:
                 args = foreseen(args, named, ranks.size)
-                say(str(plan(args.model, args.training, besides=beside(args), communicator=ranks)))
+                say(str(planned_for(args, ranks)))
             return
         if args.preset != "auto":
             # Both may refuse, before anything is written.
@@ -143,7 +150,7 @@ def run(args: Arguments, named: set[str], ranks: Communicator, began: float) -> 
     tokeniser, data = open_data(args)
     config, recipe, planned, tracker = args.model, args.training, None, None
     if is_first:
-        planned = plan(config, recipe, besides=beside(args), communicator=ranks)
+        planned = planned_for(args, ranks)
         planned.refuse_what_does_not_fit(recipe)
         say(
             f"{len(data.train):,} tokens to train on, {len(data.validation):,} to check with; a "
@@ -154,6 +161,7 @@ def run(args: Arguments, named: set[str], ranks: Communicator, began: float) -> 
     ranks.wait()
 
     model = GPT(config, rng=np.random.default_rng(recipe.seed))
+    place(model, device_of(args))
     windows, _ = recipe.share(ranks.size)
     batches = Batches(
         data.train,
@@ -189,6 +197,17 @@ def run(args: Arguments, named: set[str], ranks: Communicator, began: float) -> 
         finish_run(args.folder, model, tokeniser, result, sample, "Once", seconds, tracker, planned)
 
 
+def planned_for(args: Arguments, ranks: Communicator) -> Plan:
+    """What the settings would take here."""
+    besides, device = beside(args), device_of(args)
+    return plan(args.model, args.training, besides=besides, communicator=ranks, device=device)
+
+
+def device_of(args: Arguments) -> str:
+    """ "cpu" or "cuda": "auto" stays in the settings, for the run may go on on another machine."""
+    return settle(args.device, quietly=True)
+
+
 def beside(args: Arguments) -> int:
     """Bytes that the tracker takes beside the training."""
     return MLflowTracker.memory if args.track else 0
@@ -199,7 +218,8 @@ def sized(args: Arguments, named: set[str], tokens: int | None, ranks: int) -> A
     if args.preset != "auto":
         return args
     say(f"choosing a size for {args.minutes:g} minutes of training (--minutes)")
-    args = choose_settings(args, named, tokens, besides=beside(args), ranks=ranks)
+    besides, device = beside(args), device_of(args)
+    args = choose_settings(args, named, tokens, besides=besides, ranks=ranks, device=device)
     say(f"chosen: --preset {CHOSEN} {as_flags(args, RUNS[CHOSEN], 'model', 'training')}")
     return replace(args, preset=CHOSEN)
 

@@ -30,8 +30,10 @@ from tricycle_gpt import (
     follow,
     locked_run,
     make_run_folder,
+    place,
     read_command_line,
     say,
+    settle,
     train,
     write_sample,
     write_settings,
@@ -52,6 +54,8 @@ class Arguments:
     """Your own text instead of Shakespeare's: a .txt, .md or .jsonl file, or a folder of them."""
     tokeniser: Literal["bpe", "characters"] = "bpe"
     """Tokens are learned pieces of words (as many as model.vocab-size), or single characters."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train: auto takes a GPU where one works, and says so."""
     resume: bool = False
     """Go on from the newest checkpoint in the folder."""
     prompt: str = ""
@@ -94,11 +98,12 @@ class Arguments:
 def main() -> None:
     """Train, alone in the run's folder."""
     args = read_command_line(Arguments(), description=__doc__)
+    device = settle(args.device)
     with locked_run(args.folder):
-        run(args)
+        run(args, device)
 
 
-def run(args: Arguments) -> None:
+def run(args: Arguments, device: str) -> None:
     """Text, tokens, training, verse."""
     began = time.perf_counter()
     if not args.resume:
@@ -113,6 +118,7 @@ def run(args: Arguments) -> None:
     config = replace(args.model, vocab_size=tokeniser.n_vocab)
     config.family.format_of(config)  # an error now, not where the trained model is written
     model = GPT(config, rng=np.random.default_rng(args.training.seed))
+    place(model, device)
     say(
         f"{len(ids):,} tokens to train on, {len(validation):,} to check with; a model of "
         f"{model.n_parameters():,} parameters; everything goes to {args.folder}"

@@ -267,7 +267,7 @@ def test_mfu_is_the_mean_of_the_last_steps_and_the_first_does_not_count(here):
 
 
 def test_mfu_is_a_share_of_what_all_ranks_could_do(here, make_tiny, monkeypatch):
-    monkeypatch.setattr(run_folder, "measured_peak_flops", lambda seconds: 1e9)
+    monkeypatch.setattr(run_folder, "peak_flops", lambda device: 1e9)
     model = make_tiny()
     for ranks in (1, 3):
         tracker = follow(here, model, "text", "ab", {}, ranks=ranks)

@@ -76,6 +76,7 @@ from tricycle_autograd.elementwise import (
     where,
 )
 from tricycle_autograd.fused import definitions_only, fused, fused_update
+from tricycle_autograd.gpu import choose_device
 from tricycle_autograd.indexing import (
     diagonal,
     getitem,
@@ -162,6 +163,7 @@ __all__ = [
     "check_fused",
     "check_gradients",
     "check_update",
+    "choose_device",
     "clip",
     "column_stack",
     "concatenate",

@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 
 from tricycle_autograd import threads
+from tricycle_autograd.gpu import gpu_facts
 from tricycle_autograd.kernel_cache import cache_root
 
 FEATURES = ("avx512f", "avx2", "fma", "neon")
 
 
 def show_config() -> dict[str, str]:
-    """Print versions, processor, matrix product, threads and where kernels are kept; return them.
+    """Print versions, processor, matrix product, threads, GPU and where kernels are; return them.
+
+    Where there is no GPU that works, it says why.
 
     Imports numba, which takes most of a second, but compiles and starts nothing.  Raises
     ValueError for a TRICYCLE_NUM_THREADS that is not a number of threads.
@@ -39,6 +42,7 @@ def show_config() -> dict[str, str]:
         "small products": f"numpy's, and those in float64: {numpys_blas()}",
         "threads": f"{number}, from {reason}",
         "thread layer": threads.threading_layer(),
+        **gpu_facts(),
         "kernel cache": str(cache_root()),
     }
     for name, value in found.items():

@@ -33,6 +33,7 @@ from tricycle_gpt.runs.command_line import (
 from tricycle_gpt.runs.distributed import Communicator, communicate, texts_of_all
 from tricycle_gpt.runs.flops import flops_per_token
 from tricycle_gpt.runs.metrics import plot_loss, read_metrics
+from tricycle_gpt.runs.placing import place, settle
 from tricycle_gpt.runs.plan import Plan, compare_with_plan, plan
 from tricycle_gpt.runs.progress import duration
 from tricycle_gpt.runs.recipes import RECIPES
@@ -103,6 +104,7 @@ __all__ = [
     "load_newest_checkpoint",
     "locked_run",
     "make_run_folder",
+    "place",
     "plan",
     "plot_loss",
     "quantise",
@@ -113,6 +115,7 @@ __all__ = [
     "read_metrics",
     "save_checkpoint",
     "say",
+    "settle",
     "texts_of_all",
     "to_gguf",
     "to_huggingface",

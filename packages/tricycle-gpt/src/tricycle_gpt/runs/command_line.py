@@ -20,6 +20,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from tricycle_autograd.gpu import NoGPUError
 from tricycle_gpt.runs.standard_streams import steadfast_streams
 
 Settings = TypeVar("Settings")
@@ -200,7 +201,7 @@ def end_politely(
         sys.exit(f"error: {_what_failed(error)}")
     except MemoryError as error:
         sys.exit(f"error: not enough memory for this batch or model: {error}")
-    except (ValueError, IndexError, FloatingPointError) as error:
+    except (ValueError, IndexError, FloatingPointError, NoGPUError) as error:
         sys.exit(f"error: {error}")
     except ImportError as error:
         if error.name is not None:  # Python's own; ours say which extra to install

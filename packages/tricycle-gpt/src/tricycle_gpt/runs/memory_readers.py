@@ -1,11 +1,16 @@
 """What the system says about memory: this process's, and what is free for it.
 
-Read from /proc, and from the control groups that a job runs in.
+The processor's is read from /proc, and from the control groups that a job runs in; a GPU's is what
+CUDA and cupy's pool say (tricycle_autograd.gpu).
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+from tricycle_autograd import gpu
+from tricycle_autograd.memory import give_back_freed_memory
 from tricycle_autograd.threads import CGROUPS, OWN_CGROUP, control_groups
 
 # Of control groups: the controller's own tree, if it has one, and what the files are called.
@@ -13,6 +18,26 @@ VERSIONS = (
     (None, "memory.max", "memory.current", "inactive_file"),
     ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+
+
+class Memory(NamedTuple):
+    """Questions to a device's memory.
+
+    held        bytes that this process has now
+    free        bytes that it could have besides
+    give_back   what no array uses
+    """
+
+    held: Callable[[], int]
+    free: Callable[[], int]
+    give_back: Callable[[], None]
+
+
+def memory_of(device: str) -> Memory:
+    """The memory of a device, "cpu" or "cuda"."""
+    if device == "cuda":
+        return Memory(gpu.held_bytes, gpu.free_bytes, gpu.give_back_gpu_memory)
+    return Memory(resident_bytes, free_bytes, give_back_freed_memory)
 
 
 def resident_bytes() -> int:

@@ -21,13 +21,16 @@ def make_optimiser(model: GPT, config: TrainingConfig) -> AnyOptimiser:
     return OPTIMISERS[config.optimiser].make(model, config)
 
 
-def least_bytes_per_parameter(config: TrainingConfig) -> int:
-    """What training takes at least for each number of the model, in bytes.
+def least_bytes_per_parameter(config: TrainingConfig, device: str = "cpu") -> int:
+    """What training takes at least for each number of the model, in bytes of a device's memory.
 
     Its value, gradient and the optimiser's memory of it; and while a checkpoint is written a copy
-    of all but the gradient.
+    of all but the gradient, which a GPU need not hold.  There a value and its gradient take half,
+    and the value in float32 is kept besides.
     """
     moments = OPTIMISERS[config.optimiser].lightest.bytes_per_parameter
+    if device == "cuda":
+        return 2 + 2 + 4 + moments
     return (4 + 4 + moments) + (4 + moments)
 
 

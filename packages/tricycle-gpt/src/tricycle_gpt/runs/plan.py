@@ -15,6 +15,8 @@ A few steps are really made, with random tokens, and the rest is arithmetic:
 
 The Chinchilla ratio is tokens per parameter; about 20 is the best use of a given number of FLOPs.
 
+On a GPU all of it is measured, memory too; a checkpoint's copies are not made there.
+
 Source: Hoffmann et al., Training Compute-Optimal LLMs (2022).
 """
 
@@ -25,15 +27,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tricycle_autograd.memory import give_back_freed_memory
 from tricycle_gpt.config import GPTConfig, TrainingConfig
 from tricycle_gpt.model import GPT
 from tricycle_gpt.runs.compiling import expect_training_kernels
 from tricycle_gpt.runs.distributed import Alone, Communicator
 from tricycle_gpt.runs.flops import flops_per_token
-from tricycle_gpt.runs.memory_readers import free_bytes, peak_bytes, resident_bytes
+from tricycle_gpt.runs.memory_readers import memory_of, peak_bytes
 from tricycle_gpt.runs.metrics import read_metrics
 from tricycle_gpt.runs.optimiser import least_bytes_per_parameter, make_optimiser
+from tricycle_gpt.runs.placing import place
 from tricycle_gpt.runs.progress import duration
 from tricycle_gpt.runs.trial_steps import peak_of_batch, time_of_step
 from tricycle_gpt.runs.whole_files import replace_text
@@ -51,6 +53,7 @@ class Plan:
     seconds        from the first step to the last
     batch_size     windows at once that fit, and micro_batches of them for the step asked for:
                    for all ranks, as in TrainingConfig
+    device         where it will run, and whose memory that is
     """
 
     parameters: int
@@ -65,6 +68,7 @@ class Plan:
     seconds: float
     batch_size: int
     micro_batches: int
+    device: str = "cpu"
 
     def refuse_what_does_not_fit(self, asked: TrainingConfig) -> None:
         """Raise ValueError, with the batch that fits, if the one asked for does not."""
@@ -103,30 +107,36 @@ def plan(
     available: int | None = None,
     besides: int = 0,
     communicator: Communicator | None = None,
+    device: str = "cpu",
 ) -> Plan:
     """Measure a few steps and say what the whole run will take on this machine.
 
     available     bytes that the run may use in all; if not given, what is free
-    besides       bytes that something else in the process will take, such as a tracker
+    besides       bytes that something else in the process will take, such as a tracker: of the
+                  processor's memory
     communicator  ranks that will share the batch, and those of one machine its memory: the plan
                   is that of rank 0, which writes, as if talking to the others took no time
+    device        "cpu" or "cuda", where the run will be; its memory is what is asked about
 
     A batch that does not fit is cut into smaller ones whose gradients are added up.  Raises
     ValueError for a model that does not fit with a batch of one window, and for a batch that the
     ranks cannot share evenly.
     """
-    give_back_freed_memory()
-    ranks = communicator or Alone()
-    started_with = resident_bytes() + besides
-    free = free_bytes() // ranks.neighbours
-    limit = resident_bytes() + free if available is None else available
+    memory, ranks = memory_of(device), communicator or Alone()
+    memory.give_back()
+    if device == "cuda":
+        besides = 0  # what runs beside it is not on the GPU, nor is another rank
+    started_with = memory.held() + besides
+    free = memory.free() // (1 if device == "cuda" else ranks.neighbours)
+    limit = memory.held() + free if available is None else available
     expect_training_kernels(model.block)
     vocabulary, width = model.vocab_size, model.embedding_dim
     windows, batches = training.share(ranks.size)
-    least = started_with + least_bytes_per_parameter(training) * model.least_parameters
+    least = started_with + least_bytes_per_parameter(training, device) * model.least_parameters
     if least > limit:
         raise ValueError(refusal(least, limit))
     network = GPT(model, rng=np.random.default_rng(0))
+    place(network, device)
     network.recompute = training.recompute
     parameters = network.n_parameters()
     positions = model.context_window if model.family.learned_positions else 0
@@ -134,10 +144,12 @@ def plan(
     optimiser = make_optimiser(network, training)
     first, second = (peak_of_batch(network, windows) for windows in (1, 2))
     state = sum(array.nbytes for array in optimiser.state_dict().values())
-    give_back_freed_memory()
+    memory.give_back()
     # By now the kernels are loaded, and the model and the optimiser are there.
-    now = max(resident_bytes() + besides, started_with + 8 * parameters + state)
-    fixed = now + 4 * parameters + state
+    fixed = memory.held() + besides
+    if device == "cpu":
+        fixed = max(fixed, started_with + 8 * parameters + state)
+        fixed += 4 * parameters + state  # a checkpoint's copy
     fitting = [
         n
         for n in range(1, windows + 1)
@@ -156,7 +168,7 @@ def plan(
     tokens = tokens_per_step * training.steps
     flops = tokens * flops_per_token(network)
     del network, optimiser
-    give_back_freed_memory()  # so that the run itself does not begin with it
+    memory.give_back()  # so that the run itself does not begin with it
     return Plan(
         parameters=parameters,
         non_embedding=parameters - tables,
@@ -170,6 +182,7 @@ def plan(
         seconds=step_seconds * training.steps,
         batch_size=batch_size,
         micro_batches=wanted // batch_size,
+        device=device,
     )
 
 
@@ -177,7 +190,7 @@ def compare_with_plan(folder: str | Path, planned: Plan) -> None:
     """Write plan.json into a run's folder: what was expected beside what it took.
 
     The seconds are those of all steps in metrics.jsonl, evaluations and checkpoints not counted;
-    the memory is this process's peak.
+    the memory is this process's peak, on the device that was planned for.
     """
     folder = Path(folder)
     paces = [
@@ -186,7 +199,9 @@ def compare_with_plan(folder: str | Path, planned: Plan) -> None:
         if row.get("tokens_per_second")
     ]
     seconds = sum(planned.tokens_per_step / pace for pace in paces)
-    took = {"steps": len(paces), "seconds": round(seconds, 3), "memory": peak_bytes()}
+    # cupy's pool keeps what it ever had.
+    memory = memory_of("cuda").held() if planned.device == "cuda" else peak_bytes()
+    took = {"steps": len(paces), "seconds": round(seconds, 3), "memory": memory}
     found = {"planned": dataclasses.asdict(planned), "took": took}
     replace_text(folder / "plan.json", json.dumps(found, indent=1) + "\n")
 

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tricycle_autograd.profiling import measured_peak_flops
 from tricycle_gpt.evaluation import Evaluation
 from tricycle_gpt.generation import generate
 from tricycle_gpt.huggingface import to_huggingface
@@ -28,6 +27,7 @@ from tricycle_gpt.runs.checkpoint import list_checkpoints
 from tricycle_gpt.runs.command_line import say, to_toml
 from tricycle_gpt.runs.flops import flops_per_token
 from tricycle_gpt.runs.metrics import plot_loss
+from tricycle_gpt.runs.placing import peak_flops
 from tricycle_gpt.runs.plan import Plan, compare_with_plan
 from tricycle_gpt.runs.progress import duration
 from tricycle_gpt.runs.tracking import MLflowTracker, ended_if_it_fails
@@ -102,8 +102,8 @@ def follow(
     digest  a sha256 of the tokens
     source  what exactly the text is, and where it lies, in plain values
     resume  go on with the MLflow run that this folder began
-    ranks   how many processes train, each with threads of its own: together they have that many
-            times this one's peak
+    ranks   how many processes train, each with threads or a GPU of its own: together they have
+            that many times this one's peak
     """
     folder = Path(folder)
     note = folder / "mlflow-run.txt"
@@ -112,7 +112,7 @@ def follow(
     tracker = MLflowTracker(
         folder.resolve().name,
         flops_per_token=flops_per_token(model),
-        peak_flops=ranks * measured_peak_flops(0.7),
+        peak_flops=ranks * peak_flops(model.parameters()[0].device),
         note=note,
     )
     tracker.data(data, digest, json.dumps(source))

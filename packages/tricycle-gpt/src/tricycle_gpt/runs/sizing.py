@@ -28,7 +28,9 @@ from tricycle_gpt.runs.plan import plan
 
 READINGS = 8
 LEAST, MOST = 10, 20  # tokens a parameter
-AT_ONCE = 2048  # tokens in a batch: more makes a processor no faster
+# Tokens in a batch: more makes a processor no faster.  On a GPU, whose every launch takes its time
+# too, as many are tried as the largest that are sold can use.
+AT_ONCE = {"cpu": 2048, "cuda": 1 << 16}
 LARGEST_STEP = 1 << 19  # tokens: GPT-2's half a million
 
 
@@ -63,6 +65,7 @@ def choose_size(
     seed: int = 0,
     besides: int = 0,
     ranks: int = 1,
+    device: str = "cpu",
 ) -> tuple[GPTConfig, TrainingConfig]:
     """Choose a model and a recipe for some minutes of training on this machine.
 
@@ -71,6 +74,7 @@ def choose_size(
     seed     for the recipe
     besides  bytes that something else in the process will take
     ranks    that will share each batch; the time is that of one of them alone
+    device   where they train: "cpu" or "cuda"; its speed and its memory are measured
 
     Raises ValueError if not even the smallest size can be trained in the memory that is free, or
     the text is shorter than one of its windows.
@@ -95,7 +99,7 @@ def choose_size(
         if chosen is not None and (is_too_short or could < LEAST * parameters):
             break
         try:
-            pace, at_once = measure(model, besides)
+            pace, at_once = measure(model, besides, device)
         except ValueError:
             if chosen is None:
                 raise
@@ -116,6 +120,7 @@ def choose_settings(
     *,
     besides: int = 0,
     ranks: int = 1,
+    device: str = "cpu",
 ) -> Settings:
     """A program's settings with a model and a recipe chosen for this machine, by `choose_size`.
 
@@ -128,7 +133,7 @@ def choose_settings(
     asked: Any = settings
     vocabulary, seed = asked.model.vocab_size, asked.training.seed
     model, training = choose_size(
-        vocabulary, tokens, asked.minutes, seed=seed, besides=besides, ranks=ranks
+        vocabulary, tokens, asked.minutes, seed=seed, besides=besides, ranks=ranks, device=device
     )
     model = with_named(model, asked.model, "model", {*named, "model.vocab_size"})
     training = with_named(training, asked.training, "training", {*named})
@@ -152,10 +157,10 @@ def count(model: GPTConfig) -> tuple[int, float]:
     return network.n_parameters(), flops_per_token(network)
 
 
-def measure(model: GPTConfig, besides: int) -> tuple[float, int]:
+def measure(model: GPTConfig, besides: int, device: str) -> tuple[float, int]:
     """Tokens a second, and the windows at once, about AT_ONCE tokens, that fit into memory."""
-    steps = TrainingConfig(steps=2, batch_size=max(1, AT_ONCE // model.context_window))
-    found = plan(model, steps, besides=besides)
+    steps = TrainingConfig(steps=2, batch_size=max(1, AT_ONCE[device] // model.context_window))
+    found = plan(model, steps, besides=besides, device=device)
     return found.tokens / found.seconds, found.batch_size
 
 

@@ -1,4 +1,7 @@
-"""Steps made for trial, with random tokens: what they take in time and in memory."""
+"""Steps made for trial, with random tokens: what they take in time and in memory.
+
+On a GPU the time ends when it has finished, and the memory is what cupy's pool had to take.
+"""
 
 import statistics
 import time
@@ -6,6 +9,7 @@ import tracemalloc
 
 import numpy as np
 
+from tricycle_autograd import gpu
 from tricycle_gpt.model import GPT
 from tricycle_nn import gradient_norm, scale_for_norm
 from tricycle_nn.optimiser import AnyOptimiser
@@ -21,8 +25,13 @@ def run_batch(network: GPT, windows: int) -> None:
 
 
 def peak_of_batch(network: GPT, windows: int) -> int:
-    """Bytes of arrays that a batch holds at its fullest moment."""
+    """Bytes of arrays that a batch holds at its fullest moment, on the model's device."""
     run_batch(network, windows)  # kernels are loaded, and the gradients are there
+    if is_on_gpu(network):
+        gpu.give_back_gpu_memory()
+        before = gpu.held_bytes()
+        run_batch(network, windows)
+        return gpu.held_bytes() - before
     tracemalloc.start()
     try:
         run_batch(network, windows)
@@ -46,6 +55,7 @@ def time_of_batch(network: GPT, windows: int) -> float:
     """Seconds."""
     began = time.perf_counter()
     run_batch(network, windows)
+    finish(network)
     return time.perf_counter() - began
 
 
@@ -53,4 +63,16 @@ def time_of_move(network: GPT, optimiser: AnyOptimiser) -> float:
     """Seconds."""
     began = time.perf_counter()
     optimiser.step(grad_scale=scale_for_norm(gradient_norm(network.parameters()), 1.0))
+    finish(network)
     return time.perf_counter() - began
+
+
+def is_on_gpu(network: GPT) -> bool:
+    """Whether a model's parameters are."""
+    return network.parameters()[0].device == "cuda"
+
+
+def finish(network: GPT) -> None:
+    """Wait for a model's GPU, if it is on one: it runs behind the program."""
+    if is_on_gpu(network):
+        gpu.finish()
