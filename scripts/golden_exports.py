@@ -30,7 +30,14 @@ TEXTS = [
     " ",
     "",
 ]
-KINDS = [{}, {"block": "llama"}, {"block": "llama", "qk_norm": True}]
+KINDS = [
+    {},
+    {"block": "llama"},
+    {"block": "llama", "query_key_value_bias": True},
+    {"block": "llama", "qk_norm": True},
+    {"block": "llama", "sliding_window": 5},
+    {"block": "olmo2"},
+]
 FROZEN = ("tokenizer_config.json", "generation_config.json")
 
 
@@ -56,13 +63,19 @@ def measured(pattern: str, special: list[str]) -> dict:
         config = GPTConfig(ours.n_vocab, 24, 16, n_layers=1, n_heads=2, **kind)
         with tempfile.TemporaryDirectory() as folder:
             to_huggingface(GPT(config, rng=np.random.default_rng(0)), folder, ours)
-            theirs = transformers.AutoTokenizer.from_pretrained(folder)
+            theirs = reader(kind).from_pretrained(folder)
             files = {name: json.loads((Path(folder) / name).read_text()) for name in FROZEN}
         results.append(([theirs(text)["input_ids"] for text in TEXTS], files))
     assert results.count(results[0]) == len(KINDS), f"{pattern}: kinds of models differ"
     ids, files = results[0]
     name = f"{pattern}, {'with' if special else 'without'} an end"
     return {"name": name, "pattern": pattern, "special_tokens": special, "ids": ids, "files": files}
+
+
+def reader(kind: dict):
+    """`AutoTokenizer`, but for qwen2: see tests/compat/test_exports.py."""
+    is_qwen2 = "query_key_value_bias" in kind
+    return transformers.PreTrainedTokenizerFast if is_qwen2 else transformers.AutoTokenizer
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ def test_help_names_every_setting_and_says_what_it_does(app, tmp_path):
             names.remove(section)
             names += [f"{section}.{field.name}" for field in fields(config)]
     for name in names:
-        sentence, _ = said_of[name.replace("_", "-")].split("(default: ")
+        sentence, _ = said_of[name.removesuffix("_").replace("_", "-")].split("(default: ")
         assert len(sentence.split()) >= 4, name
     assert "hatch run" in introduction
     for jargon in ("ValueError", "{None}", "Optional", "dataclass"):
@@ -239,7 +239,9 @@ def arguments_of(app):
     spec = importlib.util.spec_from_file_location(f"app_{app}", APPS / app / "__main__.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.path.insert(0, str(APPS / app))  # as `python apps/{app}` does
     spec.loader.exec_module(module)
+    sys.path.remove(str(APPS / app))
     return module.Arguments
 
 

@@ -1,5 +1,6 @@
 """train-gpt2, from texts of any kind to a model: the same bytes on every way there."""
 
+import hashlib
 import json
 import lzma
 import os
@@ -10,14 +11,23 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from tricycle_bpe import Tokeniser
-from tricycle_gpt import read_metrics
+from tricycle_gpt import (
+    GPT,
+    GPTConfig,
+    from_huggingface,
+    read_metrics,
+    to_gguf,
+    to_huggingface,
+)
 
 APP = Path(__file__).parents[1] / "apps" / "train_gpt2"
 KILLS = 10 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 2
@@ -297,3 +307,141 @@ def test_a_plan_reads_the_data_and_refuses_a_path_that_is_not_there(place):
     said = refused(place, *words, "--data", "nothing.txt")
     assert "no file or folder at nothing.txt" in said
     assert not (place / "planned").exists()
+
+
+# ---- From weights ----
+
+
+@pytest.fixture(scope="module")
+def tuned(place, whole):
+    """A run from the weights of another."""
+    words = ["--from", "whole", "--data", "texts.jsonl.xz", "--folder", "tuned", "--no-track"]
+    return train(place, *words, "--sample-tokens", "5")
+
+
+def test_a_run_from_weights_has_their_size_tokens_and_end_and_sees_the_text_once(
+    place, whole, tuned
+):
+    settings = tomllib.loads((place / "tuned" / "config.toml").read_text())
+    assert settings["from"] == "whole"
+    assert settings["preset"] == "fine-tuning"
+    assert settings["model"]["n_layers"] == 1
+    theirs = json.loads((whole / "model" / "config.json").read_text())
+    assert settings["model"]["vocab_size"] == theirs["vocab_size"]
+    record = json.loads((place / "tuned" / "data.json").read_text())
+    assert settings["training"]["steps"] == record["train"]["n_tokens"] // (4 * 16)
+    assert settings["training"]["learning_rate"] == 5e-5
+    assert record["tokeniser"] == json.loads((whole / "data.json").read_text())["tokeniser"]
+    weights_of_it = (whole / "model" / "model.safetensors").read_bytes()
+    assert record["weights"]["sha256"] == hashlib.sha256(weights_of_it).hexdigest()
+    # It begins where the other one ended, and ends lower.
+    rows = read_metrics(place / "tuned" / "metrics.jsonl")
+    looks = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    before = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
+    assert looks[-1] < before["validation_loss"]
+    assert looks[0] == pytest.approx(before["validation_loss"], abs=0.02)
+
+
+def test_a_stopped_run_from_weights_goes_on_to_the_same_bits(place, tuned):
+    words = ["--from", "whole", "--data", "texts.jsonl.xz", "--folder", "tuned-2", "--no-track"]
+    words += ["--sample-tokens", "5", "--training.log-every", "1"]
+    process = subprocess.Popen(command(*words), cwd=place, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("step 3/"):
+            process.send_signal(signal.SIGINT)
+    assert process.wait() == 0
+    process.stderr.close()
+    assert 3 <= len(losses(place / "tuned-2")) < len(losses(place / "tuned")) - 1
+    train(place, "--folder", "tuned-2", "--resume", "--no-track", "--sample-tokens", "5")
+    assert weights(place / "tuned-2") == weights(place / "tuned")
+    message = refused(place, "--folder", "tuned-2", "--resume", "--from", "book")
+    assert "was begun with --from whole, not book" in message
+
+
+def test_what_contradicts_the_weights_is_refused_before_anything_is_written(place, whole):
+    words = ["--from", "whole", "--data", "texts.jsonl.xz", "--folder", "contradicting"]
+    said = refused(place, *words, "--model.n-layers", "2", "--model.context-window", "17")
+    assert "--model.context-window 17 (they have 16), --model.n-layers 2 (they have 1)" in said
+    Tokeniser.train(["one two"], 257, special_tokens=["<|endoftext|>"]).save(place / "other")
+    said = refused(place, *words, "--tokeniser", "other", "--plan")
+    assert "gives other ids than the one that the weights in whole/model were trained with" in said
+    to_gguf(from_huggingface(whole / "model"), place / "whole.gguf")
+    said = refused(
+        place, "--from", "whole.gguf", "--data", "texts.jsonl.xz", "--folder", "refused-3"
+    )
+    assert "no tokeniser is read from whole.gguf: name one by --tokeniser" in said
+    said = refused(place, "--from", "nowhere", "--data", "texts.jsonl.xz", "--folder", "refused-3")
+    assert "no weights at nowhere" in said
+    assert not (place / "contradicting").exists()
+
+
+def test_a_plan_from_weights_is_for_one_reading(place, whole, tuned):
+    words = ["--from", "whole", "--data", "texts.jsonl.xz", "--folder", "planned", "--no-track"]
+    said = train(place, *words, "--plan", "--model.context-window", "8").stderr
+    assert "about" in said
+    assert "chosen: --preset fine-tuning --training.steps" in said
+    assert not (place / "planned").exists()
+
+
+def test_a_finished_run_goes_on_where_its_rates_stay_level(place, whole):
+    words = ["--data", "whole/data", "--no-track", "--sample-tokens", "5", *TINY[3:]]
+    level = split("--preset laptop --training.final-learning-rate 2e-3 --training.warmup 2")
+    level += split("--training.schedule warmup-stable-decay --training.decay 1")
+    train(place, *words, *level, "--folder", "longer", "--training.steps", "4")
+    train(place, "--folder", "longer", "--resume", "--training.steps", "7")
+    train(place, *words, *level, "--folder", "at-once", "--training.steps", "7")
+    assert weights(place / "longer") == weights(place / "at-once")
+
+
+# ---- Conversations ----
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + "
+    "'\n' }}{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def chats(place):
+    """Weights that know ChatML, and conversations."""
+    ends = ["<|im_start|>", "<|im_end|>"]
+    tokeniser = Tokeniser.train(TEXTS, 300, special_tokens=ends)
+    sizes = {"context_window": 32, "embedding_dim": 16, "n_layers": 1, "n_heads": 2}
+    model = GPT(GPTConfig(300, **sizes, block="llama"), rng=np.random.default_rng(0))
+    model.end_ids, model.chat_template = (tokeniser.special_tokens["<|im_end|>"],), CHATML
+    to_huggingface(model, place / "speaks", tokeniser)
+    with (place / "chats.jsonl").open("w") as file:
+        for text in TEXTS:
+            asked = {"role": "user", "content": text[:30]}
+            said = [asked, {"role": "assistant", "content": text[-30:]}]
+            file.write(json.dumps({"messages": said}) + "\n")
+    return ["--from", "speaks", "--data", "chats.jsonl", "--chat", "--no-track"]
+
+
+def test_conversations_are_learned_by_the_template_of_the_weights(place, chats):
+    words = [*chats, "--training.learning-rate", "1e-2", "--sample-tokens", "5"]
+    train(place, *words, "--folder", "chatting")
+    record = json.loads((place / "chatting" / "data.json").read_text())
+    counts = record["train"]
+    assert counts["n_documents"] == 114
+    assert 0.2 * counts["n_tokens"] < counts["n_counted"] < 0.6 * counts["n_tokens"]
+    assert losses(place / "chatting")[-2] < 0.9 * losses(place / "chatting")[0]
+    sample = (place / "chatting" / "sample.txt").read_text()
+    assert sample.startswith("<|im_start|>user\nSpeech ")
+    assert "<|im_end|>\n<|im_start|>assistant\n" in sample
+    settings = json.loads((place / "chatting" / "model" / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == CHATML
+    assert settings["eos_token"] == "<|im_end|>"
+    card = (place / "chatting" / "model" / "README.md").read_text()
+    assert f"sha256: {record['source']['sha256']}" in card
+    assert "validation" in card
+
+
+def test_conversations_need_weights_that_know_how_to_write_them(place, whole, chats):
+    said = refused(place, *chats[2:], "--folder", "mute")
+    assert "--chat needs --data, and --from: a model that has a chat template" in said
+    said = refused(place, "--from", "whole", *chats[2:], "--folder", "mute")
+    assert "whole/model has no chat template, and cannot learn from conversations" in said
+    said = refused(place, *chats, "--max-tokens", "9", "--skip-unreadable", "--folder", "mute")
+    assert "read whole, and in memory: leave --max-tokens, --skip-unreadable out" in said
+    assert not (place / "mute").exists()

@@ -29,7 +29,9 @@ class Letters:
     def save(self, folder):
         (folder / "tokenizer.json").write_text(self.sha256)
 
-    def encode_documents(self, documents, out, *, workers, shard_tokens, max_tokens):
+    def encode_documents(
+        self, documents, out, *, workers, shard_tokens, max_tokens, document_separator
+    ):
         if out.name == self.stop_at:
             raise KeyboardInterrupt
         self.made.append(out.name)

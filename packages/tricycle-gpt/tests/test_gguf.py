@@ -12,6 +12,8 @@ from gguf.quants import dequantize
 from tricycle_gpt import GGUFError, from_gguf, generate, read_gguf, to_gguf
 from tricycle_gpt.gguf_blocks import KINDS, encode
 from tricycle_gpt.gguf_writing import write_gguf
+from tricycle_gpt.rope_factors import scaling_of
+from tricycle_nn import RotaryScaling
 
 IDS = np.arange(9)[None]
 
@@ -169,6 +171,40 @@ def test_rotary_factors_that_no_scaling_gives_are_refused(tmp_path, make_tiny):
     path = to_gguf(make_tiny("llama"), tmp_path / "model.gguf", "F32")
     with pytest.raises(GGUFError, match="rope_freqs.weight slows rotary positions in another way"):
         rewritten(path, more={"rope_freqs.weight": np.array([1, 3, 2, 9], np.float32)})
+
+
+@pytest.mark.parametrize("turns", [(1.0, 4.0), (0.5, 2.5), (2.0, 3.0)])
+@pytest.mark.parametrize("pairs", [2, 4, 32, 64])
+def test_any_llama_3_scaling_is_found_again_from_its_factors(turns, pairs):
+    f = 500_000.0 ** (-np.arange(pairs) / pairs)
+    for window in (1, 5, 100, 4097, 8192, 131_072, 999_999):
+        for factor in (1.5, 8.0, 32 / 3):
+            factors = f / RotaryScaling(factor, window, *turns).slowed(f)
+            found = scaling_of(factors.astype(np.float32), f)
+            assert found is not None
+            np.testing.assert_allclose(f / found.slowed(f), factors, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", [(32 / 3, 57, 1.0, 4.0), (8.0, 2000, 0.5, 3.0)])
+def test_a_window_that_is_no_power_of_two_is_read_again(tmp_path, make_tiny, scaling):
+    names = ("rotary_factor", "rotary_trained_window", "rotary_low_turns", "rotary_high_turns")
+    model = make_tiny("llama", **dict(zip(names, scaling, strict=True)))
+    again = from_gguf(to_gguf(model, tmp_path / "model.gguf", "F32"))
+    np.testing.assert_allclose(again(IDS).array, model(IDS).array, atol=1e-5)
+
+
+def test_the_windows_of_published_models_are_found_exactly():
+    f = 500_000.0 ** (-np.arange(32) / 32)
+    scaling = RotaryScaling(32.0, 8192)  # Llama 3.2's
+    assert scaling_of((f / scaling.slowed(f)).astype(np.float32), f) == scaling
+
+
+def test_one_weight_under_two_names_is_refused_by_both(tmp_path, make_tiny):
+    path = to_gguf(make_tiny("llama"), tmp_path / "model.gguf", "F32")
+    more = {"model.layers.0.self_attn.o_proj.weight": np.zeros((16, 16), np.float32)}
+    names = r"blk\.0\.attn_output\.weight and model\.layers\.0\.self_attn\.o_proj\.weight"
+    with pytest.raises(GGUFError, match=f"holds weights twice, under two names: {names}"):
+        rewritten(path, more=more)
 
 
 def test_what_cannot_be_written_is_named(tmp_path, make_tiny):

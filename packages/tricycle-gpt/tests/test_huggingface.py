@@ -7,8 +7,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tricycle_gpt import from_huggingface, generate, quantise, to_huggingface
+from tricycle_gpt import (
+    Evaluation,
+    TrainingConfig,
+    from_huggingface,
+    generate,
+    quantise,
+    to_huggingface,
+)
+from tricycle_gpt.model_card import model_card
+from tricycle_gpt.published import pieces
+from tricycle_gpt.safetensors_files import write_in_folder
 from tricycle_gpt.their_settings import our_config
+
+IDS = np.arange(9)[None]
 
 
 def test_a_model_is_the_same_after_being_written_and_read(tmp_path, model):
@@ -495,3 +507,81 @@ def test_a_config_that_is_nested_for_ever_is_named(tmp_path, make_tiny):
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"config\.json is not JSON"):
         from_huggingface(tmp_path)
+
+
+# ---- More than one file, and fewer bits ----
+
+
+def test_weights_are_written_in_several_files_and_read_again(tmp_path, make_tiny):
+    model = make_tiny("llama", tied_head=False)
+    to_huggingface(model, tmp_path)
+    weights = {n: p.numpy() for n, p in model.named_parameters()}
+    weights = {theirs: piece.of(weights) for theirs, piece in pieces(model.config).items()}
+    largest = 4 * 16 * 64  # a matrix of an MLP
+    write_in_folder(tmp_path, weights, "float32", largest)
+    names = sorted(path.name for path in tmp_path.glob("model*"))
+    assert names[-1] == "model.safetensors.index.json"
+    assert names[0] == f"model-00001-of-{len(names) - 1:05}.safetensors"
+    sizes = [sum(e.nbytes for e in load_file(tmp_path / name).values()) for name in names[:-1]]
+    assert max(sizes) <= largest
+    assert json.loads((tmp_path / names[-1]).read_text())["metadata"] == {"total_size": sum(sizes)}
+    np.testing.assert_array_equal(from_huggingface(tmp_path)(IDS).array, model(IDS).array)
+    to_huggingface(model, tmp_path)  # in one file again, and no other is left
+    assert [path.name for path in tmp_path.glob("model*")] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2", "mistral", "olmo2"])
+def test_bfloat16_is_half_the_size_and_the_nearest_number(tmp_path, make_tiny, kind):
+    model = make_tiny(kind)
+    to_huggingface(model, tmp_path / "whole")
+    to_huggingface(model, tmp_path / "half", dtype="bfloat16")
+    whole, half = ((tmp_path / n / "model.safetensors").stat().st_size for n in ("whole", "half"))
+    assert half < 0.7 * whole  # names and shapes are as long
+    assert read_json(tmp_path / "half", "config")["dtype"] == "bfloat16"
+    again = from_huggingface(tmp_path / "half")
+    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        nearest = theirs.numpy().astype(ml_dtypes.bfloat16).astype(np.float32)
+        np.testing.assert_array_equal(ours.numpy(), nearest)
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16, got 'q"):
+        to_huggingface(model, tmp_path, dtype="q8")
+
+
+def test_what_a_folder_says_of_texts_is_written_again(tmp_path, make_tiny):
+    specials = {"<|begin|>": 0, "<|eot|>": 1, "<|end|>": 2}
+    model = make_tiny("llama")
+    model.end_ids, model.begin_id, model.chat_template = (2, 1), 0, "{{ messages }}"
+    to_huggingface(model, tmp_path, Tokeniser(3, specials))
+    found = read_json(tmp_path, "tokenizer_config")
+    assert (found["bos_token"], found["eos_token"]) == ("<|begin|>", "<|end|>")
+    assert found["chat_template"] == "{{ messages }}"
+    assert read_json(tmp_path, "config")["eos_token_id"] == [2, 1]
+    for again in (from_huggingface(tmp_path), quantise(from_huggingface(tmp_path))):
+        assert (again.end_ids, again.begin_id) == ((2, 1), 0)
+        assert again.chat_template == "{{ messages }}"
+    (tmp_path / "chat_template.jinja").write_text("newer")
+    assert from_huggingface(tmp_path).chat_template == "newer"
+
+
+def test_a_card_says_what_is_known_and_no_more(make_tiny):
+    found = Evaluation(1.5, 4.48, 0.71, 99, margin=0.25, bits_margin=0.1)
+    data = {"source": {"name": "tales", "sha256": "ab" * 32}, "tokeniser": "cd" * 32}
+    data["train"] = {"n_tokens": 1234, "n_documents": 5, "n_bytes": 9}
+    card = model_card(
+        *(make_tiny(), "my_model"),
+        data=data,
+        recipe=TrainingConfig(steps=7),
+        evaluation=found,
+        licence="Apache-2.0",
+        command="train-gpt2 --data tales",
+    )
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    for line in (
+        *("license: apache-2.0", "# my_model", f"- sha256: {'ab' * 32}", "- steps: 7"),
+        *("- train: 1,234 tokens, 5 documents", "- loss: 1.5000 ± 0.2500 nats a token"),
+        *("- 0.7100 ± 0.1000 bits per byte", "    train-gpt2 --data tales"),
+    ):
+        assert f"\n{line}\n" in card
+    bare = model_card(make_tiny(), "bare")
+    assert "Not stated" in bare
+    assert "license" not in bare
+    assert "Measured" not in bare

@@ -7,6 +7,7 @@
     what_bytes_are what a file is if not UTF-8, for the message
     other_ids      token ids as nanoGPT, llm.c and others keep them
     hub            datasets on the Hugging Face hub: pinned, checked, one document at a time
+    conversations  records with a list of messages
     source         any of these by one word, parted in two, and what exactly it was
     prepared       a folder of ids to train on and ids to check with, made from a source
     splitting      training and validation text, parted before a tokeniser sees either
@@ -22,6 +23,7 @@ Importing this package opens no file and no connection.
 """
 
 from tricycle_datasets.batches import Batches, check_ids, windows
+from tricycle_datasets.conversations import messages_of, open_conversations
 from tricycle_datasets.hub import HUB_DATASETS, HubDocuments, hub_documents
 from tricycle_datasets.other_ids import read_ids
 from tricycle_datasets.prepared import (
@@ -52,6 +54,8 @@ __all__ = [
     "is_validation",
     "load_shakespeare",
     "load_tinyshakespeare",
+    "messages_of",
+    "open_conversations",
     "open_prepared",
     "open_source",
     "prepare",

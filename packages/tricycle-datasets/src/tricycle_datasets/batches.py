@@ -57,6 +57,8 @@ class Batches:
                     process would with world times the batch_size
     packing         windows may run across documents.  False, for TokenShards: each lies within one,
                     and where a document ends early, inputs are 0 and targets -100
+    counted         (N,) booleans: which tokens are targets; the others are read, and -100 where
+                    they would be one.  None for all
 
     yields  inputs (B, T) and targets (B, T), int64, contiguous, new arrays each time
     raises  ValueError or TypeError before the first batch, for anything that would go wrong later;
@@ -74,6 +76,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         packing: bool = True,
+        counted: ArrayLike | None = None,
     ):
         self.batch_size = _integer("batch_size", batch_size, least=1)
         self.context_window = _integer("context_window", context_window, least=1)
@@ -89,6 +92,12 @@ class Batches:
         else:
             self._cut = _by_document(self.tokens, self.context_window)
         self._epoch, self._index = self._checked(position)
+        self._counted = None if counted is None else np.asarray(counted, bool)
+        if self._counted is not None and self._counted.shape != (len(self.tokens),):
+            raise ValueError(
+                f"counted says of each token whether it is a target: expected shape "
+                f"({len(self.tokens)},), got {self._counted.shape}"
+            )
 
     @property
     def position(self) -> tuple[int, int]:
@@ -112,7 +121,7 @@ class Batches:
     def __next__(self) -> tuple[np.ndarray, np.ndarray]:
         mine = self._after(self.position, self.rank * self.batch_size)
         starts, counts = self._places(mine, self.batch_size)
-        batch = _lessons(self.tokens, starts, counts, self.context_window)
+        batch = _lessons(self.tokens, starts, counts, self.context_window, self._counted)
         self._epoch, self._index = self._after(self.position, self.world * self.batch_size)
         return batch
 
@@ -218,7 +227,11 @@ def _by_document(tokens: np.ndarray | TokenShards, T: int) -> DocumentCut:
 
 
 def _lessons(
-    tokens: np.ndarray | TokenShards, starts: np.ndarray, counts: np.ndarray, T: int
+    tokens: np.ndarray | TokenShards,
+    starts: np.ndarray,
+    counts: np.ndarray,
+    T: int,
+    counted: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets, (n, T) each, of windows that start at `starts` with `counts` targets.
 
@@ -229,6 +242,8 @@ def _lessons(
     for row, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True)):
         ids = tokens[start : start + count + 1]
         inputs[row, :count], targets[row, :count] = ids[:-1], ids[1:]
+        if counted is not None:
+            targets[row, :count][~counted[start + 1 : start + count + 1]] = IGNORED
     return inputs, targets
 
 

@@ -21,6 +21,7 @@ from tricycle_datasets.token_shards import TokenShards
 from tricycle_datasets.whole_files import write_whole
 
 SIDES = ("train", "validation")
+END_OF_TEXT = "<|endoftext|>"
 
 
 class Encodes(Protocol):
@@ -42,6 +43,7 @@ class Encodes(Protocol):
         workers: int,
         shard_tokens: int,
         max_tokens: int | None,
+        document_separator: str,
     ) -> Path:
         """Write a shard folder, or continue one that was stopped."""
         ...
@@ -60,6 +62,11 @@ class Prepared:
     validation: TokenShards
     validation_bytes: int
     record: dict[str, Any]
+
+    @property
+    def end_of_text(self) -> str:
+        """The special token that ends each document."""
+        return self.record.get("end_of_text", END_OF_TEXT)
 
     def facts(self) -> dict[str, str]:
         """What must be the same when a run is resumed: hashes of both sides and the tokeniser."""
@@ -104,11 +111,13 @@ def prepare(
     workers: int = 1,
     max_tokens: int | None = None,
     shard_tokens: int = 8_000_000,
+    end_of_text: str = END_OF_TEXT,
 ) -> None:
     """Encode both sides of a source to a folder, or continue; does nothing if it is finished.
 
     max_tokens  stop after the training document that reaches it, and take as validation text what
                 comes before it; None for everything
+    end_of_text the special token that ends each document
     raises      ValueError if the folder was made, or started, from other texts, with another
                 split, limit or tokeniser
     """
@@ -120,13 +129,14 @@ def prepare(
         "split_seed": source.seed,
         "tokeniser": tokeniser.fingerprint(),
         "max_tokens": max_tokens,
+        "end_of_text": end_of_text,
     }
     earlier = read_record(place)
     if earlier is None:
         tokeniser.save(place)
         _write_record(place, asked)
     else:
-        _check_same(place, earlier, asked)
+        _check_same(place, {"end_of_text": END_OF_TEXT} | earlier, asked)
         if is_prepared(place):
             return
 
@@ -137,6 +147,7 @@ def prepare(
             workers=workers,
             shard_tokens=shard_tokens,
             max_tokens=max_tokens,
+            document_separator=end_of_text,
         )
 
     if not (place / "train").exists():

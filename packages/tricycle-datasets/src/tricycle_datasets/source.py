@@ -154,7 +154,7 @@ def open_source(
             f"{path} is a folder of ids of one side only; prepared data is a folder with train/, "
             "validation/ and data.json in it"
         )
-    found = _record_of(path, field)
+    found = record_of(path, field)
     options: dict[str, Any] = {"field": field} if field else {}
     if skip_unreadable:
         options["skip_unreadable"] = found["skip_unreadable"] = True
@@ -180,8 +180,9 @@ def _open_hub(
     return Source(name, first.record | {"revision": revision}, read, validation, seed)
 
 
-def _record_of(path: Path, field: str | None) -> dict[str, Any]:
-    """Path and sha256; of a folder, the sha256 of a list of each file's sha256 and path."""
+def record_of(path: Path, field: str | None) -> dict[str, Any]:
+    """What files of texts are: path and sha256; of a folder, the sha256 of a list of each file's
+    sha256 and path."""
     if path.is_file() and is_ids(path):
         raise ValueError(
             f"{path} is a file of token ids, not of text: open it with read_ids and give that to "

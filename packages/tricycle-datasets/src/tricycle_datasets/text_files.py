@@ -294,6 +294,27 @@ def _records_of_json(file: Path, field: str, complain: Complain) -> Iterator[str
             complain(str(error))
 
 
+def records_of(file: Path) -> Iterator[tuple[str, Any]]:
+    """Each record of a .jsonl, .ndjson or .json file, and where it stands, for messages.
+
+    ValueError for other files, for what is not JSON, and for bytes that are not UTF-8.
+    """
+    kind = _kind(file)
+    if kind in LINES:
+        offset = 0
+        for number, line in enumerate(_lines(file), start=1):
+            where, text = f"line {number:,} of {file}", _decode(line, file, offset)
+            if text.strip():
+                yield where, _parsed(text, where)
+            offset += len(line)
+    elif kind == RECORDS:
+        found = _parsed(_decode(_whole(file), file, 0), str(file))
+        for number, record in enumerate(found if isinstance(found, list) else [found]):
+            yield f"record {number:,} of {file}", record
+    else:
+        raise ValueError(f"{file} has no records: wanted {', '.join(LINES)} or {RECORDS}")
+
+
 def _decode(data: bytes, file: Path, offset: int) -> str:
     """`offset` is where in the (uncompressed) file the data starts."""
     try:

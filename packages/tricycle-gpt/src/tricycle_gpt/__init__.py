@@ -1,6 +1,7 @@
 """A GPT to read, train and sample."""
 
 from tricycle_gpt.benchmarks import HellaSwag, Lambada, WikiText, hellaswag, lambada, wikitext
+from tricycle_gpt.chat import Answers, Conversations, Template
 from tricycle_gpt.config import PRESETS, GPTConfig, TrainingConfig
 from tricycle_gpt.evaluation import Evaluation, evaluate
 from tricycle_gpt.family import FAMILIES, Family, Format, Piece, add_family
@@ -11,6 +12,7 @@ from tricycle_gpt.huggingface import from_huggingface, to_huggingface
 from tricycle_gpt.initialise import initialise_like_gpt2
 from tricycle_gpt.int8 import Int8GPT, quantise
 from tricycle_gpt.kv_cache import KVCache
+from tricycle_gpt.llama2c import from_llama2c
 from tricycle_gpt.model import GPT
 from tricycle_gpt.runs.checkpoint import (
     Checkpoint,
@@ -22,6 +24,7 @@ from tricycle_gpt.runs.checkpoint import (
 from tricycle_gpt.runs.command_line import (
     as_flags,
     end_politely,
+    flag,
     from_toml,
     read_command_line,
     read_command_line_of_run,
@@ -36,7 +39,7 @@ from tricycle_gpt.runs.metrics import plot_loss, read_metrics
 from tricycle_gpt.runs.placing import place, settle
 from tricycle_gpt.runs.plan import Plan, compare_with_plan, plan
 from tricycle_gpt.runs.progress import duration
-from tricycle_gpt.runs.recipes import RECIPES
+from tricycle_gpt.runs.recipes import FINE_TUNING, RECIPES, for_one_epoch
 from tricycle_gpt.runs.resuming import make_run_folder
 from tricycle_gpt.runs.run_folder import (
     finish_run,
@@ -51,6 +54,7 @@ from tricycle_gpt.runs.sizing import choose_settings, choose_size
 from tricycle_gpt.runs.tracking import MLflowTracker, can_track, ended_if_it_fails
 from tricycle_gpt.runs.training import TrainingResult, train
 from tricycle_gpt.sampling import Dials, dials_in
+from tricycle_gpt.starting_weights import StartingWeights, find_weights
 
 __all__ = [
     "dials_in",
@@ -59,7 +63,9 @@ __all__ = [
     "Piece",
     "Format",
     "Family",
+    "Answers",
     "FAMILIES",
+    "FINE_TUNING",
     "GPT",
     "GGUFError",
     "GGUFFile",
@@ -68,6 +74,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Communicator",
+    "Conversations",
     "Evaluation",
     "GPTConfig",
     "HellaSwag",
@@ -75,6 +82,8 @@ __all__ = [
     "KVCache",
     "Lambada",
     "Plan",
+    "StartingWeights",
+    "Template",
     "MLflowTracker",
     "TrainingConfig",
     "TrainingResult",
@@ -89,11 +98,15 @@ __all__ = [
     "end_politely",
     "ended_if_it_fails",
     "evaluate",
+    "find_weights",
     "finish_run",
+    "flag",
     "flops_per_token",
     "follow",
+    "for_one_epoch",
     "from_gguf",
     "from_huggingface",
+    "from_llama2c",
     "from_toml",
     "generate",
     "hand_over",

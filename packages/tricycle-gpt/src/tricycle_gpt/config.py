@@ -199,6 +199,9 @@ class TrainingConfig:
     """Checkpoints kept; older ones are removed."""
     keep_best: bool = False
     """Keep the checkpoint with the lowest validation loss too, of those at steps with a look."""
+    patience: int | None = None
+    """Looks in a row that find no lower validation loss, after which the run ends; never if not
+    given.  Such a run keeps its best checkpoint, and ends with the weights that are in it."""
     when_not_finite: Literal["stop", "skip"] = "stop"
     """What to do when loss or gradient is not finite: stop, or skip the step; no weight moves."""
     spikes: Literal["off", "warn", "skip", "stop"] = "off"
@@ -218,6 +221,8 @@ class TrainingConfig:
         for name in ("evaluate_every", "checkpoint_every", "evaluation_windows", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be at least 1, got {self.patience}")
         for name in ("spike_z", "hang_seconds"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

@@ -61,9 +61,10 @@ def evaluate(
     """Measure a model on a text, cut into windows of the context's length.
 
     ids          (N,) integers, at least two: the text; an array, or what can be cut like one and
-                 lies on the disk, such as tricycle_datasets.TokenShards.  Windows follow each
-                 other without overlap; every token but the first is predicted exactly once, from
-                 the tokens before it in its window
+                 lies on the disk, such as tricycle_datasets.TokenShards.  Of conversations
+                 (`Answers`) only what counts is predicted.  Windows follow each other without
+                 overlap; every token but the first is predicted exactly once, from the tokens
+                 before it in its window
     n_bytes      the text's length in bytes, for bits per byte
     max_windows  look at this many windows only, spread evenly over the text
     communicator ranks that share the work; each gets the whole answer, the same as one alone has
@@ -90,7 +91,7 @@ def evaluate(
             inputs, targets = windows(ids, length, chosen[i : i + batch_size])
             tokens[i : i + batch_size] = (targets != IGNORED).sum(axis=1)
             hidden = model.hidden(inputs)  # (B, T, C)
-            for j in range(hidden.shape[0]):
+            for j in np.flatnonzero(tokens[i : i + batch_size]):
                 losses[i + j] = model.loss_of(hidden[j], targets[j]).item()
     # Each window's numbers stand on one rank, and are 0 on the others.
     losses, tokens = ranks.sum([losses, tokens])
@@ -123,12 +124,16 @@ def windows(ids: Any, length: int, chosen: np.ndarray) -> tuple[np.ndarray, np.n
 
     chosen  (windows,) their numbers, from 0
 
-    What fills it up has the target -100, which the loss leaves out.
+    What fills it up has the target -100, which the loss leaves out, and so has what does not count
+    where ids say so by `counted`.
     """
+    counted = getattr(ids, "counted", None)
     inputs = np.zeros((len(chosen), length), np.int64)
     targets = np.full((len(chosen), length), IGNORED, np.int64)
     for row, start in enumerate((chosen * length).tolist()):
         block = ids[start : start + length + 1]
         inputs[row, : len(block) - 1] = block[:-1]
         targets[row, : len(block) - 1] = block[1:]
+        if counted is not None:
+            targets[row, : len(block) - 1][~counted[start + 1 : start + length + 1]] = IGNORED
     return inputs, targets

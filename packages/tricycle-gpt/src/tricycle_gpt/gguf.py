@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.gguf_blocks import KINDS, encode
-from tricycle_gpt.gguf_file import GGUFError, read_gguf
+from tricycle_gpt.gguf_file import GGUFError, GGUFFile, read_gguf
 from tricycle_gpt.gguf_writing import write_gguf
 from tricycle_gpt.model import GPT
 from tricycle_gpt.published import Stored, model_of, pieces
+from tricycle_gpt.rope_factors import scaling_of
 from tricycle_gpt.their_settings import our_config
-from tricycle_nn import RotaryScaling
 
 OUTER_NAMES = {  # in the file, in a model folder
     "token_embd": "model.embed_tokens",
@@ -94,7 +95,6 @@ CHECKED = (  # settings that are looked at, but have no name of their own in con
     *("rope.scaling.finetuned", "attention.causal"),
 )
 ROPE_FACTORS = "rope_freqs.weight"
-TRAINED_WINDOWS = [2**k for k in range(4, 21)]
 
 
 def from_gguf(path: str | Path) -> GPT:
@@ -107,6 +107,15 @@ def from_gguf(path: str | Path) -> GPT:
     is wrong; ValueError for another architecture, for settings that our blocks do not know, and for
     tensors that do not fit (every name is listed).
     """
+    file, kind, config = opened(path)
+    return model_of(config, _stored(file, kind, config), str(path))
+
+
+def opened(path: str | Path) -> tuple[GGUFFile, str, GPTConfig]:
+    """A file with a model in it, its architecture, and its size: no weight is read.
+
+    Raises as `from_gguf` does, but for tensors that do not fit.
+    """
     file = read_gguf(path)
     kind = file.settings.get("general.architecture")
     if type(kind) is not str or kind not in ARCHITECTURES:
@@ -118,7 +127,7 @@ def from_gguf(path: str | Path) -> GPT:
     if kind != "gpt2":
         config = _with_biases(config, file)
         config = _with_factors(config, file)
-    return model_of(config, _stored(file, kind, config), str(path))
+    return file, kind, config
 
 
 # ---- Settings ----
@@ -189,27 +198,32 @@ def _with_biases(config, file):
 
 
 def _with_factors(config, file):
-    """With the rotary scaling that the tensor of factors comes from, found by trying."""
+    """With the rotary scaling that the tensor of factors comes from (rope_factors.py)."""
     if ROPE_FACTORS not in file.tensors:
         return config
-    factors = file.read(ROPE_FACTORS).reshape(-1).astype(np.float64)
-    for window in TRAINED_WINDOWS:
-        largest = float(factors.max(initial=1.0))
-        if not 1 <= largest < np.inf:
-            break
-        scaling = RotaryScaling(float(round(largest, 3)), window)
-        expected = _rope_factors(config, scaling)
-        if expected.shape == factors.shape and np.allclose(expected, factors, rtol=1e-4):
-            return replace(config, rotary_factor=scaling.factor, rotary_trained_window=window)
-    raise GGUFError(
-        f"{file.path}: {ROPE_FACTORS} slows rotary positions in another way than Llama 3.1's"
+    scaling = scaling_of(file.read(ROPE_FACTORS).reshape(-1), _frequencies(config))
+    if scaling is None:
+        raise GGUFError(
+            f"{file.path}: {ROPE_FACTORS} slows rotary positions in another way than Llama 3.1's"
+        )
+    return replace(
+        config,
+        rotary_factor=scaling.factor,
+        rotary_trained_window=scaling.trained_window,
+        rotary_low_turns=scaling.low,
+        rotary_high_turns=scaling.high,
     )
+
+
+def _frequencies(config):
+    """The angles by which pairs turn at each position, (D/2,), not slowed."""
+    D = config.head_size
+    return config.rotary_theta ** (-np.arange(0, D, 2) / D)
 
 
 def _rope_factors(config, scaling):
     """What each pair's frequency is divided by, (D/2,)."""
-    D = config.head_size
-    frequencies = config.rotary_theta ** (-np.arange(0, D, 2) / D)
+    frequencies = _frequencies(config)
     return frequencies / scaling.slowed(frequencies)
 
 
@@ -218,12 +232,17 @@ def _rope_factors(config, scaling):
 
 def _stored(file, kind, config):
     """The file's tensors under the names they have in a model folder."""
-    found = {}
+    found: dict[str, Stored] = {}
+    names: dict[str, list[str]] = {}
     for name, tensor in file.tensors.items():
         if name != ROPE_FACTORS or kind == "gpt2":
             change = _to_ours(kind, name, config)
             shape = tensor.shape[::-1] if change is np.transpose else tensor.shape
-            found[_their_name(kind, name)] = Stored(shape, "F32", _reader(file, name, change))
+            theirs = _their_name(kind, name)
+            names.setdefault(theirs, []).append(name)
+            found[theirs] = Stored(shape, "F32", _reader(file, name, change))
+    if meeting := [" and ".join(same) for same in names.values() if len(same) > 1]:
+        raise GGUFError(f"{file.path} holds weights twice, under two names: {', '.join(meeting)}")
     return found
 
 
@@ -264,11 +283,11 @@ def _to_ours(kind, name, config) -> Callable[[np.ndarray], np.ndarray]:
         return np.transpose
     if kind == "llama" and part in ("attn_q", "attn_k"):
         heads = config.n_heads if part == "attn_q" else config.key_value_heads
-        return lambda array: _halves_apart(array, heads)
+        return lambda array: halves_apart(array, heads)
     return lambda array: array
 
 
-def _halves_apart(array, heads):
+def halves_apart(array, heads):
     """Rows of each head: pairs (2i, 2i + 1) become pairs (i, i + D/2)."""
     if array.shape[0] % (2 * heads):
         return array  # which does not fit, as will be said

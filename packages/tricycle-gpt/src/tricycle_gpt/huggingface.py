@@ -1,6 +1,6 @@
 """Model folders in Hugging Face's format, which other programs open too.
 
-    config.json   generation_config.json   model.safetensors
+    config.json   generation_config.json   model.safetensors, or several with an index
     tokenizer.json   tokenizer_config.json         where a tokeniser is written with it
 
 Inside the library names and layouts are ours.  What a kind of model is called in other programs'
@@ -14,28 +14,44 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.model import GPT
 from tricycle_gpt.published import model_of, pieces
-from tricycle_gpt.runs.whole_files import replace_text, replacing, write_arrays
-from tricycle_gpt.safetensors_files import INDEX, WEIGHTS, stored_in_folder
+from tricycle_gpt.runs.whole_files import replace_text
+from tricycle_gpt.safetensors_files import (
+    INDEX,
+    WEIGHTS,
+    WRITTEN,
+    stored_in_folder,
+    write_in_folder,
+)
 from tricycle_gpt.their_settings import our_config
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
+TOKENISER_CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
 END_OF_TEXT = "<|endoftext|>"
 
 
-def to_huggingface(model: GPT, folder: str | Path, tokeniser: Any = None) -> Path:
+def to_huggingface(
+    model: GPT, folder: str | Path, tokeniser: Any = None, *, dtype: str = "float32"
+) -> Path:
     """Write a model folder that `transformers` loads as it is.
 
     tokeniser  anything whose save(folder) writes a tokenizer.json, such as tricycle_bpe's; it may
-               be left out.  Its special token <|endoftext|>, if there is one, is where other
-               programs stop writing
+               be left out.  Where the model's `end_ids` do not say after which tokens other
+               programs stop writing, its special token <|endoftext|>, if there is one, does
+    dtype      of the weights: float32, or bfloat16 or float16, in half the room
 
-    Returns the folder.  Raises OSError if it cannot be written (a full disk), ValueError for a
-    tokeniser that knows more tokens than the model.
+    More than 5 GB of weights are in several files.  Returns the folder.  Raises OSError if it
+    cannot be written (a full disk), ValueError for a tokeniser that knows more tokens than the
+    model, and for another dtype.
     """
     folder = Path(folder)
-    n_known, end = getattr(tokeniser, "n_vocab", 0), _end_of_text(tokeniser)
+    if dtype not in WRITTEN:
+        raise ValueError(f"dtype must be one of {', '.join(WRITTEN)}, got {dtype!r}")
+    n_known = getattr(tokeniser, "n_vocab", 0)
     if n_known > model.config.vocab_size:
         raise ValueError(
             f"the tokeniser has {n_known:,} tokens and the model knows {model.config.vocab_size:,}"
@@ -44,37 +60,46 @@ def to_huggingface(model: GPT, folder: str | Path, tokeniser: Any = None) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     parameters = {name: parameter.numpy() for name, parameter in model.named_parameters()}
     weights = {theirs: piece.of(parameters) for theirs, piece in pieces(model.config).items()}
-    # A full disk leaves the weights of before.  The metadata tells transformers that matrices lie
-    # as PyTorch would have them.
-    with replacing(folder / WEIGHTS) as new:
-        write_arrays(new, weights, metadata={"format": "pt"})
-    ends = {"bos_token_id": end, "eos_token_id": end}
-    _write_json(folder / CONFIG, _their_config(model.config) | ends)
+    write_in_folder(folder, weights, dtype)
+    ends = _ends(model, tokeniser)
+    _write_json(folder / CONFIG, _their_config(model.config, dtype) | ends)
     length = {"max_length": model.config.context_window}
-    _write_json(folder / "generation_config.json", length | ends)
+    _write_json(folder / GENERATION, length | ends)
     if tokeniser is not None:
         tokeniser.save(folder)
-        _write_json(folder / "tokenizer_config.json", _how_to_tokenise(model.config, end))
+        _write_json(folder / TOKENISER_CONFIG, _how_to_tokenise(model, tokeniser, ends))
     return folder
 
 
-def _end_of_text(tokeniser):
-    """The id of its end-of-text token, or None."""
-    return getattr(tokeniser, "special_tokens", {}).get(END_OF_TEXT)
+def _ends(model, tokeniser):
+    """The ids with which a text begins and ends; None where nothing says so."""
+    known = getattr(tokeniser, "special_tokens", {}).get(END_OF_TEXT)
+    ends = list(model.end_ids) or known
+    if isinstance(ends, list) and len(ends) == 1:
+        ends = ends[0]
+    begin = model.begin_id if model.end_ids else known
+    return {"bos_token_id": begin, "eos_token_id": ends}
 
 
-def _how_to_tokenise(config, end):
+def _how_to_tokenise(model, tokeniser, ends):
     """How transformers is to read tokenizer.json: as it stands.
 
     Where no class is named it takes the one that belongs to the kind of model, which cuts text in
     its own way and adds special tokens of its own.
     """
-    named = {} if end is None else {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+    texts = {i: text for text, i in getattr(tokeniser, "special_tokens", {}).items()}
+    named = {}
+    for name, i in (("bos_token", ends["bos_token_id"]), ("eos_token", ends["eos_token_id"])):
+        first = i[0] if isinstance(i, list) else i
+        if first in texts:
+            named[name] = texts[first]
+    template = {} if model.chat_template is None else {"chat_template": model.chat_template}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": config.context_window,
+        "model_max_length": model.config.context_window,
         "clean_up_tokenization_spaces": False,
         **named,
+        **template,
     }
 
 
@@ -100,10 +125,47 @@ def from_huggingface(folder: str | Path) -> GPT:
             f"{folder} is not a model folder: it has no {lacks}. A model folder holds "
             f"{CONFIG} and {WEIGHTS} (weights in other formats are not read)"
         )
-    config = our_config(_read_config(folder / CONFIG), str(folder / CONFIG))
+    config = config_in(folder)
     model = model_of(config, stored_in_folder(folder), str(folder))
     model.known_ids = _ids_in(folder / "tokenizer.json", config.vocab_size)
+    model.end_ids, model.begin_id = ends_in(folder), begin_in(folder)
+    model.chat_template = template_in(folder)
     return model
+
+
+def config_in(folder: Path) -> GPTConfig:
+    """The size and kind of the model in a folder, by its config.json.  ValueError as above."""
+    return our_config(_read_config(folder / CONFIG), str(folder / CONFIG))
+
+
+def ends_in(folder: Path) -> tuple[int, ...]:
+    """The ids after which a text of the model ends; what generation_config.json says goes first.
+
+    Nothing there, and anything but ids, is no end.
+    """
+    for name in (GENERATION, CONFIG):
+        if (folder / name).is_file():
+            said = _read_config(folder / name).get("eos_token_id")
+            found = said if isinstance(said, list) else [said]
+            if ids := tuple(i for i in found if type(i) is int and i >= 0):
+                return ids
+    return ()
+
+
+def begin_in(folder: Path) -> int | None:
+    """The id with which a text begins, or None."""
+    said = _read_config(folder / CONFIG).get("bos_token_id")
+    return said if type(said) is int and said >= 0 else None
+
+
+def template_in(folder: Path) -> str | None:
+    """The text of a folder's chat template, which nobody runs here; None if there is none."""
+    if (folder / TEMPLATE).is_file():
+        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    if not (folder / TOKENISER_CONFIG).is_file():
+        return None
+    said = _read_config(folder / TOKENISER_CONFIG).get("chat_template")
+    return said if isinstance(said, str) else None
 
 
 def _read_config(path):
@@ -133,7 +195,7 @@ def _ids_in(path, vocab_size):
     return known if known.any() and not known.all() else None
 
 
-def _their_config(config):
+def _their_config(config, dtype):
     format_ = config.family.format_of(config)
     return {
         "architectures": [format_.architecture],
@@ -141,7 +203,7 @@ def _their_config(config):
         **format_.to_theirs(config),
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.tied_head,
-        "dtype": "float32",
+        "dtype": dtype,
     }
 
 

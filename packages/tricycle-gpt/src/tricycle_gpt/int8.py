@@ -43,6 +43,8 @@ class Int8GPT(GPT):
         self.blocks = [with_int8(block) for block in model.blocks]
         self.norm = model.norm
         self.known_ids = model.known_ids
+        self.end_ids, self.begin_id = model.end_ids, model.begin_id
+        self.chat_template = model.chat_template
         self.training = False
 
     def scores(self, x: Tensor) -> Tensor:

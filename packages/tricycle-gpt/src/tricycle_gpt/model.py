@@ -45,10 +45,17 @@ class GPT(Module):
     `model.known_ids`, (V,) booleans, are those that its tokeniser can spell, and `generate` writes
     no other; None where it knows all.  `from_huggingface` finds them: the tables of many models
     are longer than their vocabulary.
+
+    `model.end_ids` are the tokens after which a text of its ends, `begin_id` the one that it begins
+    with, and `chat_template` how its makers write a conversation, as the folder it was read from
+    says; a folder that it is written to says the same.
     """
 
     recompute = False
     known_ids: np.ndarray | None = None
+    end_ids: tuple[int, ...] = ()
+    begin_id: int | None = None
+    chat_template: str | None = None
 
     def __init__(self, config: GPTConfig, *, rng: np.random.Generator):
         width = config.embedding_dim

@@ -4,10 +4,12 @@
     model.safetensors.index.json   model-00001-of-00002.safetensors   …
 
 The index says which file each tensor is in.  Tensors are found here, not read: `Stored.read` takes
-one out of its file when it is wanted.
+one out of its file when it is wanted.  Written, a file has no more than 5 GB, as others keep it.
 """
 
 import json
+import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,17 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from tricycle_gpt.published import Stored
+from tricycle_gpt.runs.whole_files import replace_text, replacing, write_arrays
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+LARGEST_FILE = 5_000_000_000
+WRITTEN: dict[str, Any] = {
+    "float32": np.float32,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float16": np.float16,
+}
 DTYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
@@ -80,6 +90,54 @@ def _stored_by_index(folder):
     if absent:
         raise ValueError(f"{path} names tensors that are not there: {', '.join(absent)}")
     return {tensor: files[name][tensor] for tensor, name in where.items()}
+
+
+# ---- Writing ----
+
+
+def write_in_folder(
+    folder: Path, weights: dict[str, np.ndarray], dtype: str, largest: int = LARGEST_FILE
+) -> None:
+    """Write weights by their names, in one file or in several with an index.
+
+    dtype    float32, bfloat16 or float16
+    largest  bytes in a file; a tensor that is larger has one of its own
+
+    All that was there before stays until all is written, and then goes.  OSError if it cannot be
+    written (a full disk).
+    """
+    number = WRITTEN[dtype]
+    shares = _shares(weights, np.dtype(number).itemsize, largest)
+    names = [f"model-{i + 1:05}-of-{len(shares):05}.safetensors" for i in range(len(shares))]
+    names = names if len(names) > 1 else [WEIGHTS]
+    with ExitStack() as all_or_none:
+        for name, share in zip(names, shares, strict=True):
+            new = all_or_none.enter_context(replacing(folder / name))
+            arrays = {each: np.asarray(weights[each]).astype(number, copy=False) for each in share}
+            # By this transformers knows that matrices lie as PyTorch would have them.
+            write_arrays(new, arrays, metadata={"format": "pt"})
+    if len(names) > 1:
+        where = {each: name for name, share in zip(names, shares, strict=True) for each in share}
+        size = sum(array.size for array in weights.values()) * np.dtype(number).itemsize
+        index = {"metadata": {"total_size": size}, "weight_map": where}
+        replace_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
+    kept = {*names, *([INDEX] if len(names) > 1 else [])}
+    for path in (*folder.glob("model*.safetensors"), folder / INDEX):
+        if path.name not in kept and (path.name in (WEIGHTS, INDEX) or SHARD.match(path.name)):
+            path.unlink(missing_ok=True)
+
+
+def _shares(weights, n_bytes, largest):
+    """Names of weights, in their order, dealt to files."""
+    shares: list[list[str]] = [[]]
+    room = largest
+    for name, array in weights.items():
+        if shares[-1] and array.size * n_bytes > room:
+            shares.append([])
+            room = largest
+        shares[-1].append(name)
+        room -= array.size * n_bytes
+    return shares
 
 
 def _is_plain(name):

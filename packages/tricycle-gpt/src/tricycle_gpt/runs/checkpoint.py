@@ -198,6 +198,11 @@ def _best(found):
     return min(losses)[2] if losses else None
 
 
+def best_checkpoint(folder: str | Path) -> Path | None:
+    """The checkpoint below `folder` with the lowest validation loss; None if none has one."""
+    return _best(list_checkpoints(folder))
+
+
 def load_checkpoint(folder: str | Path) -> Checkpoint:
     """Read one checkpoint, after checking every byte of it against its manifest.
 

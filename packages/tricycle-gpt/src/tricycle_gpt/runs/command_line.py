@@ -4,6 +4,9 @@
 
 A preset is a complete set of values.  The file changes some of them (it holds the same names, in
 sections: [training], steps = 500), and flags win over both.  The parsing is tyro's.
+
+A field named like a word of Python's has an underscore behind it, `from_`; its flag and its name in
+a file have none.
 """
 
 import argparse
@@ -105,6 +108,18 @@ def read_command_line_of_run(
         sys.exit(f"error: {error}")
 
 
+def flag(name: str) -> Any:
+    """What `Annotated` is given for a field whose flag is called otherwise: flag("from").
+
+    None, which changes nothing, where tyro is not installed: read_command_line will say so.
+    """
+    try:
+        import tyro
+    except ImportError:
+        return None
+    return tyro.conf.arg(name=name)
+
+
 def read_config(path: str | Path, defaults: Settings) -> Settings:
     """A TOML file's values put into a dataclass; what it does not name stays as it was.
 
@@ -153,13 +168,18 @@ def to_toml(settings: Any) -> str:
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     sections = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
     lines = [
-        f"{name} = {_as_toml(value)}"
+        f"{_spoken(name)} = {_as_toml(value)}"
         for name, value in values.items()
         if value is not None and name not in sections
     ]
     for name, section in sections.items():
         lines += ["", f"[{name}]", to_toml(section).rstrip("\n")]
     return "\n".join(lines) + "\n"
+
+
+def _spoken(name):
+    """A field's name as its flag and a file have it."""
+    return name.removesuffix("_")
 
 
 def _as_toml(value):
@@ -239,7 +259,8 @@ def _as_begun(settings, begun, defaults, fixed):
     if settings.preset == defaults.preset:
         settings = dataclasses.replace(settings, preset=begun.preset)
     for name in fixed:
-        now, was, flag = getattr(settings, name), getattr(begun, name), name.replace("_", "-")
+        now, was = getattr(settings, name), getattr(begun, name)
+        flag = _spoken(name).replace("_", "-")
         if not _are_alike(now, was):
             raise ValueError(
                 f"the run in {settings.folder} was begun with --{flag} {was}, not {now}: leave "
@@ -280,9 +301,11 @@ def _read_toml(path):
 def _put(defaults: Any, values: dict[str, Any], where: str) -> Any:
     kinds = get_type_hints(type(defaults))
     changed: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in kinds:
-            raise ValueError(f"{where}: there is no {name!r}; there are {', '.join(kinds)}")
+    named = {_spoken(name): name for name in kinds}
+    for spoken, value in values.items():
+        if spoken not in named:
+            raise ValueError(f"{where}: there is no {spoken!r}; there are {', '.join(named)}")
+        name = named[spoken]
         if dataclasses.is_dataclass(kinds[name]):
             if not isinstance(value, dict):
                 raise ValueError(f"{where}: {name} is a section, write [{name}]")

@@ -1,5 +1,6 @@
 """Recipes that are known to work, by the names of the models they are for (`PRESETS`)."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from tricycle_gpt.config import TrainingConfig
@@ -31,6 +32,16 @@ SPEEDRUN = replace(
     weight_decay=0.0,
 )
 
+# For weights that have learned already: small steps, and none that makes them worse.
+FINE_TUNING = TrainingConfig(
+    batch_size=4,
+    learning_rate=5e-5,
+    final_learning_rate=5e-6,
+    weight_decay=0.01,
+    evaluation_windows=16,  # such models are large, and windows long
+    patience=3,
+)
+
 RECIPES: dict[str, TrainingConfig] = {
     "laptop": LAPTOP,
     "gpt2": GPT2,
@@ -39,3 +50,23 @@ RECIPES: dict[str, TrainingConfig] = {
     "gpt2-xl": GPT2,
     "speedrun": SPEEDRUN,
 }
+
+
+def for_one_epoch(
+    recipe: TrainingConfig, named: Collection[str], tokens: int | None, window: int
+) -> TrainingConfig:
+    """A recipe whose steps see a text once, and look eight times at the validation text.
+
+    named   settings that were chosen, as "training.steps": they stay as they are
+    tokens  in the text; None, and the recipe's own steps stay, if that is not known
+    window  tokens in a window
+    """
+    each = recipe.batch_size * recipe.micro_batches * window
+    steps = recipe.steps
+    if tokens is not None and "training.steps" not in named:
+        steps = max(1, tokens // each)
+    eighth = max(1, steps // 8)
+    found = {"steps": steps, "evaluate_every": eighth, "checkpoint_every": eighth}
+    found["log_every"] = max(1, steps // 50)
+    free = {name: value for name, value in found.items() if f"training.{name}" not in named}
+    return replace(recipe, **free)  # type: ignore[arg-type]

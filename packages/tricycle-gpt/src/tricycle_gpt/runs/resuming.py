@@ -32,6 +32,7 @@ NOT_THE_RECIPE = (
     "keep_checkpoints",
     "recompute",
     "keep_best",
+    "patience",
     "hang_seconds",
     "when_not_finite",
     "spikes",
@@ -63,6 +64,8 @@ class RunState:
     dropout_seeds    of the model's dropout layers, in their order
     losses           the last ones that were trained on, for judging the next (health.py)
     left_out         steps left out just before, one after the other
+    best_look        the lowest validation loss so far, where a run ends for lack of a lower one
+    looks_since      how many looks in a row have found none since
     validation_loss  if this step came with a look at the validation text (checkpoint.py keeps the
                      best by it)
     run_id           the tracker's name for the run
@@ -77,6 +80,8 @@ class RunState:
     dropout_seeds: tuple[int, ...] = ()
     losses: tuple[float, ...] = ()
     left_out: int = 0
+    best_look: float | None = None
+    looks_since: int = 0
     validation_loss: float | None = None
     run_id: str | None = None
     versions: dict[str, str | None] | None = None
@@ -135,6 +140,8 @@ FITS: dict[str, Callable[[Any], bool]] = {
     "dropout_seeds": lambda value: _is_list_of(_is_count, value),
     "losses": lambda value: _is_list_of(_is_number, value),
     "left_out": _is_count,
+    "best_look": lambda value: value is None or _is_number(value),
+    "looks_since": _is_count,
     "validation_loss": lambda value: value is None or _is_number(value),
     "run_id": lambda value: value is None or isinstance(value, str),
     "versions": lambda value: value is None or _are_versions(value),

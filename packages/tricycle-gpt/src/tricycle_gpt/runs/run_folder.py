@@ -1,6 +1,6 @@
 """What a run leaves behind for people and other programs.
 
-    model/         config.json, model.safetensors, tokenizer.json: Hugging Face's format
+    model/         config.json, model.safetensors, tokenizer.json: Hugging Face's format; README.md
     loss.png       the loss as a picture (needs matplotlib, the extra `plots`)
     sample.txt     text that the model wrote
     config.toml    every setting the run began with; --config reads it back
@@ -19,10 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.evaluation import Evaluation
 from tricycle_gpt.generation import generate
 from tricycle_gpt.huggingface import to_huggingface
 from tricycle_gpt.model import GPT
+from tricycle_gpt.model_card import model_card
 from tricycle_gpt.runs.checkpoint import list_checkpoints
 from tricycle_gpt.runs.command_line import say, to_toml
 from tricycle_gpt.runs.flops import flops_per_token
@@ -130,6 +132,8 @@ def finish_run(
     seconds: float,
     tracker: MLflowTracker | None = None,
     planned: Plan | None = None,
+    recipe: TrainingConfig | None = None,
+    licence: str | None = None,
 ) -> None:
     """What comes after training: the model folder, the picture, a sample; and say what there is.
 
@@ -139,6 +143,8 @@ def finish_run(
     seconds    since the program began
     tracker    gets all of it, and is ended, also by an error
     planned    what the run was expected to take, to be compared
+    recipe     how it was trained, for the card in the model folder
+    licence    of the model, for that card
 
     A run that was interrupted leaves the model folder and the picture, and no sample.
     """
@@ -147,6 +153,7 @@ def finish_run(
         if planned:
             compare_with_plan(folder, planned)
         model_folder = write_results(folder, model, tokeniser)
+        write_card(folder, model, result, recipe, licence)
         if not result.finished:
             if tracker:
                 tracker.end("interrupted")
@@ -163,6 +170,29 @@ def finish_run(
         say(f"The run in MLflow:  {place_in_mlflow(tracker.uri)}")
     there, prompt = shlex.quote(str(model_folder)), shlex.quote(prompt)
     say(f"Generate more:  hatch run generate --model {there} --prompt {prompt}")
+
+
+def write_card(
+    folder: str | Path,
+    model: GPT,
+    result: TrainingResult,
+    recipe: TrainingConfig | None = None,
+    licence: str | None = None,
+) -> None:
+    """Write README.md into a run's model folder: see `model_card`."""
+    folder = Path(folder)
+    data = folder / "data.json"
+    card = model_card(
+        model,
+        folder.resolve().name,
+        data=json.loads(data.read_text(encoding="utf-8")) if data.is_file() else None,
+        recipe=recipe,
+        steps=result.steps,
+        evaluation=result.evaluation,
+        licence=licence,
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if recipe else None,
+    )
+    replace_text(folder / "model" / "README.md", card)
 
 
 def place_in_mlflow(uri: str) -> str:

@@ -36,6 +36,7 @@ from tricycle_gpt.runs.health import Health
 from tricycle_gpt.runs.interruption import interruptible
 from tricycle_gpt.runs.optimiser import make_optimiser
 from tricycle_gpt.runs.out_of_memory import out_of_memory
+from tricycle_gpt.runs.patience import Patience, back_to_best
 from tricycle_gpt.runs.resuming import (
     RunState,
     dropouts,
@@ -59,7 +60,7 @@ from tricycle_nn.optimiser import AnyOptimiser
 class TrainingResult:
     """How a call of `train` ended; the same on every rank.
 
-    steps       steps taken in all
+    steps       steps taken in all; fewer than its recipe has if its patience was over
     finished    False if it was interrupted, or if its batches ended before its steps
     evaluation  the model's measure on the whole validation text, if it finished and had one
     """
@@ -160,6 +161,7 @@ def take_steps(
     start = before.step if before else 0
     schedule = config.make_schedule()
     health = Health(config, *((before.losses, before.left_out) if before else ()))
+    patience = Patience(config, *((before.best_look, before.looks_since) if before else ()))
     _, n_batches = config.share(communicator.size)  # of this rank, in each step
     set_dropout_step(model, start * n_batches)
 
@@ -175,7 +177,8 @@ def take_steps(
     if start < config.steps:
         feed.check()
     model.train()
-    keep = {"keep": config.keep_checkpoints, "keep_best": config.keep_best}
+    keep_best = config.keep_best or patience.counts
+    keep = {"keep": config.keep_checkpoints, "keep_best": keep_best}
     with (
         RunLog(folder, start, config.steps, config.log_every, tracker)
         if is_first
@@ -202,6 +205,8 @@ def take_steps(
                 dropout_seeds=tuple(layer.seed for layer in dropouts(model)),
                 losses=tuple(health.losses),
                 left_out=health.left_out,
+                best_look=patience.best,
+                looks_since=patience.since,
                 validation_loss=validation_loss,
                 run_id=log.run_id,
                 versions=versions(),
@@ -212,7 +217,8 @@ def take_steps(
             interruptible(silent=not is_first) as interruption,
             Watchdog(config.hang_seconds) as watchdog,
         ):
-            for step in range(start, config.steps):
+            taken = start
+            for step in range(start, start if patience.is_over else config.steps):
                 began = time.perf_counter()
                 watchdog.alive()
                 rate = optimiser.learning_rate = schedule(step)
@@ -264,9 +270,12 @@ def take_steps(
 
                 # Now and then: a look at text that is not trained on, a sample, a checkpoint.
                 last = step + 1 == config.steps
-                if validation is not None and is_due(step, config.evaluate_every) and not last:
+                due = is_due(step, config.evaluate_every) and not last
+                looks = validation is not None and (due or (last and patience.counts))
+                if looks:
                     windows = config.evaluation_windows or None
                     row |= measure(model, validation, validation_bytes, communicator, windows)[1]
+                    patience.saw(row["validation_loss"])
                 if own_metrics and is_first:
                     row = with_own(row, own_metrics(step + 1))
                 log.step(row, tokens)
@@ -274,19 +283,28 @@ def take_steps(
                     log.sample(step + 1, sample())
                 writer.check()
                 stopping = communicator.any(interruption.requested)
-                if last or stopping or is_due(step, config.checkpoint_every):
+                taken, over = step + 1, patience.is_over
+                wanted = is_due(step, config.checkpoint_every) or (looks and patience.counts)
+                if last or stopping or over or wanted:
                     save(step + 1, row.get("validation_loss"))
+                if over and not last:
+                    log.say(f"step {step + 1}: {patience.since} looks found no lower loss; enough")
+                    break
                 if stopping and not last:
                     writer.wait()
                     return TrainingResult(step + 1, False, None)
             writer.wait()  # in here: no signal stops the last save
 
+        if patience.counts:
+            communicator.wait()  # until rank 0 has written all of them
+            if (best := back_to_best(model, folder)) is not None:
+                log.say(f"the weights are those after step {best}, the best on validation text")
         if validation is None:
-            return TrainingResult(config.steps, True, None)
+            return TrainingResult(taken, True, None)
         log.say("measuring on the whole validation text")
         evaluation, row = measure(model, validation, validation_bytes, communicator)
-        log.row({"step": config.steps, **row})
-        return TrainingResult(config.steps, True, evaluation)
+        log.row({"step": taken, **row})
+        return TrainingResult(taken, True, evaluation)
 
 
 CANNOT_GO_ON_EXACTLY = (
