@@ -198,7 +198,9 @@ def encode_documents(
         with threads(workers) as encoding, threads(2) as sealing:
             writer = ResumableWriter(place, kind, shard_tokens, sealing)
             writer.resume()
-            jobs = jobs_of(parts_of(documents, writer.resumed_in, tokeniser.pattern, progress))
+            jobs = jobs_of(
+                parts_of(documents, writer.resumed_in, tokeniser.pattern_of_parts, progress)
+            )
             encoded = in_order(lambda job: encode(tokeniser, job), jobs, encoding, 2 * workers)
             end_ids = ids_of_separator(tokeniser, document_separator)
             write(writer, encoded, end_ids, max_tokens, progress)

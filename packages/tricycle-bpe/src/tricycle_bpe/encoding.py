@@ -11,6 +11,12 @@ there.
 Order of the file: encoding, decoding, and the class that holds the tables of one vocabulary.
 """
 
+import copy
+import warnings
+from functools import cached_property
+from itertools import compress, groupby
+from operator import itemgetter
+
 import numpy as np
 
 from .bytes_at import (
@@ -277,6 +283,9 @@ class Encoder:
             HASH_KEY,
         )
         self._free: list[PiecesSeen] = []  # those that no call is using just now
+        self.drops_bytes = False  # whether bytes that the vocabulary lacks are left out
+        self.unknown: int | None = None  # the id that stands for each of them
+        self._has_dropped = False
 
     def _pairs_from_ranks(self, ids: np.ndarray, table: np.ndarray) -> np.ndarray:
         room = room_for(2 * len(ids))
@@ -309,8 +318,8 @@ class Encoder:
 
     def encode_pieces(self, pieces: list[bytes]) -> list[int]:
         """Encode pieces of any bytes, as they are."""
-        ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
-        blocks = [ends] if pieces else []
+        ends = np.cumsum([len(piece) for piece in pieces if piece], dtype=np.int64)
+        blocks = [ends] if len(ends) else []
         return self.encode(b"".join(pieces), lambda _text, _n, _room: iter(blocks)).tolist()
 
     def _encode_with(self, seen: PiecesSeen, text: bytes, split: Splitter) -> np.ndarray:
@@ -322,11 +331,64 @@ class Encoder:
         for ends in split(buffer, len(text), seen.ends):
             count = encode_pieces(buffer, start, ends, self._tables, seen.arrays(), out[o:])
             if count < 0:
-                self._refuse(text, start, ends, -1 - count)
+                if not self.drops_bytes:
+                    self._refuse(text, start, ends, -1 - count)
+                count = self._encode_lacking(seen, buffer, start, ends, out[o:])
             o += count
             start = int(ends[-1])
             seen.make_room()
         return out[:o].copy() if fits else out[:o]
+
+    def _encode_lacking(self, seen: PiecesSeen, buffer, start: int, ends, out) -> int:
+        """As `encode_pieces`, for pieces some of which have bytes that the vocabulary lacks."""
+        self._tell_of_dropping()
+        o = 0
+        while len(ends):
+            count = encode_pieces(buffer, start, ends, self._tables, seen.arrays(), out[o:])
+            if count >= 0:
+                return o + count
+            k = -1 - count
+            o += encode_pieces(buffer, start, ends[:k], self._tables, seen.arrays(), out[o:])
+            begin = int(ends[k - 1]) if k else start
+            start, ends = int(ends[k]), ends[k + 1 :]
+            ids = self._merge_known(buffer[begin:start].tobytes())
+            out[o : o + len(ids)] = ids
+            o += len(ids)
+        return o
+
+    def _tell_of_dropping(self) -> None:
+        if not self._has_dropped:
+            self._has_dropped = True
+            becomes = "left out" if self.unknown is None else f"given the id {self.unknown}"
+            n_lacking = int((self.byte_ids == NO_TOKEN).sum())
+            warnings.warn(
+                f"this vocabulary lacks {n_lacking} of the 256 bytes; where a text has one it is "
+                f"{becomes}, as the tokeniser's file says, and is not decoded again (said once)",
+                stacklevel=2,
+            )
+
+    def _merge_known(self, piece: bytes) -> list[int]:
+        """Merge a piece without the bytes that the vocabulary lacks, or with an id for each.
+
+        It is not looked for as a whole: what is left of it may be a token that it is not.
+        """
+        known = [self.byte_ids[byte] != NO_TOKEN for byte in piece]
+        if self.unknown is None:
+            return self._merging.encode_pieces([bytes(compress(piece, known))])
+        ids: list[int] = []
+        for is_known, run in groupby(zip(piece, known), key=itemgetter(1)):
+            stretch = bytes(byte for byte, _ in run)
+            is_id = [self.unknown] * len(stretch)
+            ids += self._merging.encode_pieces([stretch]) if is_known else is_id
+        return ids
+
+    @cached_property
+    def _merging(self) -> "Encoder":
+        """This vocabulary, without pieces that are taken whole."""
+        other = copy.copy(self)
+        other._tables = (*self._tables[:5], False, *self._tables[6:])
+        other._free = []
+        return other
 
     def merges(self) -> list[tuple[bytes, bytes]]:
         """The last merge of each token, in the order of ids, for a vocabulary without a list."""

@@ -38,8 +38,12 @@ class Encodes(Protocol):
     """What the writers of shard folders need of a tokeniser: `Tokeniser` has all of it."""
 
     name: str
-    pattern: str
     special_tokens: dict[str, int]
+
+    @property
+    def pattern_of_parts(self) -> str:
+        """The pattern by which a long text may be encoded in parts; "" if it may not."""
+        ...
 
     @property
     def n_vocab(self) -> int:
@@ -290,7 +294,7 @@ def _encode_into(
     def parts() -> Iterator[tuple[Path, bytes, bool]]:
         for path in files:
             with open(path, "rb") as file:
-                texts = read_in_parts(file, tokeniser.pattern, PART_BYTES)
+                texts = read_in_parts(file, tokeniser.pattern_of_parts, PART_BYTES)
                 for part, ends_document in documents_in(texts, separator):
                     yield path, part, ends_document
 

@@ -8,7 +8,7 @@ tokenizer.json.
 """
 
 import re
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from functools import lru_cache
 from os.path import commonprefix
 
@@ -95,7 +95,10 @@ def _bytes_finder(tokens: frozenset[str]) -> re.Pattern[bytes]:
 
 
 def check_tokens(
-    vocab: dict[bytes, int], special_tokens: dict[str, int], added_tokens: dict[str, int]
+    vocab: dict[bytes, int],
+    special_tokens: dict[str, int],
+    added_tokens: dict[str, int],
+    decode_only: Mapping[str, int],
 ) -> None:
     """Raise ValueError unless each id is one, and belongs to one token.
 
@@ -111,6 +114,7 @@ def check_tokens(
         ("tokens", vocab),
         ("special tokens", special_tokens),
         ("added tokens", added_tokens),
+        ("tokens that no text gets", decode_only),
     ):
         for token, i in ids.items():
             _check_token(token, i, bytes if ids is vocab else str)

@@ -116,6 +116,25 @@ def compile_pattern(pattern: str) -> regex.Pattern:
         ) from error
 
 
+def matches(text: str, pattern: regex.Pattern) -> Iterator[tuple[int, int]]:
+    """Find the matches of a pattern that are not empty: where each begins and ends.
+
+    raises  ValueError for a pattern that takes 50 times as long as any known one does
+    """
+    limit = SECONDS_OF_A_TEXT + SECONDS_OF_A_CHARACTER * len(text)
+    try:
+        for match in pattern.finditer(text, timeout=limit):
+            start, end = match.span()
+            if end > start:
+                yield start, end
+    except TimeoutError:
+        raise ValueError(
+            f"the pattern {pattern.pattern!r:.120} took more than {limit:.0f} seconds for a text "
+            f"of {len(text):,} characters, beginning {text[:40]!r}: it tries the same characters "
+            "again and again, as (a+)+ does; take a known one or write it otherwise"
+        ) from None
+
+
 def piece_ends(text: str, pattern: regex.Pattern) -> list[int]:
     """Find where the pieces of a text end, in characters.
 
@@ -127,19 +146,10 @@ def piece_ends(text: str, pattern: regex.Pattern) -> list[int]:
     [2, 5, 6]
     """
     ends = [0]
-    limit = SECONDS_OF_A_TEXT + SECONDS_OF_A_CHARACTER * len(text)
-    try:
-        for match in pattern.finditer(text, timeout=limit):
-            if match.start() > ends[-1]:
-                ends.append(match.start())
-            if match.end() > ends[-1]:
-                ends.append(match.end())
-    except TimeoutError:
-        raise ValueError(
-            f"the pattern {pattern.pattern!r:.120} took more than {limit:.0f} seconds for a text "
-            f"of {len(text):,} characters, beginning {text[:40]!r}: it tries the same characters "
-            "again and again, as (a+)+ does; take a known one or write it otherwise"
-        ) from None
+    for start, end in matches(text, pattern):
+        if start > ends[-1]:
+            ends.append(start)
+        ends.append(end)
     if len(text) > ends[-1]:
         ends.append(len(text))
     return ends[1:]
@@ -168,6 +178,32 @@ def splitter(pattern: str) -> Splitter:
             yield room[:count]
 
     return split_by_kernel
+
+
+def splitter_within(pattern: str, piece_ends: np.ndarray) -> Splitter:
+    """As `splitter`, for a pattern that has a kernel, each of these pieces being split as if it
+    were a text of its own.
+
+    piece_ends  where they end, in bytes
+    """
+    from .scanning import SCANNERS
+    from .unicode_classes import unicode_classes
+
+    scan, classes = SCANNERS[pattern], unicode_classes()
+
+    def split(text: np.ndarray, _n: int, room: np.ndarray) -> Iterator[np.ndarray]:
+        i = k = 0  # where we are in the text, and in the room
+        for end in piece_ends.tolist():
+            while i < end:
+                if k == len(room):
+                    yield room
+                    k = 0
+                k += scan(text, i, end, classes, room[k:])
+                i = int(room[k - 1])
+        if k:
+            yield room[:k]
+
+    return split
 
 
 def _split_by_expression(

@@ -13,7 +13,7 @@ Order of the file: the value, making or reading one, encoding, decoding, writing
 import hashlib
 import warnings
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
@@ -22,9 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import documents, first_use, formats, shards
+from . import documents, first_use, formats, shards, tokenizer_json
 from .corpus import train_on_texts
+from .framing import Around, around_in
 from .ids import row_of_ids
+from .rules import Reader, Rules
 from .special_tokens import allowed_tokens, check_tokens, cut_at, cut_bytes_at
 from .splitting import compile_pattern, known_pattern, splitter
 from .texts import check_is_text, numbered, to_utf8
@@ -49,6 +51,9 @@ class Tokeniser:
     name            what it is called in the index of a shard folder
     added_tokens    the id of each token that any text is searched for before it is split, by its
                     text: ordinary ones, such as the runs of blanks that some tokenizer.json have
+    rules           what a published tokeniser does beyond this (see rules.py)
+    post_processor  what it puts around a text, as its tokenizer.json says it
+    chat_template   how it writes a conversation, as its files say it; kept, and not followed
     raises          ValueError if these do not fit together
     """
 
@@ -61,6 +66,9 @@ class Tokeniser:
         whole_pieces: bool = False,
         name: str = "",
         added_tokens: dict[str, int] | None = None,
+        rules: Rules | None = None,
+        post_processor: dict | None = None,
+        chat_template: str | None = None,
     ):
         self.vocab = dict(vocab)
         self.special_tokens = dict(special_tokens or {})
@@ -68,16 +76,20 @@ class Tokeniser:
         self.pattern = known_pattern(pattern)
         self.whole_pieces = whole_pieces
         self.name = name
+        self.rules = rules
+        self.post_processor = post_processor
+        self.chat_template = chat_template
         self._merges = merges
         self._token_of: dict[int, bytes] = {}
-        self._check()
-        for ids in self.special_tokens, self.added_tokens:
+        decode_only = {} if rules is None else rules.decode_only
+        self._check(decode_only)
+        for ids in decode_only, self.special_tokens, self.added_tokens:
             self._token_of |= {i: text.encode() for text, i in ids.items()}
         self._token_of |= {i: token for token, i in self.vocab.items()}
 
-    def _check(self) -> None:
+    def _check(self, decode_only: Mapping[str, int]) -> None:
         compile_pattern(self.pattern)  # a broken one is an error now, not at the first text
-        check_tokens(self.vocab, self.special_tokens, self.added_tokens)
+        check_tokens(self.vocab, self.special_tokens, self.added_tokens, decode_only)
         for left, right in self._merges or []:
             if not (left in self.vocab and right in self.vocab and left + right in self.vocab):
                 lacking = next(t for t in (left, right, left + right) if t not in self.vocab)
@@ -96,12 +108,34 @@ class Tokeniser:
         if self._merges is not None:
             ids = self.vocab
             merges = [(ids[left], ids[right], ids[left + right]) for left, right in self._merges]
-        return Encoder(tokens, list(self.vocab.values()), merges, self.whole_pieces)
+        encoder = Encoder(tokens, list(self.vocab.values()), merges, self.whole_pieces)
+        if self.rules is not None:
+            encoder.drops_bytes, encoder.unknown = self.rules.drops_bytes, self.rules.unknown
+        return encoder
 
     @cached_property
     def _split(self):
         first_use.splitting(self.pattern)
         return splitter(self.pattern)
+
+    @cached_property
+    def _reader(self) -> Reader | None:
+        """Does what the rules say; None where there is no more to do than to split."""
+        if self.rules is None or not self.rules.change_texts():
+            return None
+        first_use.splitting(self.pattern)
+        return Reader(self.rules, self.pattern)
+
+    @property
+    def pattern_of_parts(self) -> str:
+        """The pattern by which a long text may be encoded in parts; "" if it may not."""
+        may = self.rules is None or self.rules.may_be_cut(self.pattern)
+        return self.pattern if may else ""
+
+    @property
+    def around(self) -> Around:
+        """The ids that a published tokeniser puts before and after a text; `encode` does not."""
+        return around_in(self.post_processor)
 
     @cached_property
     def merges(self) -> list[tuple[bytes, bytes]]:
@@ -126,11 +160,12 @@ class Tokeniser:
     def __reduce__(self):
         # What was compiled or remembered stays in this process; another makes its own.
         fields = (self.vocab, self._merges, self.special_tokens, self.pattern)
-        return (Tokeniser, (*fields, self.whole_pieces, self.name, self.added_tokens))
+        also = (self.whole_pieces, self.name, self.added_tokens)
+        return (Tokeniser, (*fields, *also, self.rules, self.post_processor, self.chat_template))
 
     def fingerprint(self) -> str:
         """Hash what decides which ids a text gets: the tokens, the special and the added ones, the
-        merges in their order, the pattern, and whether pieces are taken whole.
+        merges in their order, the pattern, whether pieces are taken whole, and the rules if any.
         """
         return self._fingerprint
 
@@ -145,6 +180,8 @@ class Tokeniser:
             digest.update(np.array(ids_and_lengths, "<i8").tobytes() + b"".join(in_order))
         id_of = self.vocab
         digest.update(np.array([(id_of[a], id_of[b]) for a, b in self.merges], "<i8").tobytes())
+        if self.rules is not None:
+            digest.update(self.rules.fingerprint())
         return digest.hexdigest()
 
     # ---- making or reading one ----
@@ -273,7 +310,7 @@ class Tokeniser:
 
         raises  ValueError
         """
-        found = formats.read_huggingface(Path(path))
+        found = tokenizer_json.read_huggingface(Path(path))
         with formats.named(path):
             return cls(**found)
 
@@ -309,6 +346,8 @@ class Tokeniser:
         check_is_text(text)
         known = self.special_tokens.keys()
         allowed = allowed_tokens(text, known, allowed_special, disallowed_special)
+        if self._reader is not None:
+            return self._read(self._reader, text, allowed.union(self.added_tokens))
         if not allowed:
             return self.encode_utf8(to_utf8(text))
         ids = self.added_tokens | self.special_tokens
@@ -319,11 +358,23 @@ class Tokeniser:
                 parts.append(np.array([ids[token]], np.uint32))
         return np.concatenate(parts)
 
+    def _read(self, reader: Reader, text: str, tokens: frozenset[str]) -> np.ndarray:
+        """Encode a text by rules, looking for these special and added tokens."""
+        ids = self.added_tokens | self.special_tokens
+        parts = []
+        for ordinary, token in reader.cut(text, tokens):
+            parts.append(self._encoder.encode(*reader.prepare(ordinary)))
+            if token is not None:
+                parts.append(np.array([ids[token]], np.uint32))
+        return np.concatenate(parts)
+
     def encode_utf8(self, data: bytes) -> np.ndarray:
         """Turn UTF-8 into an array of ids (N,) uint32, special tokens being text like any other.
 
         data  must be valid: it is not looked at again. For any bytes there is `encode_bytes`
         """
+        if self._reader is not None:
+            return self._read(self._reader, data.decode(), frozenset(self.added_tokens))
         if not self.added_tokens:
             return self._encoder.encode(data, self._split)
         parts = []
@@ -344,8 +395,12 @@ class Tokeniser:
         except UnicodeDecodeError as error:
             from .cut_off import encode_cut_off
 
+            if self._reader is not None:  # which knows texts only: the rest is a piece
+                known = self.encode_utf8(data[: error.start]).tolist()
+                return known + self._encoder.encode_pieces([data[error.start :]])
+
             # An added token is text, and so all of them stand before the place.
-            known: list[int] = []
+            known = []
             for ordinary, token in cut_bytes_at(frozenset(self.added_tokens), data):
                 if token is None:
                     n_valid = error.start - (len(data) - len(ordinary))
@@ -432,8 +487,8 @@ class Tokeniser:
     # ---- writing files ----
     # Functions whose first argument is the tokeniser, and so methods of it.
 
-    save = formats.save
-    to_huggingface = formats.to_huggingface
+    save = tokenizer_json.save
+    to_huggingface = tokenizer_json.to_huggingface
     to_tiktoken = formats.to_tiktoken
     to_gpt2 = formats.to_gpt2
 
