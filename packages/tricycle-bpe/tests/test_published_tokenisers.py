@@ -45,7 +45,9 @@ def test_a_published_kind_gives_the_ids_of_hugging_face(name, expected, data_fil
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore:this vocabulary lacks")
-def test_random_texts_get_the_ids_of_hugging_face(name, expected, data_file, tmp_path, thoroughness):
+def test_random_texts_get_the_ids_of_hugging_face(
+    name, expected, data_file, tmp_path, thoroughness
+):
     path = data_file(f"{MINI}/{name}.json")
     ours, theirs = Tokeniser.from_huggingface(path), tokenizers.Tokenizer.from_file(str(path))
     pool = [c for text in expected["texts"] for c in text] + list(ODD)
