@@ -119,7 +119,7 @@ class TorchGPT(nn.Module):
     def loss(self, ids, targets):
         x = self.token_embedding(ids)
         if self.position_embedding is not None:
-            x = x + self.position_embedding(torch.arange(ids.shape[1]))
+            x = x + self.position_embedding(torch.arange(ids.shape[1], device=ids.device))
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x)
