@@ -22,6 +22,12 @@ LLAMA_3 = (
     " + m['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set c = bos_token + c %}"
     "{% endif %}{{ c }}{% endfor %}"
 )
+LLAMA_3_1 = (
+    "{% if messages[0].role == 'system' %}{% set said = messages[0].content | trim %}"
+    "{% set messages = messages[1:] %}{% else %}{% set said = '' %}{% endif %}"
+    "{{ bos_token + '<|start_header_id|>system<|end_header_id|>\n\nToday: 1 May\n\n' + said + "
+    "'<|eot_id|>' }}{% set bos_token = '' %}" + LLAMA_3.replace("bos_token + ", "")
+)
 ZEPHYR = (
     "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + eos_token + '\n' }}{% endfor %}"
 )
@@ -45,10 +51,11 @@ def test_chatml_by_hand():
         (CHATML, "ChatML", "", None, False),
         (WITH_A_SYSTEM, "ChatML", "", "You help.", False),
         (LLAMA_3, "Llama 3", "<s>", None, True),
+        (LLAMA_3_1, "Llama 3", "<s>", "", True),
         (ZEPHYR, "Zephyr", "", None, False),
         ("{{ bos_token }}" + CHATML, "ChatML", "<s>", None, False),
     ],
-    ids=["ChatML", "SmolLM2, Qwen2.5", "Llama 3", "Zephyr", "with a beginning"],
+    ids=["ChatML", "SmolLM2, Qwen2.5", "Llama 3", "Llama 3.1", "Zephyr", "with a beginning"],
 )
 def test_a_template_is_recognised_by_what_it_writes(jinja, name, begin, system, trimmed):
     found = Template.recognised(jinja, "here", "<s>", "</s>")

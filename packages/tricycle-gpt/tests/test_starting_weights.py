@@ -1,5 +1,7 @@
 """Weights to start from: what is known before they are read, and what a run may change."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,14 @@ def test_a_folder_a_run_and_a_file_are_found_and_give_the_model(tmp_path, make_t
     assert found.end_ids == found.read().end_ids == (7, 2)
     assert found.record()["sha256"] == find_weights(tmp_path / "run/model").record()["sha256"]
     assert len(found.record()["sha256"]) == 64
+
+
+def test_what_a_file_says_of_texts_is_the_models_too(tmp_path, make_tiny):
+    path = to_gguf(make_tiny("llama"), tmp_path / "model.gguf", "F32")
+    found = replace(find_weights(path), end_ids=(3,), begin_id=1, template="{{ messages }}")
+    model = found.model(found.config)
+    assert (model.end_ids, model.begin_id) == ((3,), 1)
+    assert model.chat_template == "{{ messages }}"
 
 
 def test_a_shorter_window_is_kept_for_training_and_rotary_positions_look_far_again(

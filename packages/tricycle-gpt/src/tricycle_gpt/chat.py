@@ -49,6 +49,7 @@ class Template:
     begin    what a conversation begins with
     system   what the system says where a conversation does not begin with its message; None for
              nothing
+    preface  what stands in front of the system's words, given or not
     trimmed  blanks and line ends around a message are left out
     """
 
@@ -57,6 +58,7 @@ class Template:
     after: tuple[str, str]
     begin: str = ""
     system: str | None = None
+    preface: str = ""
     trimmed: bool = False
 
     def parts(self, messages: Iterable[Message]) -> list[tuple[str, bool, bool]]:
@@ -69,7 +71,8 @@ class Template:
         for role, content in given:
             answers = role == "assistant"
             found.append((self.before(role), True, False))
-            found.append((content.strip() if self.trimmed else content, False, answers))
+            said = content.strip() if self.trimmed else content
+            found.append(((self.preface if role == "system" else "") + said, False, answers))
             found += [(end, True, answers), (between, True, False)]
         return [part for part in found if part[0]]
 
@@ -127,6 +130,7 @@ def _with_frame(known, one, begin):
         words = rest.partition(closing + known.before("user"))[0]
         if rest != one and words != rest:
             yield replace(known, begin=first, system=words)
+            yield replace(known, begin=first, system="", preface=words)  # Llama 3.1's dates
 
 
 def known_templates(end: str) -> list[Template]:

@@ -86,6 +86,8 @@ class StartingWeights:
         seed  for dropout
         """
         model = self.read()
+        model.end_ids, model.begin_id = self.end_ids, self.begin_id
+        model.chat_template = self.template
         kept = {name: getattr(config, name) for name in FREE}
         if config.family.learned_positions and config.context_window < len(positions_of(model)):
             table = positions_of(model)[: config.context_window]
