@@ -7,6 +7,7 @@ import pytest
 
 from tricycle_autograd import Tensor
 from tricycle_autograd.arrays import (
+    as_dtype,
     as_rows,
     contiguous,
     empty,
@@ -18,6 +19,15 @@ from tricycle_autograd.arrays import (
     rows_contiguous,
 )
 from tricycle_autograd.testing_device import EmulatedArray, emulated
+
+
+def test_bfloat16_has_a_name_though_numpy_may_not_know_it(monkeypatch):
+    assert as_dtype("bfloat16") == ml_dtypes.bfloat16
+    assert as_dtype(ml_dtypes.bfloat16) == ml_dtypes.bfloat16
+    assert as_dtype("float32") == np.float32
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match="bfloat16 needs ml_dtypes.* pip install ml-dtypes"):
+        as_dtype("bfloat16")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])

@@ -21,6 +21,7 @@ from tricycle_autograd.memory import (
     give_back_freed_memory,
     joined,
     keep_freed_memory,
+    with_zero_rows,
 )
 from tricycle_autograd.testing_device import EmulatedArray, emulated
 
@@ -102,18 +103,37 @@ def test_runs_leave_out_the_tensors_without_a_gradient():
 @pytest.mark.parametrize("dtype", [np.float64, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("upload", [np.asarray, emulated])
 def test_an_arena_has_the_dtype_and_the_device_of_its_tensors(dtype, upload):
+    """But that gradients of bfloat16 are float32, and windows on a GPU start at 256 bytes."""
     a, b = [Tensor(upload(np.ones(n, dtype)), requires_grad=True) for n in (3, 20)]
     arena = Arena([a, b])
-    line = 64 // np.dtype(dtype).itemsize
+    line = (64 if upload is np.asarray else 256) // np.dtype(dtype).itemsize
     assert arena.starts[:2] == [0, line]
-    for flat in (arena.values, arena.gradients):
-        assert flat.dtype == dtype
+    exact = np.float64 if dtype is np.float64 else np.float32
+    for flat, its_dtype in ((arena.values, dtype), (arena.gradients, exact)):
+        assert flat.dtype == its_dtype
         assert type(flat) is type(a.array) is type(upload(np.ones(1)))
     b.grad = upload(np.full(20, 2, dtype))
     assert arena.runs_with_gradient() == [(line, arena.starts[2])]
     assert arena.gradients[line : line + 20].tolist() == [2.0] * 20
     (flat,) = joined([a.array, b.array])
     assert flat.size == line + 20
+
+
+def test_a_matrix_on_the_gpu_has_zero_rows_behind_it():
+    table, vector = [Tensor(emulated(np.ones(shape)), requires_grad=True) for shape in ((67, 3), 5)]
+    arena = Arena([table, vector])
+    whole = with_zero_rows(table.array)
+    assert whole.shape == (128, 3)
+    assert whole[:67].tolist() == table.array.tolist()
+    assert not whole[67:].any()
+    assert np.shares_memory(np.asarray(whole), np.asarray(arena.values))
+    assert with_zero_rows(arena.gradient_windows[0]).shape == (128, 3)
+    assert arena.starts[1] == 128 * 3
+    for other in (vector.array, emulated(np.ones((3, 2))), np.ones((3, 2))):
+        assert with_zero_rows(other) is other
+    here = Tensor(np.ones((67, 3)), requires_grad=True)
+    assert Arena([here]).starts[1] == 208  # on the CPU there is room for what is there
+    assert with_zero_rows(here.array) is here.array
 
 
 def test_windows_are_forgotten_with_their_arena():

@@ -41,6 +41,7 @@ TRAINED: dict[str, list[dict[str, int]]] = {
     "linear.cu": [{"C": 768}, {"C": 3072}],
     "linear_cross_entropy.cu": [{"V": 50257, "THREADS": 1024}],
     "muon.cu": [{}],
+    "optimiser.cu": [{}],
     "relu.cu": [{}],
     "rms_norm.cu": [{"C": 768}],
     "rotary.cu": [{"D": 64}],

@@ -4,6 +4,7 @@ import copy
 from collections import deque
 from multiprocessing.reduction import ForkingPickler  # how "spawn" sends things
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -151,6 +152,15 @@ def test_weights_that_do_not_fit_are_all_listed_and_nothing_is_changed():
         "these weights do not fit Pair: missing second; unknown third; first is (2, 1), not (2,)"
     )
     assert pair.first.array.tolist() == [1.0, 2.0]
+
+
+def test_bfloat16_is_a_dtype_by_its_name():
+    pair = Pair()
+    wanted = [parameter.array.astype(ml_dtypes.bfloat16) for parameter in pair.parameters()]
+    pair.to("cpu", "bfloat16")
+    for parameter, rounded in zip(pair.parameters(), wanted, strict=True):
+        assert parameter.dtype.name == "bfloat16"
+        np.testing.assert_array_equal(parameter.array, rounded)
 
 
 def test_another_dtype_leaves_the_old_memory_and_gradient_behind():

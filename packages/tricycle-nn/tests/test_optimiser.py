@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor, definitions_only
+from tricycle_autograd.testing import on_a_gpu
 from tricycle_autograd.testing_device import emulated
 from tricycle_nn import (
     SGD,
@@ -552,6 +553,35 @@ def test_kernels_move_the_masters_of_bfloat16_parameters_on_the_cpu():
         one.step(scale)
         other.step(scale)
     assert one.masters()["w"].tobytes() == exact.array.tobytes()
+
+
+@pytest.mark.parametrize("kind", [AdamW, SGD, Muon])
+def test_kernels_move_the_masters_of_bfloat16_parameters_on_a_gpu(kind):
+    """As the CPU's move float32 parameters; what is rounded from them is what the model has."""
+    start = draw(8, 5).astype(ml_dtypes.bfloat16)
+    rough, exact = Parameter(on_a_gpu(start)), Parameter(start.astype(np.float32))
+    one, other = kind([("w", rough)], 1e-3), kind([("w", exact)], 1e-3)
+    for seed in range(3):
+        gradient = draw(8, 5, seed=seed).astype(ml_dtypes.bfloat16)
+        rough.grad, exact.grad = on_a_gpu(gradient), gradient.astype(np.float32)
+        assert rough.grad.dtype == np.float32
+        np.testing.assert_allclose(clip_scale([rough], 1.0), clip_scale([exact], 1.0), rtol=1e-6)
+        one.step(0.5)
+        other.step(0.5)
+    masters = one.masters()["w"]
+    np.testing.assert_allclose(masters, exact.array, rtol=0, atol=1e-6)
+    assert (masters != start.astype(np.float32)).all()
+    np.testing.assert_array_equal(rough.numpy(), masters.astype(ml_dtypes.bfloat16))
+
+
+def test_masters_on_a_gpu_follow_weights_that_are_loaded_later():
+    weight = Parameter(on_a_gpu(half(20).array))
+    optimiser = SGD([("w", weight)], 0.5)
+    before = optimiser.masters()["w"]
+    weight.array[3:5] = on_a_gpu(np.full(2, 3.0, ml_dtypes.bfloat16))
+    after = optimiser.masters()["w"]
+    assert after[3:5].tolist() == [3.0, 3.0]
+    np.testing.assert_array_equal(np.delete(after, [3, 4]), np.delete(before, [3, 4]))
 
 
 def test_masters_are_saved_and_loaded_with_the_other_moments():

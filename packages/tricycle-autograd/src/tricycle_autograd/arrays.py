@@ -3,6 +3,7 @@
 Everything here works on any device's arrays, and on nothing but arrays; only `kernel_inputs` is
 given tensors, whose arrays it hands out.
 
+    as_dtype(name)                     a dtype by its name, bfloat16 among them
     is_floating(dtype)                 whether its numbers can have gradients
     is_half(dtype), in_float32         whether sums need more digits than it has; those digits
     exact_sum                          a sum whose last digits hold, however many numbers there are
@@ -23,6 +24,22 @@ from tricycle_autograd.devices import array_module, check_same_device, device_of
 # What an operation's kernels can be given.  float64 is the definition's, on every device.
 DTYPES = {"cpu": ("float32",), "cuda": ("float32", "bfloat16")}
 FLOAT32 = np.dtype(np.float32)
+
+
+def as_dtype(dtype: Any) -> np.dtype:
+    """What numpy makes of a dtype or its name; and "bfloat16", a name it knows from ml_dtypes only.
+
+    Raises ImportError for that where ml_dtypes is not installed.
+    """
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError as error:
+            raise ImportError(
+                "bfloat16 needs ml_dtypes, which is not installed: pip install ml-dtypes"
+            ) from error
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(dtype)
 
 
 def is_floating(dtype: np.dtype) -> bool:

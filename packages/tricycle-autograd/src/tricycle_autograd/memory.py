@@ -8,9 +8,11 @@ values and another on a flat array of gradients:
     values      | embedding ........ | weight .... | bias . | weight .... |
     gradients   | embedding ........ | weight .... | bias . | weight .... |
 
-The windows start at multiples of 64 bytes, a cache line; the padding stays zero.  Both flat arrays
-are on the device, and of the dtype, of the tensors, which agree on these.  A backward
-pass writes its gradients straight into the windows (see tape.gradient_destination).
+The windows start at multiples of 64 bytes, a cache line; on the GPU of 256, which matrix products
+count on, and a matrix has room for zero rows there, up to a multiple of 64 (`with_zero_rows`).
+The padding stays zero.  Both flat arrays are on the device, and of the dtype, of the tensors, which
+agree on these; but gradients of bfloat16 tensors are float32, so that those of many batches add up.
+A backward pass writes its gradients straight into the windows (see tape.gradient_destination).
 """
 
 import ctypes
@@ -21,10 +23,13 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from tricycle_autograd.additions import assign
 from tricycle_autograd.devices import array_module, device_of
 from tricycle_autograd.tensor import Tensor
 
 ALIGNMENT = 64  # bytes: one cache line, and the widest vector
+ON_GPU = 256  # bytes: what cuBLASLt takes for granted of the best
+ROWS = 64  # a matrix on the GPU has room for a multiple of them
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names for two of its settings
 LARGEST_KEPT = 32 << 20  # bytes of one array: more glibc does not allow
 MOST_KEPT = 1 << 30  # bytes of free memory at the end of the heap
@@ -90,11 +95,13 @@ class Arena:
             _check_leaf(tensor)
         _check_alike(self.tensors)
         like: Any = self.tensors[0].array if self.tensors else np.empty(0, np.float32)
-        per_window = ALIGNMENT // like.dtype.itemsize
-        sizes = [-(-tensor.size // per_window) * per_window for tensor in self.tensors]
+        alignment = ALIGNMENT if device_of(like) == "cpu" else ON_GPU
+        per_window = alignment // like.dtype.itemsize
+        sizes = [-(-_room(tensor) // per_window) * per_window for tensor in self.tensors]
         self.starts = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
         self.values = flat_zeros(self.starts[-1], like.dtype, like)
-        self.gradients = flat_zeros(self.starts[-1], like.dtype, like)
+        exact = like.dtype if like.dtype.itemsize > 2 else np.float32
+        self.gradients = flat_zeros(self.starts[-1], exact, like)
         self.value_windows = self.windows(self.values)
         self.gradient_windows = self.windows(self.gradients)
         self.places = {
@@ -128,12 +135,12 @@ class Arena:
             if tensor.array is not value:
                 _check_leaf(tensor)
                 self._check_replacement(tensor, value)
-                value[...] = tensor.array
+                assign(value, tensor.array)
                 tensor.array = value
             node: Any = tensor.node  # not None: these are leaves
             if node.buffer is not gradient:
                 if node.grad is not None:
-                    gradient[...] = node.grad
+                    assign(gradient, node.grad)
                     node.grad = gradient
                 node.buffer = gradient
 
@@ -167,6 +174,27 @@ class Arena:
 # The windows on values and gradients of all arenas there are, by their id.  It stays theirs: an
 # arena holds its windows as long as it lives, and leaves this dictionary when it dies.
 _arena_of: WeakValueDictionary[int, Arena] = WeakValueDictionary()
+
+
+def with_zero_rows(array: Any) -> Any:
+    """A matrix (V, C) that is a window on the GPU with the zeros behind it, its rows a multiple of
+    64; any other array as it is."""
+    flat, start, _, _ = _place(array)
+    if flat is None or array.ndim != 2 or device_of(array) == "cpu":
+        return array
+    rows, columns = _up_to_rows(len(array)), array.shape[1]
+    return flat[start : start + rows * columns].reshape(rows, columns)
+
+
+def _room(tensor):
+    """How many numbers a tensor's window has room for."""
+    if tensor.ndim != 2 or tensor.device == "cpu":
+        return tensor.size
+    return _up_to_rows(len(tensor.array)) * tensor.shape[1]
+
+
+def _up_to_rows(n):
+    return -(-n // ROWS) * ROWS
 
 
 def joined(arrays: Iterable[Any]) -> Iterator[Any]:

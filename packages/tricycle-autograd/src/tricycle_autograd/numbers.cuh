@@ -81,6 +81,33 @@ HELPER void store(number* p, const Numbers& x, int left) {
         if (i < left) to_number(p + i, x.at[i]);
 }
 
+// WIDTH float32 numbers side by side, 16 bytes at a time where it can be.
+HELPER Numbers load_floats(const float* p, int left) {
+    Numbers x;
+    if (left >= WIDTH && (size_t)p % 16 == 0) {
+        #pragma unroll
+        for (int i = 0; i < WIDTH; i += 4) {
+            float4 four = *(const float4*)(p + i);
+            x.at[i] = four.x, x.at[i + 1] = four.y, x.at[i + 2] = four.z, x.at[i + 3] = four.w;
+        }
+        return x;
+    }
+    #pragma unroll
+    for (int i = 0; i < WIDTH; i++) x.at[i] = i < left ? p[i] : 0.0f;
+    return x;
+}
+HELPER void store_floats(float* p, const Numbers& x, int left) {
+    if (left >= WIDTH && (size_t)p % 16 == 0) {
+        #pragma unroll
+        for (int i = 0; i < WIDTH; i += 4)
+            *(float4*)(p + i) = make_float4(x.at[i], x.at[i + 1], x.at[i + 2], x.at[i + 3]);
+        return;
+    }
+    #pragma unroll
+    for (int i = 0; i < WIDTH; i++)
+        if (i < left) p[i] = x.at[i];
+}
+
 // Add to float32 sums in memory, 16 bytes at a time where it can be.
 HELPER void add_to(float* p, const Numbers& x, int left) {
     if (left >= WIDTH && (size_t)p % 16 == 0) {

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_autograd.additions import add_into, is_half_on_gpu, sum_of_first
 from tricycle_autograd.arrays import exact_sum, is_floating
 from tricycle_autograd.axes import Axes, normalise_axes, normalise_axis
 from tricycle_autograd.devices import array_module, check_same_device
@@ -33,6 +34,8 @@ def unbroadcast(grad, shape: tuple[int, ...]):
     if grad.shape == shape:
         return grad
     n_added = grad.ndim - len(shape)
+    if grad.shape[n_added:] == shape and is_half_on_gpu(grad):
+        return sum_of_first(grad, n_added)
     stretched = [
         n_added + i for i, n in enumerate(shape) if n == 1 and grad.shape[n_added + i] != 1
     ]
@@ -355,7 +358,7 @@ def _cut(x, places):
     def part(place):
         def backward(dy):
             if shared:
-                shared[0][place] += dy  # added: indices out of order cut parts that overlap
+                add_into(shared[0][place], dy)  # added: indices out of order cut parts that overlap
                 return (None,)
             shared.append(array_module(dy).zeros_like(dy, shape=shape))
             shared[0][place] = dy

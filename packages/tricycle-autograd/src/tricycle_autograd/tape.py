@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.additions import add_into, added
+from tricycle_autograd.additions import add_into, added, assign
 from tricycle_autograd.arrays import in_float32, is_half
 from tricycle_autograd.devices import array_module
 from tricycle_autograd.modes import Block, current
@@ -88,7 +88,7 @@ class Node:
         """
         if self.buffer is not None:
             if self.grad is None:
-                self.buffer[...] = grad
+                assign(self.buffer, grad)
                 self.grad = self.buffer
             else:
                 add_into(self.buffer, grad)

@@ -30,6 +30,7 @@ from tricycle_autograd.cpu import cpu_kernel, prange
 from tricycle_autograd.cuda import CudaFile, blocks_for
 from tricycle_autograd.fused import fused
 from tricycle_autograd.gemm import product
+from tricycle_autograd.memory import with_zero_rows
 from tricycle_autograd.modes import is_recording
 from tricycle_autograd.tape import gradient_destination
 from tricycle_autograd.tensor import Tensor, record
@@ -130,10 +131,11 @@ class CPU:
 
 @linear_cross_entropy.kernels("cuda")
 class GPU:
-    """The same, but that rows of scores are a multiple of 128 bytes apart.
+    """The same, but that rows of scores are a multiple of 64 numbers apart.
 
     An odd number of classes is no good distance: rows would begin anywhere, and cuBLASLt would have
-    to read and write number by number.  What lies between is zeros.
+    to read and write number by number.  What lies between is zeros; products take it for classes,
+    too, where the table has zero rows for them (`with_zero_rows`).
     """
 
     FILE = CudaFile(__file__)
@@ -142,7 +144,7 @@ class GPU:
     def loss(rows: Any, table, answers, smoothing, share, keep):
         """As on the CPU; the loss is float32."""
         N, V = len(rows), len(table)
-        step = GPU.ROW * blocks_for(V, GPU.ROW)
+        whole, step = with_zero_rows(table), GPU.ROW * blocks_for(V, GPU.ROW)
         chunk = N if keep else max(1, min(N, CHUNK // step))
         losses = empty(N, np.float32, like=rows)
         block = empty((chunk, step), rows.dtype, like=rows)
@@ -150,20 +152,23 @@ class GPU:
         for start in range(0, N, max(chunk, 1)):
             part = slice(start, start + chunk)
             scores = block[: len(rows[part])]
-            cublaslt.product(scores[:, :V], rows[part], table.T)
+            cublaslt.product(scores[:, : len(whole)], rows[part], whole.T)
             given = (scores, losses[part], answers[part], *numbers)
             launch(GPU.FILE, "scores_to_gradient", scores, *given, classes=V)
-        return average(GPU.FILE, losses, share), block[:, :V] if keep else None
+        return average(GPU.FILE, losses, share), block if keep else None
 
     def gradient_of_vectors(dy: Any, d_scores, table):
         """As on the CPU."""
+        table = with_zero_rows(table)
         dx = empty((len(d_scores), table.shape[1]), table.dtype, like=table)
-        cublaslt.product(dx, d_scores, table)
+        cublaslt.product(dx, d_scores[:, : len(table)], table)
         return GPU._scale(dx, dx, dy)
 
     def gradient_of_table(destination: Any, dy, d_scores, rows, add):
         """As on the CPU; the destination may be float32 where rows are bfloat16."""
-        cublaslt.product(destination, d_scores.T, GPU._scale(empty_like(rows), rows, dy), add)
+        destination = with_zero_rows(destination)
+        scaled = GPU._scale(empty_like(rows), rows, dy)
+        cublaslt.product(destination, d_scores[:, : len(destination)].T, scaled, add)
 
     def _scale(y: Any, x, dy):
         blocks = blocks_for(x.size, FLAT_THREADS * numbers_at_once(x.dtype))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.arrays import is_floating
+from tricycle_autograd.arrays import as_dtype, is_floating
 from tricycle_autograd.devices import move
 from tricycle_autograd.tape import Node, note_that_it_moved
 from tricycle_nn.parameter import Parameter, children, holds_parameters
@@ -72,14 +72,21 @@ class Module:
     def to(self, device: str, dtype: Any = None) -> "Module":
         """Move every parameter to "cpu" or "cuda", and to another floating point dtype if given.
 
-        A parameter that changes leaves its old memory, and its gradient, behind.  Returns the
-        module itself.  Raises TypeError for a dtype that cannot be learned in.
+            model.to("cuda", "bfloat16")   to train on a GPU: optimisers keep float32 masters
+            model.to("cuda")               as exact as on the CPU, for checks
+
+        A parameter that changes leaves its old memory, and its gradient, behind: make optimisers
+        afterwards.  Returns the module itself.  Raises TypeError for a dtype that cannot be learned
+        in.
         """
-        if dtype is not None and not is_floating(np.dtype(dtype)):
-            raise TypeError(f"parameters are floating point numbers, {np.dtype(dtype)} is not")
+        dtype = None if dtype is None else as_dtype(dtype)
+        if dtype is not None and not is_floating(dtype):
+            raise TypeError(f"parameters are floating point numbers, {dtype} is not")
         for parameter in self.parameters():
-            array = move(parameter.array, device)
-            array = array.astype(dtype or array.dtype, copy=False)
+            array = parameter.array
+            if dtype is not None and array.dtype != dtype:
+                array = move(array, "cpu").astype(dtype)  # numpy rounds as well on any machine
+            array = move(array, device)
             if array is not parameter.array:
                 parameter.array = array
                 parameter.node = Node()

@@ -14,7 +14,8 @@ and needs the moments of that part only: `Group.keep`.
 
 *Masters.*  bfloat16 has 8 bits for a number, and a step is mostly smaller than the last of them.
 So for bfloat16 parameters an optimiser keeps one moment more, the master: the parameter in
-float32.  A step moves the master, and rounds it into the parameter.
+float32.  A step moves the master, and rounds it into the parameter.  Their gradients are float32,
+too (see Arena).
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from tricycle_autograd.additions import assign, is_half_on_gpu
 from tricycle_autograd.arrays import in_float32
+from tricycle_autograd.cuda import CudaFile, blocks_for
 from tricycle_autograd.devices import array_module, move
 from tricycle_autograd.memory import Arena, flat_zeros
 from tricycle_autograd.profiling import profiled
@@ -76,7 +79,7 @@ class Group:
             for name in (*moment_names, *[MASTER] * has_masters)
         }
         if has_masters:
-            self.moments[MASTER][...] = values
+            assign(self.moments[MASTER], values)
 
     def keep(self, stretches: list[tuple[int, int]]) -> None:
         """From now on look after these stretches of the arena only, (start, end) in order.
@@ -120,15 +123,28 @@ class Group:
         if MASTER not in self.moments:
             return values
         masters = self.moments[MASTER][place : place + end - start]
-        same = masters.astype(values.dtype) == values
-        xp = array_module(values)
-        masters[...] = xp.where(same, masters, values.astype(np.float32))
+        follow(masters, values)
         return masters
 
     def round_masters(self, start: int, end: int, place: int) -> None:
         """Write the moved masters of a run, if there are any, into their parameters."""
         if MASTER in self.moments:
-            self.arena.values[start:end] = self.moments[MASTER][place : place + end - start]
+            assign(self.arena.values[start:end], self.moments[MASTER][place : place + end - start])
+
+
+FILE = CudaFile(__file__)
+
+
+def follow(masters: Any, values: Any) -> None:
+    """Where masters, flat float32, are not what values, bfloat16, were rounded from: take those."""
+    if is_half_on_gpu(values):
+        threads = 256
+        blocks = blocks_for(values.size, threads * 16 // values.itemsize)
+        kernel = FILE.get("follow", values.dtype)
+        kernel((blocks,), (threads,), masters, values, np.int64(values.size))
+    else:
+        same = masters.astype(values.dtype) == values
+        masters[...] = np.where(same, masters, values.astype(np.float32))
 
 
 class AnyOptimiser(Protocol):

@@ -15,12 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.model import GPT
 from tricycle_gpt.runs.batch_feed import BatchSource
-from tricycle_gpt.runs.checkpoint import load_newest_checkpoint
+from tricycle_gpt.runs.checkpoint import Checkpoint, load_newest_checkpoint
 from tricycle_nn import Dropout
-from tricycle_nn.optimiser import AnyOptimiser
+from tricycle_nn.optimiser import MASTER, AnyOptimiser
 
 # Settings that may change when a run is resumed.  The last three say what is done about a bad step,
 # so that a run that one of them stopped may go on; the others do not touch the weights.
@@ -193,7 +195,7 @@ def restore(
         )
     try:
         model.load_state_dict(found.parameters)
-        optimiser.load_state_dict(found.optimiser)
+        optimiser.load_state_dict(with_masters(found, optimiser))
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{place} does not fit this model: {error}") from error
     if state.position is not None and isinstance(batches, BatchSource):
@@ -202,6 +204,18 @@ def restore(
     for layer, seed in zip(dropouts(model), state.dropout_seeds, strict=bool(state.dropout_seeds)):
         layer.seed = seed
     return state
+
+
+def with_masters(found: Checkpoint, optimiser: AnyOptimiser) -> dict[str, np.ndarray]:
+    """The optimiser's state in a checkpoint, for one that keeps masters, too.
+
+    A run that was saved on the CPU has none: what goes on, on a GPU in bfloat16, is rounded from
+    its parameters.
+    """
+    if not any(MASTER in group.moments for group in optimiser.groups):
+        return found.optimiser
+    masters = {f"{name}.{MASTER}": array for name, array in found.parameters.items()}
+    return {**masters, **found.optimiser}
 
 
 STEPS = "training.steps"
