@@ -37,7 +37,7 @@ TRAINED: dict[str, list[dict[str, int]]] = {
     "dropout.cu": [{}],
     "embedding.cu": [{"C": 768, "FLOAT_TABLE": 1}, {"C": 768, "FLOAT_TABLE": 0}],
     "gelu.cu": [{}],
-    "layer_norm.cu": [{"C": 768}],
+    "layer_norm.cu": [{"C": 768}, {"C": 1600}],
     "linear.cu": [{"C": 768}, {"C": 3072}],
     "linear_cross_entropy.cu": [{"V": 50257, "THREADS": 1024}],
     "muon.cu": [{}],

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor, concatenate, definitions_only
-from tricycle_autograd.testing import check_fused, check_on_cuda, draw
+from tricycle_autograd.testing import check_fused, check_on_cuda, draw, on_a_gpu
 from tricycle_nn import LayerNorm, Parameter, add_layer_norm, layer_norm
 
 
@@ -131,7 +131,7 @@ def test_adding_and_normalising_agrees_with_the_definition(shape):
     check_fused(Joined(), x, branch, weight, eps=0.1, keeps=4)
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 19), (70, 264)])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 19), (70, 264), (2, 1601)])
 def test_cuda_kernels_agree_with_the_definition(shape):
     x, weight, bias = draw(*shape) + 3, draw(shape[-1]), draw(shape[-1], seed=1)
     check_on_cuda(layer_norm, x, weight, bias)
@@ -142,6 +142,13 @@ def test_cuda_kernels_add_and_normalise_in_one_pass():
     x, branch, weight, bias = draw(5, 768), draw(5, 768, seed=1), draw(768), draw(768, seed=1)
     check_on_cuda(Joined(), x, branch, weight, bias)
     check_on_cuda(Joined(), x[:, :19], branch[:, :19], weight[:19], eps=0.1)
+
+
+@pytest.mark.parametrize("number", [1000.7, -0.1, 3e7])
+def test_a_constant_row_becomes_zeros_on_a_gpu_too(number):
+    rows, weight, bias = np.full((2, 770), number), np.full(770, 2.0), np.full(770, 0.5)
+    tensors = [Tensor(on_a_gpu(array.astype(np.float32))) for array in (rows, weight, bias)]
+    assert (layer_norm(*tensors).numpy() == 0.5).all()
 
 
 def through_a_block(add_and_normalise, x, branch, weight, bias, dy):

@@ -11,6 +11,24 @@
 
 constexpr int WARPS = 4;  // in a block
 constexpr float SHARE = 1.0f / C;
+constexpr bool KEPT = STEPS <= 6;  // whether backward has registers for whole rows, beside its sums
+constexpr float NEARLY_CONSTANT = 1e-6f;  // variance beside the square of the mean
+
+// Of a row that lies across the warp, beginning at `first` in this lane: the mean of its distances
+// from a number, and of their squares.
+struct Distances { float mean, variance; };
+HELPER Distances distances(const Numbers (&of_row)[STEPS], float from, int first) {
+    float sum = 0, squares = 0;
+    #pragma unroll
+    for (int k = 0; k < STEPS; k++)
+        #pragma unroll
+        for (int i = 0; i < WIDTH; i++)
+            if (first + k * STEP + i < C) {
+                float far = of_row[k].at[i] - from;
+                sum += far, squares += far * far;
+            }
+    return {warp_sum(sum) * SHARE, warp_sum(squares) * SHARE};
+}
 
 extern "C" __global__ void __launch_bounds__(WARPS * WARP) forward(
     number* h,              // (N, C)  out: x + branch, where there is a branch
@@ -27,7 +45,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) forward(
     long row = (long)n * C;
 
     Numbers of_row[STEPS];
-    float sum = 0, squares = 0;
+    float sum = 0;
     #pragma unroll
     for (int k = 0; k < STEPS; k++) {
         int c = first + k * STEP;
@@ -44,15 +62,14 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) forward(
     }
     float mean_n = warp_sum(sum) * SHARE;
     // Once more over the row: mean(h * h) - mean(h) ** 2 would lose its digits where the mean is
-    // large.
-    #pragma unroll
-    for (int k = 0; k < STEPS; k++)
-        #pragma unroll
-        for (int i = 0; i < WIDTH; i++) {
-            float far = of_row[k].at[i] - mean_n;
-            if (first + k * STEP + i < C) squares += far * far;
-        }
-    float r_n = rsqrtf(warp_sum(squares) * SHARE + eps);
+    // large.  And a mean in float32 is off by its last digit, which is all there is to see of a
+    // constant row: there the mean of what is left is taken once more.
+    Distances far = distances(of_row, mean_n, first);
+    if (far.variance < NEARLY_CONSTANT * mean_n * mean_n) {
+        mean_n += far.mean;
+        far = distances(of_row, mean_n, first);
+    }
+    float r_n = rsqrtf(far.variance + eps);
 
     #pragma unroll
     for (int k = 0; k < STEPS; k++) {
@@ -83,17 +100,20 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) backward(
     for (int n = blockIdx.x * WARPS + warp; n < N; n += gridDim.x * WARPS) {
         long row = (long)n * C;
         float mean_n = mean[n], r_n = r[n], sum_g = 0, sum_gn = 0;
-        uint4 row_h[STEPS], row_dy[STEPS];  // as they lie in memory: half the registers of floats
+        auto at = [&](const number* rows, int k) {
+            int c = first + k * STEP;
+            return load_raw(rows + row + c, C - c);
+        };
+        // As they lie in memory: half the registers of floats.
+        uint4 row_h[KEPT ? STEPS : 1], row_dy[KEPT ? STEPS : 1];
+        if (KEPT)
+            #pragma unroll
+            for (int k = 0; k < STEPS; k++) row_h[KEPT * k] = at(h, k), row_dy[KEPT * k] = at(dy, k);
         #pragma unroll
         for (int k = 0; k < STEPS; k++) {
             int c = first + k * STEP;
-            row_h[k] = load_raw(h + row + c, C - c);
-            row_dy[k] = load_raw(dy + row + c, C - c);
-        }
-        #pragma unroll
-        for (int k = 0; k < STEPS; k++) {
-            int c = first + k * STEP;
-            Numbers x = unpack(row_h[k]), d = unpack(row_dy[k]), w = load(weight + c, C - c);
+            Numbers x = unpack(KEPT ? row_h[KEPT * k] : at(h, k));
+            Numbers d = unpack(KEPT ? row_dy[KEPT * k] : at(dy, k)), w = load(weight + c, C - c);
             #pragma unroll
             for (int i = 0; i < WIDTH; i++) {
                 float norm = (x.at[i] - mean_n) * r_n, g = d.at[i] * w.at[i];
@@ -105,7 +125,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * WARP) backward(
         #pragma unroll
         for (int k = 0; k < STEPS; k++) {
             int c = first + k * STEP;
-            Numbers x = unpack(row_h[k]), d = unpack(row_dy[k]), w = load(weight + c, C - c);
+            Numbers x = unpack(KEPT ? row_h[KEPT * k] : at(h, k));
+            Numbers d = unpack(KEPT ? row_dy[KEPT * k] : at(dy, k)), w = load(weight + c, C - c);
             Numbers out = {};
             if (waiting) out = load(waiting + row + c, C - c);
             #pragma unroll
