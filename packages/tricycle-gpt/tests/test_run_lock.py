@@ -114,6 +114,36 @@ def test_a_folder_that_is_moved_removed_or_replaced_is_noticed(tmp_path, change)
             lock.check_place()
 
 
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+def test_a_lock_that_alone_is_removed_is_made_again_and_holds(tmp_path, change):
+    folder = tmp_path / "run"
+    with locked_run(folder) as lock:
+        (folder / "run.lock").unlink()
+        if change == "replaced":
+            (folder / "run.lock").touch()
+        lock.check_place()
+        second = subprocess.run(
+            [sys.executable, "-c", HOLDING, str(folder)], capture_output=True, text=True
+        )
+        assert f"in use: process {os.getpid()}" in second.stderr
+    with locked_run(folder):  # given back as ever
+        pass
+
+
+def test_who_comes_in_after_the_lock_was_removed_ends_the_first_at_its_next_save(tmp_path):
+    folder = tmp_path / "run"
+    with locked_run(folder) as lock:
+        (folder / "run.lock").unlink()
+        words = [sys.executable, "-c", HOLDING, str(folder)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as second:
+            try:
+                assert second.stdout.readline() == "held\n"
+                with pytest.raises(ValueError, match=f"in use: process {second.pid}"):
+                    lock.check_place()
+            finally:
+                second.kill()
+
+
 def test_the_other_ranks_hold_nothing_and_hear_of_a_refusal(tmp_path, monkeypatch):
     ranks = Alone()
     ranks.rank, ranks.size = 1, 2

@@ -4,6 +4,7 @@ Two processes that train in one folder would write each other's files: a checkpo
 weights of one and the moments of the other.  So who trains there holds a lock on the file
 `run.lock`.  The system gives it back when the process ends, however it ends: nothing is left behind
 by `kill -9` that a person would have to remove.  The file itself stays, and says who held it last.
+Where somebody removes it during the run it is made and locked again, before the next save.
 
 Some file systems of networks have no such locks.  Then that is said, and the run goes on.
 """
@@ -35,10 +36,15 @@ class RunLock:
 
     folder      of the run
     descriptor  of the lock's file; None on the other ranks
+    place       device and number of the folder itself, by which it is known again
+    opened      a descriptor of the folder: while it is open no other folder gets that number; None
+                where a folder cannot be opened (Windows)
     """
 
-    def __init__(self, folder: Path, descriptor: int | None):
+    def __init__(self, folder: Path, descriptor: int | None = None):
         self.folder, self.descriptor = folder, descriptor
+        self.place: tuple[int, int] | None = None
+        self.opened: int | None = None
         self.thread = threading.get_ident()
         self.uses = 0
 
@@ -46,24 +52,24 @@ class RunLock:
         """Raise OSError if the folder was moved, removed or replaced since it was locked.
 
         Without this a run whose folder gets another name would go on in a new one of the old name,
-        and be in two places.
+        and be in two places.  A run.lock that alone was removed or replaced is locked again;
+        ValueError if another process was faster.
         """
         if self.descriptor is None:
             return
-        ours = os.fstat(self.descriptor)
-        try:
-            there = os.stat(self.folder / NAME)
-        except FileNotFoundError:
-            there = None
-        if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+        if _identity(self.folder) != self.place:
             raise OSError(
                 f"{self.folder} was moved, removed or replaced while the run was writing to it, so "
                 "nothing more is written there; the checkpoints so far are where the folder is "
                 "now. Put it back, and go on with --resume"
             )
+        if _identity(self.folder / NAME) != _identity(self.descriptor):
+            descriptor = _locked_file(self.folder)
+            os.close(self.descriptor)
+            self.descriptor = descriptor
 
 
-HELD: dict[tuple[int, int], RunLock] = {}  # by this process: by device and number of the file
+HELD: dict[tuple[int, int], RunLock] = {}  # by this process: by the folder's device and number
 
 
 @contextmanager
@@ -76,7 +82,7 @@ def locked_run(folder: str | Path, communicator: Communicator | None = None) -> 
     first.  Raises ValueError, on every rank, if another process, or another thread, is in it.
     """
     folder, communicator = Path(folder), communicator or Alone()
-    lock, trouble = RunLock(folder, None), ""
+    lock, trouble = RunLock(folder), ""
     if communicator.rank == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -95,23 +101,37 @@ def locked_run(folder: str | Path, communicator: Communicator | None = None) -> 
 
 def _take(folder):
     """The lock on a folder, taken now or held by this thread already."""
-    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
-    there = os.fstat(descriptor)
-    key = (there.st_dev, there.st_ino)
-    if key in HELD:
-        os.close(descriptor)
-        if HELD[key].thread != threading.get_ident():
-            raise ValueError(_in_use(folder, {"process": os.getpid()}))
-        lock = HELD[key]
-    else:
-        try:
-            _lock_file(folder, descriptor)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        lock = HELD[key] = RunLock(folder, descriptor)
+    lock = HELD.get(_identity(folder))
+    if lock is None:
+        lock = RunLock(folder, _locked_file(folder))
+        if os.name == "posix":
+            lock.opened = os.open(folder, os.O_RDONLY)
+        lock.place = _identity(folder)
+        HELD[lock.place] = lock
+    elif lock.thread != threading.get_ident():
+        raise ValueError(_in_use(folder, {"process": os.getpid()}))
     lock.uses += 1
     return lock
+
+
+def _identity(place):
+    """By what a file or a folder, or an open one, is known again; None if it is not there."""
+    try:
+        found = os.stat(place)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _locked_file(folder):
+    """A descriptor of the lock's file, locked.  ValueError if another process has it."""
+    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock_file(folder, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _lock_file(folder, descriptor):
@@ -157,22 +177,26 @@ def _in_use(folder, who):
 def _leave(lock):
     lock.uses -= 1
     if lock.descriptor is not None and lock.uses == 0:
-        for key, held in list(HELD.items()):
-            if held is lock:
-                del HELD[key]
+        if HELD.get(lock.place) is lock:
+            del HELD[lock.place]
         with suppress(OSError):  # a file system without locks
             if fcntl is not None:
                 fcntl.flock(lock.descriptor, fcntl.LOCK_UN)
-        os.close(lock.descriptor)
+        _close(lock)
+
+
+def _close(lock):
+    for descriptor in (lock.descriptor, lock.opened):
+        if descriptor is not None:
+            os.close(descriptor)
+    lock.descriptor = lock.opened = None
 
 
 def _forget_in_a_forked_process():
     """A process that was forked has the parent's open file, and with it the lock: it lets go of
     the file, so that the lock ends with the parent."""
     for lock in HELD.values():
-        if lock.descriptor is not None:
-            os.close(lock.descriptor)
-            lock.descriptor = None
+        _close(lock)
     HELD.clear()
 
 
