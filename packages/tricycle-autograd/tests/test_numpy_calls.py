@@ -164,3 +164,54 @@ def test_every_function_of_ours_that_numpy_has_is_reached_from_there():
     ours = {name for name in tri.__all__ if callable(getattr(np, name, None))}
     assert len(ours) > 90
     assert {"exp", "sum", "median", "kron", "where"} <= ours
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("sum", np.sum),
+        ("mean", np.mean),
+        ("max", np.max),
+        ("prod", np.prod),
+        ("var", np.var),
+        ("median", np.median),
+        ("norm", np.linalg.norm),
+        ("cumsum", np.cumsum),
+        ("allclose", lambda tensors: np.allclose(tensors, 1.0)),
+    ],
+)
+def test_a_list_of_tensors_does_not_leave_the_tape_without_a_word(name, call):
+    with pytest.raises(TypeError, match=rf"np.{name} of a list with a tensor .*: join tensors by"):
+        call([leaf(), leaf()])
+    call([Tensor(X), Tensor(X)])  # of constants nothing is lost
+    w1, w2 = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    np.sum(np.stack([w1, w2]) * [[5.0], [7.0]]).backward()
+    assert (w1.grad.tolist(), w2.grad.tolist()) == ([5.0, 5.0], [7.0, 7.0])
+
+
+def test_ways_out_of_the_tape_are_open():
+    x = leaf()
+    for array in (np.asarray(x), np.array(x), np.array([x, x])[1], x.numpy()):
+        assert type(array) is np.ndarray
+        np.testing.assert_array_equal(array, X)
+    np.testing.assert_array_equal(x, X)  # numpy's own tests look at numbers
+
+
+def test_einsum_takes_numpys_word_on_how_to_find_it():
+    x = leaf()
+    for choice in (True, False, "greedy", ["einsum_path", (0, 1)]):
+        assert np.einsum("ij,ij->", x, X, optimize=choice).item() == pytest.approx((X * X).sum())
+    np.einsum("ij,ij->", x, X, optimize=True).backward()
+    np.testing.assert_array_equal(x.grad, X)
+
+
+def test_clip_knows_its_bounds_by_both_their_names():
+    x = leaf([0.5, 1.5, 2.5])
+    out = np.clip(x, min=1.0, max=2.0)
+    assert out.tolist() == np.clip(x, 1.0, 2.0).tolist() == x.clip(1.0, 2.0).tolist() == [1, 1.5, 2]
+    assert tri.clip(x, max=2.0).tolist() == [0.5, 1.5, 2.0]
+    assert np.clip(x, a_min=1.0, max=2.0).tolist() == [1.0, 1.5, 2.0]
+    out.sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 0.0]
+    with pytest.raises(TypeError, match="a bound under one name: a_min or min"):
+        tri.clip(x, 1.0, min=2.0)

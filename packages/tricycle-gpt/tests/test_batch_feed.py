@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from small_runs import Stream, settings, text, weights_in
+from small_runs import Stream, losses_in, run, settings, text, weights_in
 
 from tricycle_gpt import GPTConfig, load_newest_checkpoint, read_metrics, train
 from tricycle_gpt.runs.batch_feed import BatchFeed, as_batch
@@ -149,3 +149,73 @@ def test_a_step_that_its_batches_do_not_fill_is_not_taken(tmp_path, make_tiny):
     config = settings(steps=10, batch_size=2, micro_batches=2, warmup=0)
     assert train(make_tiny(), batches, config, tmp_path).steps == 2
     assert load_newest_checkpoint(tmp_path / "checkpoints").step == 2
+
+
+class Ending(Stream):
+    """A stream that ends, or fails, in place of its batch `end`."""
+
+    end, error = 0, None
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            if self.position[1] > self.end:
+                if self.error:
+                    raise self.error
+                return
+            yield batch
+
+
+@pytest.mark.parametrize(("end", "steps"), [(1, 0), (5, 2), (6, 3)])
+@pytest.mark.parametrize("error", [None, RuntimeError("the loader died"), OSError(5, "EIO")])
+def test_a_source_that_ends_or_fails_within_a_step_goes_on_exactly(
+    tmp_path, make_tiny, end, steps, error
+):
+    config = settings(steps=8, batch_size=2, micro_batches=2, evaluate_every=0)
+    sources = [Stream(text(), 2, 16), Ending(text(), 2, 16), Stream(text(), 2, 16)]
+    sources[1].end, sources[1].error = end, error
+    train(make_tiny(dropout=0.1), sources[0], config, tmp_path / "whole")
+    if error is None:
+        result = train(make_tiny(dropout=0.1), sources[1], config, tmp_path / "run")
+        assert (result.steps, result.finished) == (steps, False)
+    else:
+        with pytest.raises(type(error), match="the loader died|EIO"):
+            train(make_tiny(dropout=0.1), sources[1], config, tmp_path / "run")
+    found = load_newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert (found.step, found.state["position"]) == (steps, [0, 2 * steps])
+    train(make_tiny(dropout=0.1), sources[2], config, tmp_path / "run", resume=True)
+    assert weights_in(tmp_path / "run") == weights_in(tmp_path / "whole")
+
+
+def test_an_error_in_the_first_batch_is_raised_before_anything_is_written(tmp_path, make_tiny):
+    source = Ending(text(), 4, 16)
+    source.error = RuntimeError("the loader died")
+    with pytest.raises(RuntimeError, match="the loader died"):
+        train(make_tiny(), source, settings(), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("place", ["own_metrics", "sample"])
+@pytest.mark.parametrize("at", [10, 20, 29])
+def test_an_error_in_what_the_caller_gave_is_raised_when_the_step_is_saved(
+    tmp_path, make_tiny, place, at
+):
+    config = settings(steps=29, evaluate_every=1)
+
+    def fine(*steps_taken):
+        return {} if steps_taken else "text"
+
+    def fails(*steps_taken):
+        calls.append(steps_taken)
+        if len(calls) == at:
+            raise KeyError("of the caller")
+        return fine(*steps_taken)
+
+    calls = []
+    whole = run(tmp_path / "whole", make_tiny(), config, **{place: fine})
+    at = min(at, whole.steps - 1) if place == "sample" else at  # none after the last step
+    with pytest.raises(KeyError, match="of the caller"):
+        run(tmp_path / "run", make_tiny(), config, **{place: fails})
+    assert load_newest_checkpoint(tmp_path / "run" / "checkpoints").step == at
+    assert len(losses_in(tmp_path / "run")) == at
+    run(tmp_path / "run", make_tiny(), config, resume=True, **{place: fine})
+    assert weights_in(tmp_path / "run") == weights_in(tmp_path / "whole")

@@ -327,6 +327,31 @@ def test_runs_go_on_with_any_number_of_ranks(tmp_path):
         assert checkpoint_bytes(others[0] / optimiser) != uninterrupted  # it could have differed
 
 
+ENDING = """
+class Ending(Windows):
+    def __iter__(self):
+        for i, batch in enumerate(super().__iter__()):
+            if i == self.end:
+                return
+            yield batch
+
+with communicate() as ranks:
+    config = recipe()
+    windows, n_batches = config.share(ranks.size)
+    for folder, end in ((sys.argv[1], 99), (sys.argv[2], 8 - ranks.rank), (sys.argv[2], 99)):
+        source = Ending(windows, ranks)
+        source.end = end * n_batches
+        result = train(small(), source, config, folder, resume=True, communicator=ranks)
+        say(ranks, result.steps)
+"""
+
+
+def test_where_the_batches_of_one_rank_end_first_the_run_goes_on_exactly(tmp_path):
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    assert on_ranks(2, ENDING, whole, ended).split() == ["20", "7", "20"]
+    assert checkpoint_bytes(ended) == checkpoint_bytes(whole)
+
+
 OF_A_DTYPE = """
 import shutil
 from tricycle_autograd import definitions_only

@@ -10,8 +10,10 @@ import pytest
 from tricycle_autograd import definitions_only
 from tricycle_autograd.modes import current
 from tricycle_gpt import TrainingConfig, read_metrics, train
+from tricycle_gpt.runs import diagnosis
 from tricycle_gpt.runs.diagnosis import first_bad_operation, load_batches
 from tricycle_gpt.runs.health import PATIENCE, Health
+from tricycle_gpt.runs.whole_files import write_arrays
 
 IDS = np.tile(np.arange(20), 40)
 
@@ -170,6 +172,39 @@ def test_the_batches_of_a_bad_step_can_be_run_again(tmp_path, make_tiny):
     before(0)
     assert "every operation was finite" in first_bad_operation(model, batches, dropout_step)
     assert weights(model) == untouched
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("disk", ["fine", "full"])
+def test_a_bad_step_of_uneven_batches_is_told_as_any_other(tmp_path, make_tiny, monkeypatch, disk):
+    model = make_tiny()
+    model.blocks[0].mlp.up.weight.array[0, 0] = np.nan
+    given = [(IDS[None, :n], IDS[None, 1 : n + 1]) for n in (16, 9)]
+    if disk == "full":
+
+        def full(*words, **options):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(diagnosis, "write_arrays", full)
+    with pytest.raises(FloatingPointError, match="the loss is nan.*up.weight") as raised:
+        train(model, given, settings(micro_batches=2), tmp_path)
+    if disk == "full":
+        assert "its batches could not be kept ([Errno 28] No space" in str(raised.value)
+    else:
+        batches, _ = load_batches(tmp_path / "bad-step-00000001.safetensors")
+        assert [part.tolist() for batch in batches for part in batch] == [
+            part.tolist() for batch in given for part in batch
+        ]
+
+
+def test_batches_that_an_older_version_kept_are_read(tmp_path):
+    block = np.arange(24).reshape(2, 3, 4)
+    arrays = {"inputs": block, "targets": block + 1, "dropout_step": np.array(6)}
+    write_arrays(tmp_path / "old.safetensors", arrays)
+    batches, dropout_step = load_batches(tmp_path / "old.safetensors")
+    assert dropout_step == 6
+    assert [inputs.tolist() for inputs, _ in batches] == block.tolist()
+    assert [targets.tolist() for _, targets in batches] == (block + 1).tolist()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])

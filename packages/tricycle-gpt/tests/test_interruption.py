@@ -1,5 +1,6 @@
 """Signals become a flag; some stop at once when they come again."""
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from tricycle_gpt.runs.interruption import STOPPING_SIGNALS, interruptible
+from tricycle_gpt.runs.interruption import STOPPING_SIGNALS, Postponed, interruptible
 
 
 @pytest.mark.parametrize("number", STOPPING_SIGNALS)
@@ -38,6 +39,35 @@ def test_what_nohup_ignores_stays_ignored():
             assert not interruption.requested
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who catches a signal")
+def test_a_handler_of_faulthandler_stays(tmp_path):
+    with open(tmp_path / "traceback", "w+") as file:
+        faulthandler.register(signal.SIGUSR1, file, all_threads=False)
+        try:
+            with interruptible() as interruption:
+                signal.raise_signal(signal.SIGUSR1)
+                assert not interruption.requested
+                signal.raise_signal(signal.SIGUSR2)
+                assert interruption.requested
+            signal.raise_signal(signal.SIGUSR1)
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+        file.seek(0)
+        assert file.read().count("(most recent call first)") == 2
+
+
+def test_an_error_is_kept_for_later_and_ctrl_c_is_not():
+    postponed = Postponed()
+    with postponed:
+        raise ValueError("first")
+    with postponed:
+        raise ValueError("second")
+    with pytest.raises(ValueError, match="first"):
+        postponed.raise_it()
+    with pytest.raises(KeyboardInterrupt), postponed:
+        raise KeyboardInterrupt
 
 
 def test_it_says_what_happens_if_there_is_a_standard_error(capfd):

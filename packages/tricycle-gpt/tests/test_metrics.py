@@ -40,6 +40,68 @@ def test_a_disk_that_fails_while_it_is_cut_back_leaves_every_line(
     assert [row["step"] for row in read_metrics(path)] == [0, 1]
 
 
+def disk_full_from(path, room):
+    """As os.write, on a disk where this file can have so many bytes and no more."""
+    written = os.write
+
+    def write(descriptor, data):
+        left = room[0] - os.fstat(descriptor).st_size
+        if not os.path.samestat(os.fstat(descriptor), path.stat()):
+            return written(descriptor, data)
+        if left <= 0:
+            raise OSError(28, "No space left on device")
+        return written(descriptor, data[:left])
+
+    return write
+
+
+def test_rows_wait_for_a_disk_that_is_full_for_a_while(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "metrics.jsonl"
+    log, room = MetricsLog(path), [20]
+    monkeypatch.setattr(os, "write", disk_full_from(path, room))
+    for step in range(5):
+        log.write(step=step)
+    assert path.stat().st_size == 20
+    with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):
+        log.sync()
+    room[0] = 1000
+    log.write(step=5)
+    assert [row["step"] for row in read_metrics(path)] == [0, 1, 2, 3, 4, 5]
+    log.close()
+    assert capsys.readouterr().err.count("takes no rows (No space left on device)") == 1
+
+
+def test_rows_that_never_found_room_are_an_error_at_the_end(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    monkeypatch.setattr(os, "write", disk_full_from(path, [20]))
+    for step in range(3):
+        log.write(step=step)
+    with pytest.raises(OSError, match="No space left"):
+        log.close()
+    assert log._file.closed
+    assert [row["step"] for row in read_metrics(path)] == [0]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_an_error_that_passes_costs_no_row(tmp_path, monkeypatch, call):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    times, real = [], getattr(os, call)
+
+    def fails_once(*words):
+        times.append(words)
+        if len(times) == 1:
+            raise OSError(5, "Input/output error")
+        return real(*words)
+
+    monkeypatch.setattr(os, call, fails_once)
+    for step in range(3):
+        log.write(step=step)
+    log.sync()
+    log.close()
+    assert [row["step"] for row in read_metrics(log.path)] == [0, 1, 2]
+
+
 def test_a_line_cut_by_a_crash_is_passed_over(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0, "loss": 1.5}\n{"step": 1, "lo')

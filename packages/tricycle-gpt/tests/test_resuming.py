@@ -133,3 +133,13 @@ def test_more_steps_and_something_else_is_another_run(tmp_path, make_tiny):
     other = level(steps=40, weight_decay=0.0)
     with pytest.raises(ValueError, match=r"training.weight_decay was 0.1, is 0.0"):
         run(tmp_path, make_tiny(), other, resume=True)
+
+
+def test_a_finished_run_that_is_resumed_says_that_nothing_is_left(tmp_path, make_tiny, capsys):
+    run(tmp_path, make_tiny())
+    before = weights_in(tmp_path)
+    assert run(tmp_path, make_tiny(), resume=True).finished
+    said = capsys.readouterr().err
+    assert f"the run in {tmp_path} has taken all its 30 steps: nothing is left to train" in said
+    assert "another run, in another folder" in said
+    assert weights_in(tmp_path) == before

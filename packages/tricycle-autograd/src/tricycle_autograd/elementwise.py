@@ -227,12 +227,18 @@ def sign(a: Any) -> Tensor:
 # ---- choices ----
 
 
-def clip(a: Any, a_min: Any = None, a_max: Any = None) -> Tensor:
+def clip(
+    a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None
+) -> Tensor:
     """a, moved to the nearest bound where it is outside [a_min, a_max]; None sets no bound.
 
-    The gradient passes where a is inside, bounds included, and is 0 outside.  The bounds are
-    numbers or arrays.  Raises TypeError for bounds that want gradients.
+    The bounds are numbers or arrays, and have two names each, as numpy's have.  The gradient passes
+    where a is inside, bounds included, and is 0 outside.  Raises TypeError for bounds that want
+    gradients, and for one that is given under both its names.
     """
+    if (a_min is not None and min is not None) or (a_max is not None and max is not None):
+        raise TypeError("clip() takes a bound under one name: a_min or min, a_max or max")
+    a_min, a_max = min if a_min is None else a_min, max if a_max is None else a_max
     a, xp = tensor_and_module(a)
     x = a.array
     low, high = _bound(a_min, x), _bound(a_max, x)

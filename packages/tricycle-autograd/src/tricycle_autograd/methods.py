@@ -11,8 +11,11 @@ compare numbers, so `x == y` is a tensor; as keys of dictionaries tensors go by 
 what has no numbers, `x == None` is False as it is for any object.
 """
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from tricycle_autograd.tensor import Tensor
@@ -30,6 +33,11 @@ class NumpyMethods:
     __hash__ = object.__hash__
 
     # ---- numpy's functions: np.exp(x) and array + x ----
+
+    def __array__(self, dtype=None, copy=None):
+        if getattr(self, "node", None) is not None:
+            functions.numpy_calls.check_caller(sys._getframe(1))
+        return np.array(functions.Tensor.numpy(self), dtype=dtype, copy=copy)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         return functions.numpy_calls.call_ufunc(functions, ufunc, method, inputs, options)

@@ -9,6 +9,10 @@ numpy asks an argument other than its own arrays what to do, through two methods
     anything else                             TypeError: it would leave the tape without a word
 
 np.asarray(x) is the way out: an array, and no gradient.
+
+numpy asks no tensor inside a list.  There np.sum([x, y]) would be numbers without a past; `__array__`
+sees that a function of numpy's wants them, and refuses.  It cannot tell np.exp([x, y]), which has no
+Python of its own, from np.asarray([x, y]).
 """
 
 import inspect
@@ -33,6 +37,26 @@ WITHOUT_GRADIENT = """
     savez savez_compressed savetxt nanargmax nanargmin argpartition lexsort isin logical_and
     logical_or logical_xor logical_not signbit
 """
+
+# Arguments of numpy's that change how it finds a result, and not the result.
+CHANGES_NO_NUMBER = {"einsum": ("optimize",)}
+
+
+def check_caller(frame: Any) -> None:
+    """Raise TypeError if it is a function of numpy's that wants a tensor's numbers in passing.
+
+    frame  of the caller of `__array__`
+    """
+    module = frame.f_globals.get("__name__", "")
+    if module.split(".")[0] != "numpy" or module.startswith("numpy.testing"):
+        return
+    while (below := frame.f_back) and below.f_globals.get("__name__", "").startswith("numpy."):
+        frame = below
+    raise TypeError(
+        f"np.{frame.f_code.co_name} of a list with a tensor in it would leave the tape without a "
+        "word: join tensors by stack() or concatenate() first; for the numbers alone give it "
+        "tensor.numpy()"
+    )
 
 
 def call_ufunc(
@@ -70,7 +94,8 @@ def call_function(
     ours = _function(here, name, function)
     theirs = _parameters(function)
     if not theirs or any(kind is inspect.Parameter.VAR_POSITIONAL for _, kind, _ in theirs):
-        return ours(*args, **options)
+        without = CHANGES_NO_NUMBER.get(name, ())
+        return ours(*args, **{key: value for key, value in options.items() if key not in without})
     return ours(**_by_our_names(name, ours, theirs, args, options))
 
 

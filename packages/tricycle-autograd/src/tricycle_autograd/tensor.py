@@ -144,9 +144,6 @@ class Tensor(NumpyMethods):
         """The numbers as nested Python lists."""
         return self.array.tolist()
 
-    def __array__(self, dtype=None, copy=None):
-        return np.array(self.numpy(), dtype=dtype, copy=copy)
-
     def __dlpack__(self, **options):
         return self.array.__dlpack__(**options)
 

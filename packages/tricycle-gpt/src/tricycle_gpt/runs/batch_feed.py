@@ -13,8 +13,10 @@ import numpy as np
 
 from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.evaluation import IGNORED
+from tricycle_gpt.runs.interruption import Postponed
 from tricycle_gpt.runs.step import Batch
 
+END = object()  # in place of a batch
 WANTED = "a batch is a pair (inputs, targets) of whole numbers, (B, T) each"
 
 
@@ -36,7 +38,8 @@ class BatchFeed:
             `__array__`, as torch's tensors do
     config  of the model that they are for
 
-    position  of the source after the last whole step; None if it does not know any
+    position  of the source after the batches taken last; None if it does not know any
+    failed    keeps an error that came instead of a batch
     """
 
     def __init__(self, source: BatchSource | Iterable[tuple[Any, Any]], config: GPTConfig):
@@ -48,7 +51,11 @@ class BatchFeed:
         self._source, self._config = source, config
         self._stream = iter(source)
         self._first: list[Batch] = []
+        self.failed = Postponed()
         self.position: tuple[int, int] | None = None
+        if isinstance(source, BatchSource) and source.position is not None:
+            self.position = as_position(source.position)
+        self._before = self.position
 
     @property
     def knows_its_position(self) -> bool:
@@ -59,24 +66,34 @@ class BatchFeed:
         """Look at the first batch before anything is done with it.
 
         Raises ValueError, TypeError or IndexError, saying what was given, if it does not fit, or if
-        there is none.
+        there is none; and whatever the source raises.
         """
         self._first = self.take(1) or []
+        self.give_back()
+        self.failed.raise_it()
         if not self._first:
             raise ValueError("there is no batch to train on: the iterable is empty")
 
     def take(self, n: int) -> list[Batch] | None:
-        """The next n batches, or None if there are not so many any more."""
+        """The next n batches, or None if there are not so many any more, or one `failed`."""
+        self._before = self.position
         batches, self._first = self._first[:n], self._first[n:]
-        while len(batches) < n:
-            try:
-                given = next(self._stream)
-            except StopIteration:
-                return None
-            batches.append(as_batch(given, self._config))
-        if isinstance(self._source, BatchSource):
-            self.position = as_position(self._source.position)
-        return batches
+        with self.failed:
+            while len(batches) < n:
+                given = next(self._stream, END)
+                if given is END:
+                    return None
+                batches.append(as_batch(given, self._config))
+            if isinstance(self._source, BatchSource):
+                self.position = as_position(self._source.position)
+        return None if self.failed.error else batches
+
+    def give_back(self) -> None:
+        """Be at the position before the batches taken last: no step was made of them.
+
+        Another rank may have none for it.  The batches themselves do not come again.
+        """
+        self.position = self._before
 
 
 def as_position(given: Any) -> tuple[int, int]:

@@ -7,7 +7,6 @@ next call, which in training is the next step.  One that a disk refuses by an er
 tried a second time: the arrays are still there.
 """
 
-import errno
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from typing import Any
 import numpy as np
 
 from tricycle_gpt.runs.checkpoint import save_checkpoint
-
-# What a disk, or a network to it, may say once and not again.
-MAY_PASS = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
+from tricycle_gpt.runs.whole_files import try_twice
 
 
 class CheckpointWriter:
@@ -55,12 +52,7 @@ class CheckpointWriter:
 
     def _write(self, *what):
         try:
-            try:
-                save_checkpoint(self.folder, *what, **self.options)
-            except OSError as error:
-                if error.errno not in MAY_PASS:
-                    raise
-                save_checkpoint(self.folder, *what, **self.options)
+            try_twice(lambda: save_checkpoint(self.folder, *what, **self.options))
         except (
             OSError,
             MemoryError,

@@ -111,8 +111,11 @@ def examine_bad_step(model: GPT, bad: BadStep, folder: Path, communicator: Commu
     dropout_step = bad.step * len(bad.batches)
     of_rank = f"-rank-{communicator.rank}" if communicator.size > 1 else ""
     kept = folder / f"bad-step-{bad.step + 1:08d}{of_rank}.safetensors"
-    save_batches(kept, bad.batches, dropout_step)
-    found = f"its batches are in {kept}"
+    try:
+        save_batches(kept, bad.batches, dropout_step)
+        found = f"its batches are in {kept}"
+    except OSError as error:  # what is wrong with the step is told all the same
+        found = f"its batches could not be kept ({error})"
     if not bad.finite:
         found += f"; {first_bad_operation(model, bad.batches, dropout_step)}"
         set_dropout_step(model, dropout_step + len(bad.batches))
@@ -208,14 +211,19 @@ def _modules(module, path):
 
 
 def save_batches(path: str | Path, batches: Sequence[Batch], dropout_step: int) -> None:
-    """Keep a step's batches in a file.  OSError if it cannot be written."""
-    inputs, targets = (np.stack(part) for part in zip(*batches, strict=True))
-    arrays = {"inputs": inputs, "targets": targets, "dropout_step": np.array(dropout_step)}
+    """Keep a step's batches, of any shapes, in a file.  OSError if it cannot be written."""
+    arrays = {"dropout_step": np.array(dropout_step)}
+    for i, (inputs, targets) in enumerate(batches):
+        arrays |= {f"inputs.{i}": inputs, f"targets.{i}": targets}
     write_arrays(Path(path), arrays)
 
 
 def load_batches(path: str | Path) -> tuple[list[Batch], int]:
     """The batches of a step that was saved, and the step dropout was at."""
     arrays = read_arrays(Path(path))
-    batches = list(zip(arrays["inputs"], arrays["targets"], strict=True))
+    if "inputs" in arrays:  # a file of an older version
+        batches = list(zip(arrays["inputs"], arrays["targets"], strict=True))
+    else:
+        n = sum(name.startswith("inputs.") for name in arrays)
+        batches = [(arrays[f"inputs.{i}"], arrays[f"targets.{i}"]) for i in range(n)]
     return batches, int(arrays["dropout_step"].reshape(-1)[0])

@@ -10,12 +10,16 @@ step, and says so.
     SIGXCPU           the processor time that the process may use is nearly used up
 
 The last three may come several times, and before a SIGTERM: they never stop a save.
+
+`Postponed` does the same for an error in the caller's own code: the steps so far are saved first.
 """
 
+import re
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tricycle_gpt.runs.standard_streams import write_to_standard_error
 
@@ -37,6 +41,8 @@ def interruptible(silent: bool = False) -> Iterator[Interruption]:
 
     silent  say nothing: another rank does
 
+    A signal that is ignored, or that a handler of another library catches (as faulthandler.register
+    lets SIGUSR1 print tracebacks), is left to it, but for SIGINT and SIGTERM.
     Outside the main thread, where Python cannot receive signals, the flag stays down.
     """
     interruption = Interruption()
@@ -60,10 +66,46 @@ def interruptible(silent: bool = False) -> Iterator[Interruption]:
         number: signal.signal(number, stop_soon)
         for number in STOPPING_SIGNALS
         if signal.getsignal(number) is not None  # not Python's: it could not be given back
-        and (signal.getsignal(number) is not signal.SIG_IGN or number in AT_ONCE_WHEN_REPEATED)
+        and (number in AT_ONCE_WHEN_REPEATED or not _is_taken(number))
     }
     try:
         yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_taken(number):
+    """Whether a signal is ignored, or caught by a handler that Python does not know of (Linux)."""
+    handler = signal.getsignal(number)
+    if handler is not signal.SIG_DFL:
+        return handler is signal.SIG_IGN
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return False
+    caught = re.search(r"(?m)^SigCgt:\s*(\w+)$", status)
+    return caught is not None and bool(int(caught.group(1), 16) >> (number - 1) & 1)
+
+
+class Postponed:
+    """As a context manager, keeps an error of its block, to be raised when the run is saved.
+
+    error  the first that came; None so far
+    """
+
+    error: Exception | None = None
+
+    def __enter__(self) -> "Postponed":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):  # Ctrl-C and sys.exit do not wait
+            return False
+        self.error = self.error or error
+        return True
+
+    def raise_it(self) -> None:
+        """Raise the error that was kept, if there is one."""
+        if self.error is not None:
+            raise self.error

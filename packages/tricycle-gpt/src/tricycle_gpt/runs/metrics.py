@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tricycle_gpt.runs.whole_files import replace_text, replacing
+from tricycle_gpt.runs.whole_files import replace_text, replacing, try_twice
 
 
 class MetricsLog:
@@ -21,6 +21,8 @@ class MetricsLog:
     path  the file; made if it is not there
     step  steps taken so far: lines of this step and later ones are removed, and so are lines that
           are no rows (a power cut may leave such), of which it says how many
+
+    A row that the disk does not take, full as it may be for a while, waits for the next one.
     """
 
     def __init__(self, path: str | Path, step: int = 0):
@@ -30,20 +32,50 @@ class MetricsLog:
             print(f"warning: {self.path}: {torn} lines are no rows, left out", file=sys.stderr)
         kept = [row for row in rows if row is not None and row["step"] < step]
         replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("ab", buffering=0)
+        self._waiting = bytearray()  # rows, or the end of one, that the disk has not taken yet
+        self._said = False
 
     def write(self, **row: Any) -> None:
-        """Append one line, at once."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Append one line, at once; or with the next one, and say so the first time."""
+        self._waiting += json.dumps(row).encode() + b"\n"
+        try:
+            self._append()
+        except OSError as error:
+            if not self._said:
+                print(
+                    f"warning: {self.path} takes no rows ({error.strerror}): they are kept until "
+                    "it does; the run ends at its next checkpoint if it still does not",
+                    file=sys.stderr,
+                )
+            self._said = True
+
+    def _append(self):
+        while self._waiting:
+            del self._waiting[: os.write(self._file.fileno(), self._waiting)]
 
     def sync(self) -> None:
-        """Have the disk remember every line, through a pulled plug too."""
-        os.fsync(self._file.fileno())
+        """Have the disk remember every line, through a pulled plug too.
+
+        Raises OSError, naming the file, if it does not take them.
+        """
+
+        def write() -> None:
+            self._append()
+            os.fsync(self._file.fileno())
+
+        try:
+            try_twice(write)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file.  Raises OSError if the disk does not take the last lines."""
+        try:
+            self._append()
+        finally:
+            self._waiting.clear()
+            self._file.close()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -177,8 +177,9 @@ def _in_use(folder, who):
 def _leave(lock):
     lock.uses -= 1
     if lock.descriptor is not None and lock.uses == 0:
-        if HELD.get(lock.place) is lock:
-            del HELD[lock.place]
+        place = lock.place
+        if HELD.get(place) is lock:
+            del HELD[place]
         with suppress(OSError):  # a file system without locks
             if fcntl is not None:
                 fcntl.flock(lock.descriptor, fcntl.LOCK_UN)

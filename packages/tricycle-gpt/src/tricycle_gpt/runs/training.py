@@ -33,7 +33,7 @@ from tricycle_gpt.runs.diagnosis import (
 )
 from tricycle_gpt.runs.distributed import Alone, Communicator
 from tricycle_gpt.runs.health import Health
-from tricycle_gpt.runs.interruption import interruptible
+from tricycle_gpt.runs.interruption import Postponed, interruptible
 from tricycle_gpt.runs.optimiser import make_optimiser
 from tricycle_gpt.runs.out_of_memory import out_of_memory
 from tricycle_gpt.runs.patience import Patience, back_to_best
@@ -109,7 +109,8 @@ def train(
                       on each rank
 
     Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 (on any rank) ends it after the current step, with a
-    checkpoint, and so do batches that end.  Raises ValueError if the folder holds another run or is
+    checkpoint, and so do batches that end.  An error in `batches`, `sample` or `own_metrics` is
+    raised when the steps before it are in a checkpoint.  Raises ValueError if the folder holds another run or is
     in use, if ranks do not begin alike, or for a first batch that does not fit; FloatingPointError
     when the loss, the gradient or the weights stop being numbers (the weights are then those of the
     step before); MemoryError, naming the batch size that fits, when a step finds none.
@@ -174,7 +175,7 @@ def take_steps(
     is_first = communicator.rank == 0
     if before and is_first:
         say_which_versions_differ(before.versions)
-    feed = BatchFeed(batches, model.config)
+    feed, failed = BatchFeed(batches, model.config), Postponed()
     if start < config.steps:
         feed.check()
     model.train()
@@ -187,6 +188,8 @@ def take_steps(
         CheckpointWriter(folder / "checkpoints", **keep) as writer,
     ):
         log.begin(recipe, before.run_id if before else None)
+        if before and start >= config.steps:
+            log.say(f"the run in {folder} has taken all its {config.steps} steps{NOTHING_LEFT}")
         if not feed.knows_its_position:
             log.say(CANNOT_GO_ON_EXACTLY)
 
@@ -228,9 +231,11 @@ def take_steps(
                 # The gradient of the mean over all tokens of the step, one batch after the other.
                 step_batches = feed.take(n_batches)  # kept, should it go wrong
                 if communicator.any(step_batches is None):
+                    feed.give_back()
                     log.say(f"the batches ended after {step} of {config.steps} steps")
                     save(step)
                     writer.wait()
+                    feed.failed.raise_it()
                     return TrainingResult(step, False, None)
                 assert step_batches is not None
                 divide_by = divisors(step_batches, communicator)
@@ -278,16 +283,21 @@ def take_steps(
                     row |= measure(model, validation, validation_bytes, communicator, windows)[1]
                     patience.saw(row["validation_loss"])
                 if own_metrics and is_first:
-                    row = with_own(row, own_metrics(step + 1))
+                    with failed:
+                        row = with_own(row, own_metrics(step + 1))
                 log.step(row, tokens)
                 if sample and is_first and "validation_loss" in row:
-                    log.sample(step + 1, sample())
+                    with failed:
+                        log.sample(step + 1, sample())
                 writer.check()
-                stopping = communicator.any(interruption.requested)
+                stopping = communicator.any(interruption.requested or failed.error is not None)
                 taken, over = step + 1, patience.is_over
                 wanted = is_due(step, config.checkpoint_every) or (looks and patience.counts)
                 if last or stopping or over or wanted:
                     save(step + 1, row.get("validation_loss"))
+                if failed.error is not None:
+                    writer.wait()
+                    failed.raise_it()
                 if over and not last:
                     log.say(f"step {step + 1}: {patience.since} looks found no lower loss; enough")
                     break
@@ -308,6 +318,10 @@ def take_steps(
         return TrainingResult(taken, True, evaluation)
 
 
+NOTHING_LEFT = (
+    ": nothing is left to train, and it is only measured again. To go on from its weights begin "
+    "another run, in another folder, or give this one more steps where its schedule allows it"
+)
 CANNOT_GO_ON_EXACTLY = (
     "these batches do not know their position: a run that is resumed begins with them anew, and "
     "does not go on to the same bits (tricycle_datasets.Batches does)"

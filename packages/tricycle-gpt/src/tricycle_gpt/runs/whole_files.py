@@ -5,9 +5,10 @@ Each is flushed to the disk before it counts.  In the place of a file that may b
 not at all, so that a kill or a full disk leaves what was there before.
 """
 
+import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,19 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
+
+# What a disk, or a network to it, may say once and not again.
+MAY_PASS = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
+
+
+def try_twice(write: Callable[[], object]) -> None:
+    """Call a function that writes, and once more if the disk had an error that may pass."""
+    try:
+        write()
+    except OSError as error:
+        if error.errno not in MAY_PASS:
+            raise
+        write()
 
 
 def write_arrays(
@@ -82,8 +96,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a text file in the place of one that may be there."""
-    with replacing(path) as new:
-        new.write_text(text, encoding="utf-8")
+
+    def write() -> None:
+        with replacing(path) as new:
+            new.write_text(text, encoding="utf-8")
+
+    try_twice(write)
 
 
 def flush(path: Path) -> None:
