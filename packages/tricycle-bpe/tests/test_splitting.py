@@ -1,6 +1,7 @@
 """The scanners cut where the regular expressions cut, and the classes are tiktoken's."""
 
 import io
+import itertools
 import random
 from functools import cache
 
@@ -213,6 +214,42 @@ def test_a_pattern_that_tries_for_ever_is_ended(monkeypatch):
     slow = Tokeniser({bytes([i]): i for i in range(256)}, [], pattern=r"(?:a+a?)+\1?b|(a)|.")
     with pytest.raises(ValueError, match="took more than 0 seconds for a text of 5,001 characters"):
         slow.encode("a" * 5000 + "c")
+
+
+def test_the_time_of_other_threads_ends_no_sound_pattern():
+    class WithOthersBeside:
+        """As a pattern of regex's, which counts the processor time of all threads."""
+
+        pattern = "."
+
+        def finditer(self, text, start, timeout):
+            for match in itertools.islice(compile_pattern("gpt2").finditer(text, start), 3):
+                yield match
+            if match.end() < len(text):
+                raise TimeoutError
+
+    text = "some words, and some more of them"
+    ends = splitting.piece_ends(text, WithOthersBeside())
+    assert ends == splitting.piece_ends(text, compile_pattern("gpt2"))
+    assert len(ends) == 8
+
+
+@pytest.mark.parametrize(
+    ("expression", "pieces"),
+    [
+        (r"(?m)[^\s]+|\s", ["ab^", "\n", "$"]),
+        (r"(?m)\$|\^|\w+|\n", ["ab", "^", "\n", "$"]),
+        (r"(?m)[]^$]|[a-z]+", ["ab", "^", "$"]),
+    ],
+)
+def test_flag_m_is_harmless_where_nothing_means_the_end_of_a_line(expression, pieces):
+    assert compile_pattern(known_pattern(expression)).findall("ab^\n$") == pieces
+
+
+@pytest.mark.parametrize("expression", [r"(?m)[^\s]+$", r"(?m)^a", r"(?m)[a]|(b$)"])
+def test_flag_m_is_refused_where_something_does(expression):
+    with pytest.raises(ValueError, match="has the flag m, under which"):
+        known_pattern(expression)
 
 
 @pytest.mark.parametrize(

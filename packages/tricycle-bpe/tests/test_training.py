@@ -277,3 +277,13 @@ def test_a_text_that_a_worker_cannot_count_ends_the_training(monkeypatch):
     monkeypatch.setattr(counting.PieceCounter, "add", fail)
     with pytest.raises(MemoryError):
         Tokeniser.train(["one"] * 100, 300, workers=2)
+
+
+def test_what_is_learned_does_not_depend_on_the_key_of_the_tables(monkeypatch):
+    text = "the cat sat on the mat; the rat sat on that hat " * 50
+    learned = []
+    for key in (1, 2**63 + 12345, 2**64 - 1):
+        monkeypatch.setattr(training, "HASH_KEY", np.uint64(key))
+        learned.append(Tokeniser.train([text], vocab_size=320).merges)
+    assert learned[0] == learned[1] == learned[2]
+    assert len(learned[0]) > 20

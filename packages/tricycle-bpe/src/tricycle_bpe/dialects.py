@@ -25,6 +25,8 @@ ESCAPE = re.compile(
 COUNT = re.compile(r"\{(\d+(?:,\d*)?|,\d+)\}")
 NAMED_SET = re.compile(r"\[:\^?\w+:\]")
 MULTILINE = re.compile(r"\(\?[a-zA-Z]*m")
+# Where $ and ^ are characters like any other, or say that a set is what it does not name.
+ESCAPED_OR_SET = re.compile(r"\\[\s\S]|\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]")
 VERBOSE = re.compile(r"\(\?[a-zA-Z]*x")
 SET_OPERATORS = ("&&", "--", "||", "~~")
 
@@ -62,7 +64,8 @@ def _rewritten(expression: str, possessive: bool, ends: dict[str, str]) -> str:
         )
     if VERBOSE.search(expression):
         raise ValueError(f"pattern {expression!r:.80} has the flag x (verbose): write it without")
-    if MULTILINE.search(expression) and ("$" in expression or "^" in expression):
+    outside = ESCAPED_OR_SET.sub("", expression)
+    if MULTILINE.search(outside) and ("$" in outside or "^" in outside):
         raise ValueError(
             f"pattern {expression!r:.80} has the flag m, under which $ and ^ mean another "
             "thing from one library to the next: write it without, as (?=\\n) and (?<=\\n)"

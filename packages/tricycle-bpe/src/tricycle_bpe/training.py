@@ -37,6 +37,7 @@ import numpy as np
 from .byte_characters import from_characters, in_character_order
 from .kernels import helper, kernel
 from .progress import Progress
+from .tables import HASH_KEY
 from .training_tables import (
     NO_PAIR,
     add_to_count,
@@ -255,16 +256,18 @@ def push_pairs(heap, n_heap, pairs, counts, c, spans, n_spans, tally, n_met, on_
 #     lists   places; spans (n, 2), where in `places` a list begins and ends
 #     heap    (n, 3) of count, pair, and which span lists the pair's places
 #     merges  (n, 3) of left, right and merged id
-N_TOKENS, N_MERGES, N_PAIRS, N_PLACES, N_SPANS, N_HEAP, N_SPECIAL = range(7)
+# The last of the sizes is the key of the table of known strings.
+N_TOKENS, N_MERGES, N_PAIRS, N_PLACES, N_SPANS, N_HEAP, N_SPECIAL, KEY = range(8)
 
 
 @kernel
-def begin_learning(words, byte_ids, spelling, starts, n_special, vocab_size):
+def begin_learning(words, byte_ids, spelling, starts, n_special, vocab_size, key):
     """Set up what learning needs, from the first counts of all pairs of bytes.
 
     byte_ids          (256,) the id of each byte
     spelling, starts  of the special tokens and the bytes; starts has room for vocab_size
     n_special         the number of special tokens, which have the first ids
+    key               an int64 that nobody else knows
     returns           sizes, tokens, table, lists, heap
     """
     symbols, weights = words
@@ -279,7 +282,7 @@ def begin_learning(words, byte_ids, spelling, starts, n_special, vocab_size):
     for token in range(n_tokens):
         length = starts[token + 1] - starts[token]
         if length > 0:
-            strings[string_slot(strings, spelling, starts, starts[token], length)] = token
+            strings[string_slot(strings, spelling, starts, starts[token], length, key)] = token
             lengths[token] = length
 
     pairs, counts = np.full(1 << 18, NO_PAIR), np.zeros(1 << 18, np.int64)
@@ -292,7 +295,7 @@ def begin_learning(words, byte_ids, spelling, starts, n_special, vocab_size):
             spans[n, 0], spans[n, 1] = byte_starts[k], byte_starts[k + 1]
             push_row(heap, n, (byte_counts[k], pair, n))
             n += 1
-    sizes = np.array([n_tokens, 0, n_pairs, len(places), n, n, n_special])
+    sizes = np.array([n_tokens, 0, n_pairs, len(places), n, n, n_special, key])
     tokens = spelling, starts, lengths, strings
     return sizes, tokens, (pairs, counts), (places, spans), heap
 
@@ -318,7 +321,7 @@ def name_pair(spelling, starts, lengths, strings, sizes, a, b):
     """The id of a + b: the next free one, unless the same string has one already."""
     c = np.int32(sizes[N_TOKENS])
     length = spell_pair(spelling, starts, c, a, b)
-    slot = string_slot(strings, spelling, starts, starts[c], length)
+    slot = string_slot(strings, spelling, starts, starts[c], length, sizes[KEY])
     if strings[slot] >= 0:
         return strings[slot]
     strings[slot] = c
@@ -410,7 +413,10 @@ def learn(words, byte_ids, spelling, starts, n_special, vocab_size, min_count):
     returns  merges (n, 3): left, right, merged id; the bytes of every token
     """
     n_tokens = n_special + 256
-    sizes, *grown_so_far = begin_learning(words, byte_ids, spelling, starts, n_special, vocab_size)
+    key = HASH_KEY.astype(np.int64)
+    sizes, *grown_so_far = begin_learning(
+        words, byte_ids, spelling, starts, n_special, vocab_size, key
+    )
     tallies = new_tally(vocab_size), new_tally(vocab_size)
     state = *grown_so_far, tallies, np.empty((vocab_size, 3), np.int32)
     with Progress("learning merges", vocab_size - n_tokens, "") as progress:

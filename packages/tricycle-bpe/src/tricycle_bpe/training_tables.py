@@ -6,8 +6,10 @@ addressing (what finds its slot taken goes to the next one).
 
 import numpy as np
 
+from .bytes_at import multiply_and_fold
 from .heap import heap_push, heap_sink
 from .kernels import helper, kernel
+from .tables import MIX
 
 NO_PAIR = np.int64(-1)
 
@@ -95,12 +97,15 @@ def spell_pair(spelling, starts, n_tokens, left, right):
 
 
 @helper
-def string_slot(table, spelling, starts, begin, length):
-    """Find the slot of the token that spells these bytes, or the empty one where it would go."""
+def string_slot(table, spelling, starts, begin, length, key):
+    """Find the slot of the token that spells these bytes, or the empty one where it would go.
+
+    key  of this process, see tables.py
+    """
     mask = len(table) - 1
-    mixed = np.uint64(14695981039346656037)  # FNV-1a
+    mixed = np.uint64(key)
     for i in range(begin, begin + length):
-        mixed = (mixed ^ np.uint64(spelling[i])) * np.uint64(1099511628211)
+        mixed = multiply_and_fold(mixed ^ np.uint64(spelling[i]), MIX)
     slot = np.int64(mixed >> np.uint64(20)) & mask
     while table[slot] >= 0:
         token = table[slot]
