@@ -286,4 +286,4 @@ def test_what_is_learned_does_not_depend_on_the_key_of_the_tables(monkeypatch):
         monkeypatch.setattr(training, "HASH_KEY", np.uint64(key))
         learned.append(Tokeniser.train([text], vocab_size=320).merges)
     assert learned[0] == learned[1] == learned[2]
-    assert len(learned[0]) > 20
+    assert len(learned[0]) > 10

@@ -64,7 +64,7 @@ def test_of_two_processes_in_one_folder_one_is_refused_and_nothing_is_lost_or_mi
     reached = 0
     for _ in range(PAIRS):
         refused, holder = the_refused_and_the_other([start(tmp_path / "run") for _ in range(2)])
-        assert "is in use: process" in refused.communicate()[1]
+        assert "is in use: " in refused.communicate()[1]  # of whom, it may be too early to tell
         assert refused.returncode == 1
         while newest(tmp_path / "run") <= reached and holder.poll() is None:
             time.sleep(0.02)

@@ -10,9 +10,9 @@ numpy asks an argument other than its own arrays what to do, through two methods
 
 np.asarray(x) is the way out: an array, and no gradient.
 
-numpy asks no tensor inside a list.  There np.sum([x, y]) would be numbers without a past; `__array__`
-sees that a function of numpy's wants them, and refuses.  It cannot tell np.exp([x, y]), which has no
-Python of its own, from np.asarray([x, y]).
+numpy asks no tensor inside a list.  There np.sum([x, y]) would be numbers without a past;
+`__array__` sees that a function of numpy's wants them, and refuses.  It cannot tell np.exp([x, y]),
+which has no Python of its own, from np.asarray([x, y]).
 """
 
 import inspect

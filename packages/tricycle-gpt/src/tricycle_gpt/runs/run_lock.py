@@ -150,16 +150,16 @@ def _lock_file(folder, descriptor):
             file=sys.stderr,
         )
     who = json.dumps({"process": os.getpid(), "machine": platform.node()}) + "\n"
-    os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)  # not pwrite, which Windows lacks
-    os.write(descriptor, who.encode())
+    os.write(descriptor, who.encode())  # before the rest goes: who reads now finds a whole line
+    os.ftruncate(descriptor, len(who))
 
 
 def _holder(descriptor) -> dict[str, Any]:
     """What the lock's file says of who holds it; nothing if it cannot be read."""
     try:
         os.lseek(descriptor, 0, os.SEEK_SET)
-        who = json.loads(os.read(descriptor, 1000))
+        who = json.loads(os.read(descriptor, 1000).partition(b"\n")[0])
     except (OSError, ValueError, RecursionError):
         who = None
     return who if isinstance(who, dict) else {}

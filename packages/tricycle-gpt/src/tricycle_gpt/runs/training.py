@@ -110,10 +110,12 @@ def train(
 
     Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 (on any rank) ends it after the current step, with a
     checkpoint, and so do batches that end.  An error in `batches`, `sample` or `own_metrics` is
-    raised when the steps before it are in a checkpoint.  Raises ValueError if the folder holds another run or is
-    in use, if ranks do not begin alike, or for a first batch that does not fit; FloatingPointError
-    when the loss, the gradient or the weights stop being numbers (the weights are then those of the
-    step before); MemoryError, naming the batch size that fits, when a step finds none.
+    raised when the steps before it are in a checkpoint.
+
+    Raises ValueError if the folder holds another run or is in use, if ranks do not begin alike, or
+    for a first batch that does not fit; FloatingPointError when the loss, the gradient or the
+    weights stop being numbers (the weights are then those of the step before); MemoryError, naming
+    the batch size that fits, when a step finds none.
     """
     communicator = communicator or Alone()
     with steadfast_streams(), locked_run(folder, communicator) as lock:
