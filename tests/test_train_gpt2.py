@@ -12,7 +12,9 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow
@@ -20,14 +22,7 @@ import pyarrow.parquet
 import pytest
 
 from tricycle_bpe import Tokeniser
-from tricycle_gpt import (
-    GPT,
-    GPTConfig,
-    from_huggingface,
-    read_metrics,
-    to_gguf,
-    to_huggingface,
-)
+from tricycle_gpt import GPT, GPTConfig, read_metrics, to_huggingface
 
 APP = Path(__file__).parents[1] / "apps" / "train_gpt2"
 KILLS = 10 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 2
@@ -311,6 +306,20 @@ def test_a_plan_reads_the_data_and_refuses_a_path_that_is_not_there(place):
 
 # ---- From weights ----
 
+STEPS = {"training.steps"}  # the only setting that was named
+
+
+@pytest.fixture(scope="module")
+def app():
+    """What the program is made of, in this process: for what it refuses."""
+    sys.path.insert(0, str(APP))  # as `python apps/train_gpt2` does
+    import settings
+    import texts
+
+    sys.path.remove(str(APP))
+    names = settings.Arguments, settings.with_weights, settings.sized, texts.known_tokeniser
+    return SimpleNamespace(**{name.__name__: name for name in names})
+
 
 @pytest.fixture(scope="module")
 def tuned(place, whole):
@@ -362,35 +371,31 @@ def test_what_contradicts_the_weights_is_refused_before_anything_is_written(plac
     words = ["--from", "whole", "--data", "texts.jsonl.xz", "--folder", "contradicting"]
     said = refused(place, *words, "--model.n-layers", "2", "--model.context-window", "17")
     assert "--model.context-window 17 (they have 16), --model.n-layers 2 (they have 1)" in said
-    Tokeniser.train(["one two"], 257, special_tokens=["<|endoftext|>"]).save(place / "other")
-    said = refused(place, *words, "--tokeniser", "other", "--plan")
-    assert "gives other ids than the one that the weights in whole/model were trained with" in said
-    to_gguf(from_huggingface(whole / "model"), place / "whole.gguf")
-    said = refused(
-        place, "--from", "whole.gguf", "--data", "texts.jsonl.xz", "--folder", "refused-3"
-    )
-    assert "no tokeniser is read from whole.gguf: name one by --tokeniser" in said
-    said = refused(place, "--from", "nowhere", "--data", "texts.jsonl.xz", "--folder", "refused-3")
-    assert "no weights at nowhere" in said
     assert not (place / "contradicting").exists()
 
 
-def test_a_plan_from_weights_is_for_one_reading(place, whole, tuned):
-    words = ["--from", "whole", "--data", "texts.jsonl.xz", "--folder", "planned", "--no-track"]
-    said = train(place, *words, "--plan", "--model.context-window", "8").stderr
-    assert "about" in said
-    assert "chosen: --preset fine-tuning --training.steps" in said
-    assert not (place / "planned").exists()
+def test_a_place_without_weights_and_tokens_of_others_are_named(place, whole, app):
+    args = app.Arguments(from_=str(whole), folder=place / "other-tokens")
+    with pytest.raises(FileNotFoundError, match="no weights at .*nowhere"):
+        app.with_weights(replace(args, from_=str(place / "nowhere")), set())
+    Tokeniser.train(["one two"], 257, special_tokens=["<|endoftext|>"]).save(place / "other")
+    asked = app.with_weights(replace(args, tokeniser=str(place / "other")), set())
+    with pytest.raises(
+        ValueError, match="gives other ids than the one that the weights in .*whole"
+    ):
+        app.known_tokeniser(asked, args.folder)
 
 
-def test_a_finished_run_goes_on_where_its_rates_stay_level(place, whole):
-    words = ["--data", "whole/data", "--no-track", "--sample-tokens", "5", *TINY[3:]]
-    level = split("--preset laptop --training.final-learning-rate 2e-3 --training.warmup 2")
-    level += split("--training.schedule warmup-stable-decay --training.decay 1")
-    train(place, *words, *level, "--folder", "longer", "--training.steps", "4")
-    train(place, "--folder", "longer", "--resume", "--training.steps", "7")
-    train(place, *words, *level, "--folder", "at-once", "--training.steps", "7")
-    assert weights(place / "longer") == weights(place / "at-once")
+def test_a_plan_from_weights_is_for_one_reading(whole, app):
+    args = app.Arguments(from_=str(whole), model=app.Arguments().model)
+    args = app.with_weights(
+        replace(args, model=replace(args.model, dropout=0.1)), {"model.dropout"}
+    )
+    assert (args.model.context_window, args.model.dropout) == (16, 0.1)
+    found = app.sized(args, set(), 6_400, 1)
+    assert (found.preset, found.training.steps) == ("fine-tuning", 100)  # of 4 windows of 16
+    again = app.sized(replace(args, training=replace(args.training, steps=7)), STEPS, 6_400, 1)
+    assert (again.training.steps, again.training.learning_rate) == (7, 5e-5)
 
 
 # ---- Conversations ----
@@ -437,11 +442,14 @@ def test_conversations_are_learned_by_the_template_of_the_weights(place, chats):
     assert "validation" in card
 
 
-def test_conversations_need_weights_that_know_how_to_write_them(place, whole, chats):
-    said = refused(place, *chats[2:], "--folder", "mute")
-    assert "--chat needs --data, and --from: a model that has a chat template" in said
-    said = refused(place, "--from", "whole", *chats[2:], "--folder", "mute")
-    assert "whole/model has no chat template, and cannot learn from conversations" in said
-    said = refused(place, *chats, "--max-tokens", "9", "--skip-unreadable", "--folder", "mute")
-    assert "read whole, and in memory: leave --max-tokens, --skip-unreadable out" in said
-    assert not (place / "mute").exists()
+def test_conversations_need_weights_that_know_how_to_write_them(place, whole, chats, app):
+    args = app.Arguments(chat=True, data=str(place / "chats.jsonl"))
+    with pytest.raises(
+        ValueError, match="--chat needs --data, and --from: a model that has a chat"
+    ):
+        app.with_weights(args, set())
+    with pytest.raises(ValueError, match="whole/model has no chat template, and cannot learn from"):
+        app.with_weights(replace(args, from_=str(whole)), set())
+    others = replace(args, from_=str(place / "speaks"), max_tokens=9, skip_unreadable=True)
+    with pytest.raises(ValueError, match="leave --max-tokens, --skip-unreadable out"):
+        app.with_weights(others, set())
