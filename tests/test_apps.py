@@ -380,6 +380,17 @@ def test_it_stops_before_a_stop_text(whole):
     assert generate(whole[0], *words, "--stop", stop).stdout == text[:cut]
 
 
+def test_a_gguf_file_is_continued_with_its_own_tokeniser(tmp_path):
+    if "TRICYCLE_TEST_DATA" not in os.environ:
+        pytest.skip("TRICYCLE_TEST_DATA is not set: mini/gguf/llama.gguf is looked for there")
+    path = Path(os.environ["TRICYCLE_TEST_DATA"]) / "mini" / "gguf" / "llama.gguf"
+    words = split("--prompt <|im_start|>the --max-tokens 5 --temperature 0")
+    done = run("inference", "--model", path, *words, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("<|im_start|>the")
+    assert "5 tokens" in done.stderr
+
+
 def test_text_comes_as_it_is_written(whole):
     words = command("inference", "--model", whole[0] / "model", "--prompt", "to", "--max-tokens")
     process = subprocess.Popen([*words, "1000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

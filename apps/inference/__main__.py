@@ -28,6 +28,7 @@ from tricycle_gpt import (
     dials_in,
     end_politely,
     evaluate,
+    from_gguf,
     from_huggingface,
     generate,
     hellaswag,
@@ -35,6 +36,7 @@ from tricycle_gpt import (
     place,
     quantise,
     read_command_line,
+    read_gguf,
     say,
     settle,
     wikitext,
@@ -48,7 +50,8 @@ class Arguments(Dials):
     prompt: str = ""
     """The text to continue; a new line if not given."""
     model: Path = Path("runs/shakespeare/model")
-    """The folder of a run, or a model folder: config.json, model.safetensors, tokenizer.json."""
+    """The folder of a run, a model folder (config.json, model.safetensors, tokenizer.json), or a
+    GGUF file."""
     max_tokens: int = 300
     """How many tokens to write at most."""
     temperature: float = 0.8
@@ -100,7 +103,9 @@ def main() -> None:
 
 
 def load(folder: Path) -> tuple[Tokeniser, GPT]:
-    """The tokeniser and model of a model folder, or of a run's folder, which has one."""
+    """The tokeniser and model of a model folder, of a run's folder, which has one, or of a GGUF
+    file.
+    """
     if (folder / "model" / "config.json").is_file() and not (folder / "config.json").exists():
         folder = folder / "model"
     if not folder.exists():
@@ -108,6 +113,8 @@ def load(folder: Path) -> tuple[Tokeniser, GPT]:
             f"there is no model in {folder}; train one first (hatch run train-shakespeare), or "
             "name another folder with --model"
         )
+    if folder.is_file():
+        return Tokeniser.from_gguf(read_gguf(folder).settings), from_gguf(folder)
     return Tokeniser.load(folder), from_huggingface(folder)
 
 
@@ -135,6 +142,8 @@ def tell(name: str, found: Evaluation | HellaSwag | Lambada | WikiText) -> None:
 def write(args: Arguments, model: GPT, tokeniser: Tokeniser, prompt: str) -> None:
     """Stream a prompt and its continuation to standard output."""
     ids = tokeniser.encode(prompt, allowed_special="all")
+    begin = list(tokeniser.around[0])  # which a published tokeniser puts before each text
+    ids = ids if ids[: len(begin)] == begin else begin + ids
     decoder = StreamDecoder(tokeniser)
     print(prompt, end="", flush=True)
     began, written = time.perf_counter(), []

@@ -19,16 +19,19 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import count as numbers
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from . import documents, first_use, formats, shards, tokenizer_json
 from .corpus import train_on_texts
 from .framing import Around, around_in
+from .gguf_settings import read_gguf_settings
 from .ids import row_of_ids
 from .rules import Reader, Rules
 from .special_tokens import allowed_tokens, check_tokens, cut_at, cut_bytes_at
 from .splitting import compile_pattern, known_pattern, splitter
+from .tekken import read_tekken
 from .texts import check_is_text, numbered, to_utf8
 
 LONG_LIST = 1000  # ids; from here on it pays to make an array of a list and decode that
@@ -261,6 +264,8 @@ class Tokeniser:
         """
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
+            if (path.with_name("tekken.json")).is_file():
+                return cls.from_tekken(path.with_name("tekken.json"))
             raise FileNotFoundError(
                 f"there is no tokenizer.json in {folder}; make one with "
                 f"Tokeniser.save({str(folder)!r})"
@@ -311,6 +316,25 @@ class Tokeniser:
         raises  ValueError
         """
         found = tokenizer_json.read_huggingface(Path(path))
+        with formats.named(path):
+            return cls(**found)
+
+    @classmethod
+    def from_gguf(cls, settings: Mapping[str, Any]) -> "Tokeniser":
+        """Make the tokeniser of a GGUF file out of its settings, if it is byte-level BPE.
+
+        settings  by name, as `tricycle_gpt.read_gguf(path).settings` has them
+        raises    ValueError for other kinds, and for ways of cutting texts that are not known
+        """
+        return cls(**read_gguf_settings(settings))
+
+    @classmethod
+    def from_tekken(cls, path: str | Path) -> "Tokeniser":
+        """Read Mistral's tekken.json.
+
+        raises  ValueError
+        """
+        found = read_tekken(Path(path))
         with formats.named(path):
             return cls(**found)
 
