@@ -386,6 +386,16 @@ def test_a_place_without_weights_and_tokens_of_others_are_named(place, whole, ap
         app.known_tokeniser(asked, args.folder)
 
 
+def test_the_tokens_of_a_gguf_file_come_along(app, tmp_path):
+    if "TRICYCLE_TEST_DATA" not in os.environ:
+        pytest.skip("TRICYCLE_TEST_DATA is not set: mini/gguf/llama.gguf is looked for there")
+    path = Path(os.environ["TRICYCLE_TEST_DATA"]) / "mini" / "gguf" / "llama.gguf"
+    args = app.with_weights(app.Arguments(from_=str(path)), set())
+    tokeniser = app.known_tokeniser(args, tmp_path)
+    assert tokeniser.n_vocab == args.model.vocab_size == 887
+    assert tokeniser.special_tokens["<|im_end|>"] < 887
+
+
 def test_a_plan_from_weights_is_for_one_reading(whole, app):
     args = app.Arguments(from_=str(whole), model=app.Arguments().model)
     args = app.with_weights(

@@ -114,7 +114,7 @@ def with_weights(args: Arguments, named: set[str]) -> Arguments:
             f"{found.place} has no chat template, and cannot learn from conversations: start from "
             "a model that answers, or train on plain text"
         )
-    if args.tokeniser is None and found.place.is_file():
+    if args.tokeniser is None and found.place.suffix == ".bin":
         raise ValueError(f"no tokeniser is read from {found.place}: name one by --tokeniser")
     has_begun = args.resume and (args.folder / "config.toml").is_file()
     model = args.model if has_begun else found.fit(args.model, named)

@@ -19,7 +19,7 @@ from tricycle_datasets import (
     prepare,
     read_record,
 )
-from tricycle_gpt import Answers, Conversations, say
+from tricycle_gpt import Answers, Conversations, read_gguf, say
 
 END_OF_TEXT = "<|endoftext|>"
 LEARNED_FROM = 64_000_000  # bytes of text that tokens are learned from
@@ -157,7 +157,7 @@ def place_of_data(args: Arguments) -> Path:
 def known_tokeniser(args: Arguments, place: Path) -> Tokeniser | None:
     """The tokeniser asked for, or that of data whose preparation has started; None for neither."""
     if args.tokeniser is not None:
-        tokeniser = Tokeniser.open(args.tokeniser)
+        tokeniser = tokeniser_in(args.tokeniser)
         end = end_of_text(args, tokeniser)
         if end not in tokeniser.special_tokens:
             raise ValueError(f"the tokeniser in {args.tokeniser} has no {end} token")
@@ -169,13 +169,27 @@ def known_tokeniser(args: Arguments, place: Path) -> Tokeniser | None:
 def refuse_another_tokeniser(args: Arguments, tokeniser: Tokeniser) -> None:
     """ValueError if the tokeniser that was asked for gives other ids than that of the weights."""
     start = weights(args.from_)
-    if start is None or not (start.place / "tokenizer.json").is_file():
+    if start is None or str(start.place) == args.tokeniser or not has_tokeniser(start.place):
         return
-    if Tokeniser.load(start.place).fingerprint() != tokeniser.fingerprint():
+    if tokeniser_in(str(start.place)).fingerprint() != tokeniser.fingerprint():
         raise ValueError(
             f"the tokeniser in {args.tokeniser} gives other ids than the one that the weights in "
             f"{start.place} were trained with: leave --tokeniser out"
         )
+
+
+def has_tokeniser(place: Path) -> bool:
+    """Whether the place of weights has a tokeniser beside them."""
+    if place.suffix == ".gguf":
+        return read_gguf(place).settings.get("tokenizer.ggml.model", "none") != "none"
+    return (place / "tokenizer.json").is_file()
+
+
+def tokeniser_in(name: str) -> Tokeniser:
+    """A tokeniser by its folder, its file or its name, or that of a GGUF file."""
+    if name.endswith(".gguf") and Path(name).is_file():
+        return Tokeniser.from_gguf(read_gguf(name).settings)
+    return Tokeniser.open(name)
 
 
 def end_of_text(args: Arguments, tokeniser: Tokeniser) -> str:
