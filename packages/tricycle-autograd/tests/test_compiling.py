@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -23,6 +24,11 @@ from tricycle_autograd.cpu import cpu_kernel, prange
 def double(x):
     for i in prange(len(x)):
         x[i] *= 2
+
+@cpu_kernel
+def count(x, n):
+    for _ in range(n):
+        x[0] += 1.5
 """
 
 
@@ -259,3 +265,53 @@ print(os.waitstatus_to_exitcode(status) if ended else "hangs", service.on_demand
 """,
     )
     assert ran.stdout == "7 None\n"
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import numpy as np
+from my_kernels import count, double
+
+x = np.ones(3, np.float32)
+{before}
+threading.Timer({seconds}, os.kill, [os.getpid(), signal.SIGINT]).start()
+try:
+    {during}
+    time.sleep(30)
+    print("not heard")
+except KeyboardInterrupt:
+    print("heard")
+double(x)
+print(x[1:].tolist())
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "during", "seconds"),
+    [
+        ("count(x, 1)", "count(x, 300_000_000)", 0.1),
+        ("", "double(x)", 0.2),
+        ("", "double(x)", 2.5),
+    ],
+    ids=["a long kernel", "numba's import", "a compilation"],
+)
+def test_ctrl_c_is_a_keyboardinterrupt_after_which_everything_works(
+    tmp_path, before, during, seconds
+):
+    program = INTERRUPTED.format(before=before, during=during, seconds=seconds)
+    ended = run(tmp_path, program)
+    heard, values = ended.stdout.splitlines()
+    assert heard == "heard"
+    assert values in ("[2.0, 2.0]", "[4.0, 4.0]")  # once, or twice: compiled before it came
+    assert "Error" not in ended.stderr
+
+
+def test_who_waits_for_a_kernel_does_not_wait_for_a_folder_that_was_given_up():
+    service, waited = CompilingService(), []
+    service._claim("a kernel")
+    other = threading.Thread(target=lambda: waited.append(service._claim("a kernel")))
+    other.start()
+    other.join()
+    service.start_again()
+    assert waited[0].finished.wait(10)
+    assert service._claim("a kernel") is None  # and may have it compiled

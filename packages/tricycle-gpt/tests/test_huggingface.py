@@ -220,6 +220,8 @@ def test_weights_that_do_not_fit_are_all_listed(tmp_path, make_tiny):
         ({"rope_interleaved": True}, "rope_interleaved True"),
         ({"sliding_window": 4096}, "sliding_window, which is not known"),
         ({"layer_types": ["sliding_attention"]}, r"layer_types \['sliding_attention'\]"),
+        ({"layer_types": 5}, "layer_types 5"),
+        ({"layer_types": "full_attention"}, "layer_types .full_attention."),
         ({"logit_scale": 0.5}, r"logit_scale, which is not known \(0.5\)"),
         ({"embedding_multiplier": 12.0}, "embedding_multiplier, which is not known"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads {'0'"),

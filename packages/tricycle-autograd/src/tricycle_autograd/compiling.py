@@ -221,9 +221,14 @@ class CompilingService:
         self.ahead.end()
 
     def start_again(self) -> None:
-        """Forget what was stored, which is for a folder that is not used any more."""
+        """Forget what was stored, which is for a folder that is not used any more.
+
+        Threads that wait for a kernel have it compiled anew.
+        """
         self.end()
         with self._lock:
+            for work in self._under_way.values():
+                work.finished.set()
             self._under_way.clear()
             self._stored.clear()
         self._working_ahead = False

@@ -44,9 +44,10 @@ def prepare_process() -> None:
     """Settle threads, memory and how numba links, once, before the first kernel is made."""
     from tricycle_autograd.memory import keep_freed_memory
 
-    threads.prepare()
-    keep_freed_memory()
-    link_before_lowering()
+    with threads.ctrl_c_waits():  # numba is imported
+        threads.prepare()
+        keep_freed_memory()
+        link_before_lowering()
 
 
 class Compiled:

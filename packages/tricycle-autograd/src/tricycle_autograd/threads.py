@@ -21,7 +21,11 @@ beside two busy programs 400 ms; with a hundredth of the spinning 23 ms and 55 m
 import ctypes
 import math
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -111,6 +115,27 @@ def cgroup_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float | None:
         if quota > 0 and period > 0:  # version 1 writes -1 for no limit
             found.append(quota / period)
     return min(found, default=None)
+
+
+@contextmanager
+def ctrl_c_waits() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of a block: a package that is half imported stays broken.
+
+    Signals come to the main thread alone, so in another one there is nothing to do; nor where the
+    handler is not Python's.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @lru_cache

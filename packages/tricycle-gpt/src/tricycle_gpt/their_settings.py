@@ -114,7 +114,8 @@ def _faults(theirs, format_):
             "quantised weights (its config.json has a `quantization_config`; those of the model it "
             "was made from can be read)"
         )
-    if any(kind != "full_attention" for kind in theirs.get("layer_types") or ()):
+    kinds = theirs.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
         faults.append(f"layer_types {theirs['layer_types']!r}"[:80])
     for name, value in theirs.items():
         if value is None or name in known:
