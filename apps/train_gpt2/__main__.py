@@ -51,7 +51,8 @@ def main() -> None:
             began_with="config.toml",
             fixed=("data", "preset", "validation", "max_tokens", "from_", "chat"),
         )
-        settle(args.device, quietly=ranks.rank > 0)  # an error now, not after hours of encoding
+        # An error now, not after hours of encoding.
+        settle(args.device, quietly=ranks.rank > 0, place=ranks.place)
         args = with_weights(args, named)
         if args.plan:
             if ranks.rank == 0:

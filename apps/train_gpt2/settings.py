@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
+from tricycle_autograd import choose_device
 from tricycle_gpt import (
     FINE_TUNING,
     PRESETS,
@@ -23,7 +24,6 @@ from tricycle_gpt import (
     for_one_epoch,
     plan,
     say,
-    settle,
     with_named,
 )
 
@@ -150,7 +150,7 @@ def planned_for(args: Arguments, ranks: Communicator) -> Plan:
 
 def device_of(args: Arguments) -> str:
     """ "cpu" or "cuda": "auto" stays in the settings, for the run may go on on another machine."""
-    return settle(args.device, quietly=True)
+    return choose_device(args.device)
 
 
 def beside(args: Arguments) -> int:

@@ -68,6 +68,15 @@ def test_a_processor_is_not_spoken_of_and_the_model_stays(capsys):
     assert all(p.array is a for p, a in zip(stays.parameters(), arrays, strict=True))
 
 
+def test_ranks_of_one_machine_take_its_gpus_in_turn(cupy, capsys):
+    cupy.cuda.runtime.gpus = 4
+    taken = []
+    for place_of_rank in range(6):
+        settle("cuda", quietly=True, place=place_of_rank)
+        taken.append(cupy.cuda.Device().id)
+    assert taken == [0, 1, 2, 3, 0, 1]
+
+
 def test_other_ranks_settle_quietly(cupy, capsys):
     assert settle("cuda", quietly=True) == "cuda"
     assert capsys.readouterr() == ("", "")

@@ -16,7 +16,7 @@ after `finish()`, or between two events (profiling.py).
 import importlib
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -180,6 +180,39 @@ def gpu_facts() -> dict[str, str]:
     version = "" if without else str(cublaslt.library().cublasLtGetVersion())
     facts["cuBLASLt"] = f"none: {without}" if without else version
     return facts
+
+
+def take_gpu(place: int) -> None:
+    """Make one of this machine's GPUs the current one: number `place`, counted round and round."""
+    import cupy
+
+    cupy.cuda.Device(place % cupy.cuda.runtime.getDeviceCount()).use()
+
+
+def current_gpu() -> Any:
+    """The current GPU as cupy has it: its `use()` makes it the current one of another thread."""
+    import cupy
+
+    return cupy.cuda.Device()
+
+
+def current_stream() -> int:
+    """The address of the stream on which this thread's launches go."""
+    import cupy
+
+    return cupy.cuda.get_current_stream().ptr
+
+
+def nccl_library() -> Any:
+    """cupy's module nccl.  Raises ImportError, saying what to install, without NCCL."""
+    try:
+        from cupy.cuda import nccl
+    except ImportError as error:
+        raise ImportError(
+            "GPUs of several ranks talk by NCCL, which is not installed; install it with the extra "
+            "that fits your driver: tricycle-autograd[nccl12] or tricycle-autograd[nccl13]"
+        ) from error
+    return nccl
 
 
 # ---- Memory and time ----

@@ -54,6 +54,17 @@ class EmulatedArray(np.ndarray):
     def __getitem__(self, index):
         return _emulated(_plain(self)[_plain(index)])
 
+    def set(self, array: np.ndarray, stream: Any = None) -> None:
+        """Copy from the processor: at once, or when a stream comes to it, from what is there then.
+
+        stream   one of testing_streams.py
+        """
+
+        def copy():
+            _plain(self)[...] = array
+
+        copy() if stream is None else stream.do(copy)
+
     # Methods that ask neither of the above, and make scalars of numpy's.
 
     def argmax(self, *args, **options):

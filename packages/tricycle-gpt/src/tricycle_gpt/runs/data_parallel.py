@@ -35,7 +35,8 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.memory import aligned_zeros
+from tricycle_autograd.devices import move
+from tricycle_autograd.memory import flat_zeros
 from tricycle_autograd.tape import on_finished_leaf
 from tricycle_autograd.tensor import Tensor
 from tricycle_gpt.config import TrainingConfig
@@ -161,7 +162,10 @@ class DealtOptimiser:
         ValueError lists every name that does not fit.
         """
         whole = [
-            {name: aligned_zeros(_size(group), part.dtype) for name, part in group.moments.items()}
+            {
+                name: flat_zeros(_size(group), part.dtype, part)
+                for name, part in group.moments.items()
+            }
             for group in self.groups
         ]
         with self._undealt(whole):
@@ -197,7 +201,7 @@ class DealtOptimiser:
     def _gathered(self, group, name):
         """The moment of every number, on rank 0; None on the others."""
         moment, rank = group.moments[name], self.communicator.rank
-        whole = None if rank else aligned_zeros(_size(group), moment.dtype)
+        whole = None if rank else flat_zeros(_size(group), moment.dtype, moment)
         for bucket in self.buckets:
             if bucket.group is group:
                 mine = moment[bucket.place : bucket.place + _length(bucket.parts[rank])]
@@ -251,7 +255,8 @@ def check_that_all_begin_alike(
     if communicator.size == 1:
         return
     # As bytes, for Python's own functions do not know bfloat16.
-    sums = [zlib.crc32(group.arena.values.view(np.uint8)) for group in optimiser.groups]
+    values = [move(group.arena.values, "cpu").view(np.uint8) for group in optimiser.groups]
+    sums = [zlib.crc32(array) for array in values]
     texts = texts_of_all(communicator, json.dumps({"weights": sums, **facts}))
     first, *others = (json.loads(text) for text in texts)
     for rank, other in enumerate(others, 1):

@@ -17,6 +17,9 @@ others: (n − 1)/n of the array in all, and that is the least there is.
 *Ending together.*  Where one rank fails, the others would wait for it for ever: `communicate` ends
 them all.  Ranks that fail alike let rank 0 tell what happened.
 
+*GPUs.*  Arrays on GPUs are summed and gathered by NCCL (gpu_messages.py), all others, and numbers,
+by MPI.
+
 MPI comes by mpi4py (the extra `mpi`), which looks for an MPI library when it is first imported.
 A process that mpiexec did not start is `Alone`, and needs neither.
 """
@@ -28,13 +31,16 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tricycle_autograd.arrays import in_float32
+from tricycle_autograd.devices import device_of
 from tricycle_autograd.threads import VARIABLE, allowed_cores
+from tricycle_gpt.runs.gpu_messages import GPUMessages
 
 LAUNCHED = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")  # set by MPICH, PMIx, Open MPI
 LOOKS = 200  # at messages on their way, before this rank sleeps between two of them
@@ -52,17 +58,25 @@ class Communicator:
 
     rank, size  which one this is, and of how many
     neighbours  how many of them run on this machine
-    sent        bytes sent to others by `reduce` and `gather` so far
+    sent        bytes sent to others by `reduce` and `gather` so far, NCCL's not counted
 
-    Parts are (start, end) of a flat array, one pair for each rank; they may be empty.
+    place       its number among those
+
+    Parts are (start, end) of a flat array, one pair for each rank; they may be empty.  Arrays are
+    all numpy's, or each on its rank's own GPU.
     """
 
     def __init__(self, world: Any):
         self._world = world
         self.rank: int = world.Get_rank()
         self.size: int = world.Get_size()
-        self.neighbours = 1
+        self.neighbours, self.place = 1, 0
         self.sent = 0
+
+    @cached_property
+    def gpus(self) -> GPUMessages:
+        """How GPUs talk; all ranks ask for it at the same time, once."""
+        return GPUMessages(self.rank, self.size, lambda array: self._world.Bcast(array, root=0))
 
     def sum(self, numbers: ArrayLike) -> np.ndarray:
         """The sum over all ranks of some numbers, in float64: the same bits on each rank."""
@@ -84,6 +98,9 @@ class Communicator:
 
         Other threads may run meanwhile, but none that talks to other ranks.
         """
+        if device_of(array) == "cuda":
+            self.gpus.reduce(array, parts)
+            return
         start, end = parts[self.rank]
         received = np.empty((self.size, end - start), array.dtype)
         received[self.rank] = array[start:end]
@@ -101,6 +118,9 @@ class Communicator:
         whole  where all parts go, each to its place; None on a rank that gets nothing
         root   the only rank that gets it; all do if not given
         """
+        if device_of(mine) == "cuda":
+            self.gpus.gather(mine, whole, parts, root)
+            return
         getters = range(self.size) if root is None else [root]
         outgoing = {r: mine for r in getters if r != self.rank}
         incoming = {}
@@ -121,7 +141,7 @@ class Alone(Communicator):
     """One process: the sum of what it has is what it has."""
 
     def __init__(self) -> None:
-        self.rank, self.size, self.neighbours, self.sent = 0, 1, 1, 0
+        self.rank, self.size, self.neighbours, self.place, self.sent = 0, 1, 1, 0, 0
 
     def sum(self, numbers: ArrayLike) -> np.ndarray:
         """The numbers themselves."""
@@ -215,7 +235,7 @@ def connect() -> Communicator:
     check_launcher(MPI.COMM_WORLD)
     communicator = Communicator(MPI.COMM_WORLD)
     neighbours = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
-    communicator.neighbours = neighbours.Get_size()
+    communicator.neighbours, communicator.place = neighbours.Get_size(), neighbours.Get_rank()
     if VARIABLE not in os.environ and "NUMBA_NUM_THREADS" not in os.environ:
         os.environ[VARIABLE] = str(cores_of_one(neighbours))
     return communicator

@@ -10,7 +10,7 @@ device opens on the other.
 
 import numpy as np
 
-from tricycle_autograd.gpu import choose_device, gpu_roof, the_gpu
+from tricycle_autograd.gpu import choose_device, gpu_roof, take_gpu, the_gpu
 from tricycle_autograd.profiling import measured_peak_flops
 from tricycle_gpt.runs.command_line import say
 from tricycle_nn import Module
@@ -18,17 +18,20 @@ from tricycle_nn import Module
 MEASURED = 0.7  # seconds for each size of product, on a processor
 
 
-def settle(asked: str, quietly: bool = False) -> str:
+def settle(asked: str, quietly: bool = False, place: int = 0) -> str:
     """The device to work on, "cpu" or "cuda"; on a GPU say which it is.
 
     asked    "cpu", "cuda", or "auto" for "cuda" where a GPU works
     quietly  say nothing
+    place    this rank's number among those of its machine, which take its GPUs in turn
 
     Raises NoGPUError, saying what to do, for "cuda" where no GPU works.
     """
     device = choose_device(asked)
-    if device == "cuda" and not quietly:
-        say(f"working on {the_gpu()}")
+    if device == "cuda":
+        take_gpu(place)
+        if not quietly:
+            say(f"working on {the_gpu()}")
     return device
 
 
