@@ -1,7 +1,12 @@
 """Prepared data: made once, continued after a stop, and refused for anything else."""
 
+import errno
 import json
+import os
 import shutil
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +15,7 @@ from shard_folders import write_folder
 from tricycle_datasets import (
     ShardError,
     is_prepared,
+    one_at_a_time,
     open_prepared,
     open_source,
     prepare,
@@ -151,3 +157,41 @@ def test_another_tokeniser_and_every_fault_are_refused(source, tmp_path):
     (place / "data.json").write_text("{")
     with pytest.raises(ValueError, match=r"data\.json is not JSON"):
         is_prepared(place)
+
+
+def test_of_two_that_prepare_one_folder_one_does_and_the_other_waits(source, tmp_path, capsys):
+    class Slow(Letters):
+        def encode_documents(self, *words, **options):
+            first_is_in.set()
+            time.sleep(0.3)
+            return super().encode_documents(*words, **options)
+
+    first_is_in, place = threading.Event(), tmp_path / "data"
+    first, second = Slow(), Letters()
+    thread = threading.Thread(target=prepare, args=(source, place, first))
+    thread.start()
+    assert first_is_in.wait(60)
+    prepare(source, place, second)
+    thread.join()
+    assert (first.made, second.made) == (["train", "validation"], [])
+    assert f"another process prepares {place}: waiting" in capsys.readouterr().err
+    place.chmod(0o555)  # where nothing may be written, what is finished is taken all the same
+    try:
+        prepare(source, place, Letters())
+    finally:
+        place.chmod(0o755)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_where_there_are_no_locks_nobody_waits(source, tmp_path, monkeypatch, number):
+    def flock(descriptor, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(one_at_a_time.fcntl, "flock", flock)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="Input/output error"):
+            prepare(source, tmp_path / "data", Letters())
+    else:
+        prepare(source, tmp_path / "data", Letters())
+        assert is_prepared(tmp_path / "data")

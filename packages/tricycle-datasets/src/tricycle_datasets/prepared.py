@@ -4,9 +4,11 @@
     tokenizer.json        the tokeniser that made them
     data.json             the source, the split, the tokeniser and the counts; its "train" and
                           "validation" are there when all is done
+    prepare.lock          empty; who prepares has it locked
 
 `prepare` makes one, and continues one that was stopped: data.json is written first, so the same
-commit of a dataset, and the tokeniser that was learned, are used again.
+commit of a dataset, and the tokeniser that was learned, are used again.  Of several processes that
+ask for one folder, one makes it and the others wait.
 """
 
 import json
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tricycle_datasets.one_at_a_time import one_at_a_time
 from tricycle_datasets.source import Source
 from tricycle_datasets.token_shards import TokenShards
 from tricycle_datasets.whole_files import write_whole
@@ -131,14 +134,9 @@ def prepare(
         "max_tokens": max_tokens,
         "end_of_text": end_of_text,
     }
-    earlier = read_record(place)
-    if earlier is None:
-        tokeniser.save(place)
-        _write_record(place, asked)
-    else:
-        _check_same(place, {"end_of_text": END_OF_TEXT} | earlier, asked)
-        if is_prepared(place):
-            return
+    if is_prepared(place):  # perhaps where nothing may be written
+        _check_same(place, {"end_of_text": END_OF_TEXT} | (read_record(place) or {}), asked)
+        return
 
     def encode(documents: Iterable[str], side: str, max_tokens: int | None) -> None:
         tokeniser.encode_documents(
@@ -150,15 +148,22 @@ def prepare(
             document_separator=end_of_text,
         )
 
-    if not (place / "train").exists():
-        encode(source.training(), "train", max_tokens)
-    if not (place / "validation").exists():
-        beside = None if max_tokens is None else _index(place / "train")["n_documents"]
-        encode(source.validation(beside), "validation", None)
-    counts = ("n_tokens", "n_documents", "n_bytes")
-    indices = {side: _index(place / side) for side in SIDES}
-    done = {side: {name: indices[side][name] for name in counts} for side in SIDES}
-    _write_record(place, asked | done)
+    with one_at_a_time(place / "prepare.lock", f"prepares {place}"):
+        earlier = read_record(place)
+        if earlier is None:
+            tokeniser.save(place)
+            _write_record(place, asked)
+        else:
+            _check_same(place, {"end_of_text": END_OF_TEXT} | earlier, asked)
+        if not (place / "train").exists():
+            encode(source.training(), "train", max_tokens)
+        if not (place / "validation").exists():
+            beside = None if max_tokens is None else _index(place / "train")["n_documents"]
+            encode(source.validation(beside), "validation", None)
+        counts = ("n_tokens", "n_documents", "n_bytes")
+        indices = {side: _index(place / side) for side in SIDES}
+        done = {side: {name: indices[side][name] for name in counts} for side in SIDES}
+        _write_record(place, asked | done)
 
 
 def open_prepared(
