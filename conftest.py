@@ -11,10 +11,14 @@ TRICYCLE_TEST_DATA, and that variable must be unset.  Any other skip turns the r
 *Counts.*  hypothesis tries 100 examples, or TRICYCLE_TEST_EXAMPLES, and ten times as many where
 TRICYCLE_TEST_LONG is 1.  Where CI is set it tries the same ones each time, so that a run that was
 green stays green; at home it looks further each time.
+
+*Signals.*  What nohup ignores, or a shell that starts a run in the background, reaches the tests as
+ever: they send such signals to themselves.
 """
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -30,6 +34,15 @@ settings.register_profile(
     derandomize="CI" in os.environ,
 )
 settings.load_profile("tricycle")
+
+
+# ---- Signals ----
+
+for name in ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
+    number = getattr(signal, name, None)  # Windows has two of them
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        is_ctrl_c = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_ctrl_c else signal.SIG_DFL)
 
 
 # ---- Documents ----

@@ -121,7 +121,7 @@ def test_the_name_of_a_file_is_not_taken_for_a_text(tmp_path, monkeypatch):
     (tmp_path / "book.txt").write_text("abab")
     with pytest.raises(ValueError, match=r"text 0 is 'book.txt', the name of a file, .* pass Path"):
         Tokeniser.train(["book.txt"], 258)
-    with pytest.raises(ValueError, match=r"text 1 is '.*/book.txt', the name of a file"):
+    with pytest.raises(ValueError, match=r"text 1 is '/.*, the name of a file"):
         Tokeniser.train(["a text", str(tmp_path / "book.txt")], 258)
     with pytest.raises(ValueError, match=r"text 0 is 'boook.txt', the name of a file that is not"):
         Tokeniser.train(["boook.txt"], 258)

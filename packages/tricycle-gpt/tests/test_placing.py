@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tricycle_autograd import gpu
+from tricycle_autograd import gpu, nvrtc
 from tricycle_autograd.testing_streams import emulated_gpu
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig
 from tricycle_gpt.runs import placing, run_folder, sizing, trial_steps
@@ -16,6 +16,9 @@ from tricycle_gpt.runs.plan import compare_with_plan, plan
 
 SMALL = GPTConfig(vocab_size=50, context_window=16, embedding_dim=16, n_layers=1, n_heads=2)
 MB = 1 << 20
+
+
+needs_nvrtc = pytest.mark.skipif(not nvrtc.is_there(), reason="NVRTC is not installed")
 
 
 @pytest.fixture
@@ -85,6 +88,7 @@ def test_other_ranks_settle_quietly(cupy, capsys):
 # ---- What it takes there ----
 
 
+@needs_nvrtc
 def test_a_plan_for_a_gpu_is_about_its_memory(batches):
     batches.cuda.runtime.free, batches.cuda.pool.total = 200 * MB, 0
     found = plan(SMALL, TrainingConfig(steps=5, batch_size=4), besides=10**12, device="cuda")
@@ -94,6 +98,7 @@ def test_a_plan_for_a_gpu_is_about_its_memory(batches):
     assert found.available == 200 * MB
 
 
+@needs_nvrtc
 def test_a_batch_that_does_not_fit_on_the_gpu_is_cut(batches):
     batches.cuda.runtime.free, batches.cuda.pool.total = 106 * MB, 0
     found = plan(SMALL, TrainingConfig(steps=5, batch_size=8), device="cuda")
@@ -102,6 +107,7 @@ def test_a_batch_that_does_not_fit_on_the_gpu_is_cut(batches):
         found.refuse_what_does_not_fit(TrainingConfig(steps=5, batch_size=8))
 
 
+@needs_nvrtc
 def test_the_memory_that_was_taken_is_the_gpus_too(batches, tmp_path):
     found = plan(SMALL, TrainingConfig(steps=5, batch_size=4), device="cuda")
     batches.cuda.pool.total = 123 * MB

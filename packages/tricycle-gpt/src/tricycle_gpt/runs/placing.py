@@ -15,6 +15,10 @@ from tricycle_autograd.profiling import measured_peak_flops
 from tricycle_gpt.runs.command_line import say
 from tricycle_nn import Module
 
+NOT_SEEN_YET = (
+    "its kernels were tested on a GPU made of numpy, and nobody has run them on a real one: "
+    "--device cpu is the proven way"
+)
 MEASURED = 0.7  # seconds for each size of product, on a processor
 
 
@@ -31,7 +35,7 @@ def settle(asked: str, quietly: bool = False, place: int = 0) -> str:
     if device == "cuda":
         take_gpu(place)
         if not quietly:
-            say(f"working on {the_gpu()}")
+            say(f"working on {the_gpu()}; {NOT_SEEN_YET}")
     return device
 
 
