@@ -16,7 +16,7 @@ from tricycle_gpt.runs.checkpoint import best_checkpoint, load_checkpoint
 class Patience:
     """Counts looks without a lower validation loss.
 
-    best   the lowest loss so far; None before the first look
+    best   the lowest loss so far; None before the first look, and where there is no end to it
     since  looks since then
 
     A loss that is not a number is not a lower one.
@@ -37,6 +37,8 @@ class Patience:
 
     def saw(self, loss: float) -> None:
         """A look at the validation text found this loss."""
+        if not self.counts:
+            return
         if self.best is None or loss < self.best:
             self.best, self.since = loss, 0
         else:
