@@ -51,7 +51,7 @@ def start_ranks(n, program, *words):
 def on_ranks(n, program, *words):
     """What a program says on n ranks, which all end well."""
     process = start_ranks(n, program, *words)
-    said, complained = process.communicate(timeout=300)
+    said, complained = process.communicate(timeout=1200)  # ranks that wait take a core
     assert process.returncode == 0, complained
     return said
 
@@ -62,7 +62,7 @@ def say(ranks, *words):
         print(*words, flush=True)
 
 
-def ends_badly(process, timeout=120):
+def ends_badly(process, timeout=600):
     """What it said to standard error when it ended by itself, and not well."""
     try:
         _, complained = process.communicate(timeout=timeout)

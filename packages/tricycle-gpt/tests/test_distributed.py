@@ -200,7 +200,7 @@ with communicate() as ranks:
         while not list_checkpoints(tmp_path / "checkpoints") and time.time() < until:
             time.sleep(0.05)
         process.send_signal(number)
-        _, complained = process.communicate(timeout=120)
+        _, complained = process.communicate(timeout=600)
     finally:
         process.kill()
     assert "stopping after this step, with a checkpoint" in complained

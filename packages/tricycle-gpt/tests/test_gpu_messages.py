@@ -32,7 +32,7 @@ class NCCL:
     NCCL_BFLOAT16, NCCL_UINT8 = BF16, np.dtype("u1")
 
     def __init__(self, size):
-        self.barrier, self.mail = threading.Barrier(size, timeout=60), {}
+        self.barrier, self.mail = threading.Barrier(size, timeout=600), {}
         self.group = threading.local()
         self.identities = []
 
@@ -97,7 +97,7 @@ def on_gpus(monkeypatch):
     """Runs program(messages, rank) on so many ranks; gives what each returns."""
 
     def run(size, program):
-        nccl, told = NCCL(size), threading.Barrier(size, timeout=60)
+        nccl, told = NCCL(size), threading.Barrier(size, timeout=600)
         word, found, errors = np.zeros(128, np.int8), [None] * size, []
         monkeypatch.setattr(gpu_messages, "nccl_library", lambda: nccl)
 
@@ -243,7 +243,7 @@ def train_on(ranks):
 def test_ranks_with_a_gpu_each_train_as_one_does(on_gpus, size):
     with emulated_gpu():
         alone, state_alone, norms_alone = train_on(Alone())
-    numbers, barrier = {}, threading.Barrier(size, timeout=60)
+    numbers, barrier = {}, threading.Barrier(size, timeout=600)
     found = on_gpus(size, lambda m, r: train_on(Threads(m, r, size, numbers, barrier)))
     for weights, _, _ in found[1:]:  # all ranks have the same
         for name, array in weights.items():
