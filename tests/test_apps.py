@@ -442,7 +442,10 @@ MISTAKES = {
         "train_gpt2 --data text.txt --tokeniser whole/model",
         "the tokeniser in whole/model has no <|endoftext|> token",
     ),
-    "an unknown preset": ("train_gpt2 --preset huge", "no preset 'huge'; there are auto, laptop"),
+    "an unknown preset": (
+        "train_gpt2 --preset huge",
+        "no preset 'huge'; there are auto, fine-tuning, laptop",
+    ),
     "settings that are not there": ("inference --config no.toml", "no.toml: No such file"),
     "a model that is not there": (
         "inference",

@@ -107,6 +107,12 @@ def test_settings_that_cannot_be_read_are_refused_for(what, settings):
         Tokeniser.from_gguf(settings | spoilt)
 
 
+@pytest.mark.parametrize("types", [3, True, None, [1.0], ["a"], np.ones(290, np.float32)])
+def test_types_of_tokens_that_are_no_whole_numbers_are_refused(types, settings):
+    with pytest.raises(ValueError, match=r"expected whole numbers in `tokenizer.ggml.token_type`"):
+        Tokeniser.from_gguf(settings | {"tokenizer.ggml.token_type": types})
+
+
 # ---- tekken.json ----
 
 
@@ -143,6 +149,9 @@ def test_broken_tekken_files_are_refused(tmp_path):
     good = tekken_of([b"a", b"b"])
     for spoilt, message in (
         (good | {"config": 3}, "expected a dict in 'config', found 3"),
+        (good | {"special_tokens": 5}, "expected a list in 'special_tokens', found 5"),
+        (tekken_of([b"a", b"a", b"b"]), "its token b'a' has two ranks, one is 1"),
+        (tekken_of([b"a" * 1025, b"b"]), "has 1,025 bytes: too many to find its parts"),
         (good | {"vocab": [{"rank": 0, "token_bytes": "?"}]}, "a token in base64, found '?'"),
         (good | {"config": good["config"] | {"default_num_special_tokens": -1}}, "-1 special tok"),
     ):

@@ -17,7 +17,7 @@ refused.
 
 import re
 
-LONGEST_PATTERN = 20_000  # characters; the longest of a known tokeniser has about 600
+LONGEST_PATTERN = 5_000  # characters; the longest of a known tokeniser has about 600
 
 ESCAPE = re.compile(
     r"\\(?:[pPNxu]\{[^}]*\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[\s\S])"

@@ -17,6 +17,8 @@ Which setting means what, and the names: llama.cpp (llama-vocab.cpp).
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .splitting import PATTERNS
 from .tokenizer_json import read_document
 
@@ -149,7 +151,12 @@ def _way(settings: Mapping[str, Any]) -> Way:
 def _tokens(settings: Mapping[str, Any]) -> tuple[list[str], list[int]]:
     """The text and the type of every id; no two texts are alike."""
     tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(_list(settings, "tokens"))]
-    types = [int(kind) for kind in settings.get("tokenizer.ggml.token_type", [1] * len(tokens))]
+    given = settings.get("tokenizer.ggml.token_type", [1] * len(tokens))
+    types = given.tolist() if isinstance(given, np.ndarray) else given
+    if not isinstance(types, list) or any(type(kind) is not int for kind in types):
+        raise ValueError(
+            f"expected whole numbers in `tokenizer.ggml.token_type`, got {given!r:.60}"
+        )
     if len(types) != len(tokens):
         raise ValueError(f"it has {len(tokens)} tokens and {len(types)} types of tokens")
     if len(set(tokens)) != len(tokens):

@@ -9,7 +9,7 @@ import binascii
 from pathlib import Path
 from typing import Any
 
-from .formats import field_of, named, read_json
+from .formats import LONGEST_RANKED_TOKEN, field_of, named, read_json
 
 # Before files listed them (version v3 and older): these, and <SPECIAL_20> and so on.
 SPECIAL_OF_OLD_FILES = (
@@ -33,21 +33,24 @@ def read_tekken(path: Path) -> dict[str, Any]:
         n_vocab = field_of(config, "default_vocab_size", int)
         if not 0 <= n_special <= min(MOST_SPECIAL, n_vocab):
             raise ValueError(f"it has {n_special} special tokens of {n_vocab}")
-        special = document.get("special_tokens") or [
-            {"rank": rank, "token_str": text}
-            for rank, text in enumerate(SPECIAL_OF_OLD_FILES[:n_special])
-        ]
+        if not document.get("special_tokens"):
+            old = enumerate(SPECIAL_OF_OLD_FILES[:n_special])
+            document["special_tokens"] = [{"rank": rank, "token_str": text} for rank, text in old]
+        special = field_of(document, "special_tokens", list)
         special_tokens = {
             field_of(token, "token_str", str): field_of(token, "rank", int) for token in special
         }
         taken = set(special_tokens.values())
         spare = (rank for rank in range(n_special) if rank not in taken)
         special_tokens |= {f"<SPECIAL_{rank}>": rank for rank in spare}
-        vocab = {}
+        vocab: dict[bytes, int] = {}
         for token in field_of(document, "vocab", list):
             rank = field_of(token, "rank", int)
             if rank < n_vocab - n_special:
-                vocab[_bytes_of(field_of(token, "token_bytes", str))] = rank + n_special
+                spelt = _bytes_of(field_of(token, "token_bytes", str))
+                if spelt in vocab:
+                    raise ValueError(f"its token {spelt!r:.60} has two ranks, one is {rank}")
+                vocab[spelt] = rank + n_special
         return {
             "vocab": vocab,
             "merges": None,
@@ -59,6 +62,11 @@ def read_tekken(path: Path) -> dict[str, Any]:
 
 def _bytes_of(token: str) -> bytes:
     try:
-        return base64.b64decode(token, validate=True)
+        spelt = base64.b64decode(token, validate=True)
     except (ValueError, binascii.Error):
         raise ValueError(f"expected a token in base64, found {token!r:.60}") from None
+    if len(spelt) > LONGEST_RANKED_TOKEN:
+        raise ValueError(
+            f"token {spelt!r:.60} has {len(spelt):,} bytes: too many to find its parts"
+        )
+    return spelt

@@ -37,6 +37,7 @@ from .whole_files import write_whole
 FLAG_NAMES = ("single_word", "lstrip", "rstrip", "normalized")  # in the order of Flags
 
 # ---- writing ----
+MOST_COMPARED = 4_000_000  # characters of beginnings and endings
 
 
 def save(tokeniser: Writable, folder: str | Path) -> None:
@@ -220,11 +221,11 @@ def _read_added(
     special_tokens: dict[str, int] = {}
     added_tokens: dict[str, int] = {}
     flags: dict[str, Flags] = {}
+    last = -1  # the largest id so far
     document["added_tokens"] = document.get("added_tokens") or []  # may be null, or left out
     for added in field_of(document, "added_tokens", list):
         content = field_of(added, "content", str)
         said = field_of(added, "id", int)
-        known = {**special_tokens, **added_tokens}
         kind = special_tokens if added.get("special", True) else added_tokens
         if type(ids.get(content, 0)) is not int:
             raise ValueError(f"token {content!r:.80} has the id {ids[content]!r:.80}")
@@ -238,7 +239,8 @@ def _read_added(
                 "added_tokens"
             )
         else:
-            kind[content] = _id_of_added(content, ids, known)
+            kind[content] = _id_of_added(content, ids, last)
+        last = max(last, kind[content])
         has = Flags(*(added.get(name) is True for name in FLAG_NAMES))
         if has != Flags():
             flags[content] = has
@@ -250,13 +252,12 @@ def _is_byte(content: str) -> bool:
     return len(from_characters(content) or b"") == 1
 
 
-def _id_of_added(content: str, ids: dict[str, int], known: dict[str, int]) -> int:
+def _id_of_added(content: str, ids: dict[str, int], last: int) -> int:
     """The id of an added token: Hugging Face's libraries take that of the model's vocabulary, or
     else the next that is free, whatever the file says.
     """
     if content in ids:
         return ids[content]
-    last = max(known.values(), default=-1)
     return last + 1 if last >= len(ids) else len(ids)
 
 
@@ -269,6 +270,10 @@ def _flags_matter(flags: dict[str, Flags], texts: dict[str, int]) -> bool:
     if any(kind._replace(normalised=False) != Flags() for kind in flags.values()):
         return True
     others = texts.keys() - flags.keys()
+    if not flags:
+        return False
+    if sum(len(text) ** 2 for text in texts) > MOST_COMPARED:
+        return True  # which is right for any tokens, and slower
     beginnings = {text[:n] for text in others for n in range(1, len(text) + 1)}
     endings = {text[-n:] for text in others for n in range(1, len(text) + 1)}
     for text in flags:

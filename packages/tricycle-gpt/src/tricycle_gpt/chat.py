@@ -8,7 +8,7 @@ A model that answers has learned one way to write who says what, such as ChatML:
     Shakespeare.<|im_end|>
 
 Its folder tells it by a template in Jinja: a program, which may run for minutes or fill the memory.
-So it is not used.  It renders three probes, in a process of its own with little time and memory
+So it is not used.  It renders two probes, in a process of its own with little time and memory
 (chat_probe.py), and `Template.recognised` says which of the ways below gives the same text; a
 template that none does is refused by its name.
 
@@ -30,9 +30,9 @@ Message = dict[str, str]  # "role": system, user or assistant; "content"
 PROBES: list[list[Message]] = [
     [{"role": "user", "content": "Probe 1?"}, {"role": "assistant", "content": "Reply 1."}],
     [
-        {"role": "system", "content": "Order."},
+        {"role": "system", "content": "\n Order. \n"},
         {"role": "user", "content": " Probe 2?\n"},
-        {"role": "assistant", "content": "Reply 2."},
+        {"role": "assistant", "content": " <think>\nHm.\n</think>\n\nReply 2. \n"},
         {"role": "user", "content": "Probe 3?"},
         {"role": "assistant", "content": "Reply 3."},
     ],
@@ -64,15 +64,16 @@ class Template:
     def parts(self, messages: Iterable[Message]) -> list[tuple[str, bool, bool]]:
         """A conversation as pieces of text: (text, it is markup, it counts)."""
         given = [(message["role"], message["content"]) for message in messages]
-        if self.system is not None and given[0][0] != "system":
+        if self.system is not None and [role for role, _ in given[:1]] != ["system"]:
             given = [("system", self.system), *given]
         end, between = self.after
         found = [(self.begin, True, False)]
-        for role, content in given:
+        for i, (role, content) in enumerate(given):
             answers = role == "assistant"
             found.append((self.before(role), True, False))
             said = content.strip() if self.trimmed else content
-            found.append(((self.preface if role == "system" else "") + said, False, answers))
+            first = i == 0 and role == "system"
+            found.append(((self.preface if first else "") + said, False, answers))
             found += [(end, True, answers), (between, True, False)]
         return [part for part in found if part[0]]
 

@@ -48,6 +48,7 @@ def _rendered(template, probe, where, begin, end):
             capture_output=True,
             text=True,
             encoding="utf-8",
+            errors="replace",
             timeout=6 * SECONDS,  # of the clock, on a machine that does other things too
         )
     except subprocess.TimeoutExpired:
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def _refuse(message):
-    raise ValueError(message)
+    raise ValueError(f"{message!s:.200}")
 
 
 if __name__ == "__main__":

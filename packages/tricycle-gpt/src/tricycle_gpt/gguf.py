@@ -201,7 +201,13 @@ def _with_factors(config, file):
     """With the rotary scaling that the tensor of factors comes from (rope_factors.py)."""
     if ROPE_FACTORS not in file.tensors:
         return config
-    scaling = scaling_of(file.read(ROPE_FACTORS).reshape(-1), _frequencies(config))
+    factors = file.read(ROPE_FACTORS).reshape(-1)
+    if len(factors) != (config.head_size + 1) // 2:  # which a few bytes can say to be of any size
+        raise GGUFError(
+            f"{file.path}: {ROPE_FACTORS} has {len(factors):,} factors for heads of "
+            f"{config.head_size:,} numbers; there is one for each pair"
+        )
+    scaling = scaling_of(factors, _frequencies(config))
     if scaling is None:
         raise GGUFError(
             f"{file.path}: {ROPE_FACTORS} slows rotary positions in another way than Llama 3.1's"

@@ -161,10 +161,16 @@ def begin_in(folder: Path) -> int | None:
 def template_in(folder: Path) -> str | None:
     """The text of a folder's chat template, which nobody runs here; None if there is none."""
     if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text(encoding="utf-8")
+        try:
+            return (folder / TEMPLATE).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{folder / TEMPLATE} is not text in UTF-8: {error}") from error
     if not (folder / TOKENISER_CONFIG).is_file():
         return None
     said = _read_config(folder / TOKENISER_CONFIG).get("chat_template")
+    if isinstance(said, list):  # several by name, of which one is for plain conversations
+        plain = [each for each in said if isinstance(each, dict) and each.get("name") == "default"]
+        said = plain[0].get("template") if plain else None
     return said if isinstance(said, str) else None
 
 

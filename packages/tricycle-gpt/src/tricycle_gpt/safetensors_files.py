@@ -35,6 +35,7 @@ DTYPES: dict[str, Any] = {
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
 }
+LONGEST_NAME = 255  # bytes of a file's name, as systems have it
 
 
 def stored_in_folder(folder: Path) -> dict[str, Stored]:
@@ -77,7 +78,7 @@ def _stored_by_index(folder):
     try:
         where = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(where.values()))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no index of weights: {error!r}") from error
     faults = [f"{name!r} is no file name" for name in names if not _is_plain(name)]
     faults += [
@@ -142,4 +143,5 @@ def _shares(weights, n_bytes, largest):
 
 def _is_plain(name):
     """Whether it is the name of a file in the folder itself, and of this kind."""
-    return isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
+    plain = isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
+    return plain and len(name.encode("utf-8", "replace")) <= LONGEST_NAME
