@@ -272,7 +272,8 @@ def _flags_matter(flags: dict[str, Flags], texts: dict[str, int]) -> bool:
     others = texts.keys() - flags.keys()
     if not flags:
         return False
-    if sum(len(text) ** 2 for text in texts) > MOST_COMPARED:
+    pairs, letters = len(flags) * len(others), sum(len(text) ** 2 for text in texts)
+    if pairs + letters > MOST_COMPARED:
         return True  # which is right for any tokens, and slower
     beginnings = {text[:n] for text in others for n in range(1, len(text) + 1)}
     endings = {text[-n:] for text in others for n in range(1, len(text) + 1)}
