@@ -37,8 +37,8 @@ class Arguments:
     minutes: float = 10.0
     """Time that the training may take, for the preset auto."""
     from_: Annotated[str | None, flag("from")] = None
-    """Weights to start from, not random ones: the folder of a model or of a run, or a .gguf file.
-    Size, tokens and their end come along."""
+    """Weights to start from, not random ones: the folder of a model or of a run, a .gguf file,
+    or a .bin file of llama2.c. Size, tokens and their end come along."""
     data: str | None = None
     """A file, a folder, a name on the hub or prepared data; Shakespeare's works if not given."""
     chat: bool = False

@@ -136,3 +136,19 @@ def test_conversations_are_one_row_of_ids(make_tiny):
     assert loss.loss == pytest.approx(total / loss.tokens, rel=1e-5)
     with pytest.raises(ValueError, match="there is no conversation to learn from"):
         Answers.of([], template, Letters())
+
+
+def test_a_preface_stands_before_the_first_system_message_alone():
+    way = Template("a way", lambda role: f"<{role}>", ("</>", ""), system="", preface="Date. ")
+    said = [{"role": "system", "content": text} for text in ("One", "Two")]
+    assert way.text(said) == "<system>Date. One</><system>Two</>"
+    assert way.text([]) == "<system>Date. </>"
+
+
+@pytest.mark.parametrize("blanks", ["m['role'] == 'user'", "m['role'] == 'system'"])
+def test_a_template_that_trims_only_some_is_not_taken_for_one_that_does_not(blanks):
+    trimming = CHATML.replace(
+        "m['content']", f"(m['content'] | trim if {blanks} else m['content'])"
+    )
+    with pytest.raises(ValueError, match="is not known; ChatML"):
+        Template.recognised(trimming, "there")

@@ -94,7 +94,7 @@ def seen(address, n, dtype):
 
 @pytest.fixture
 def on_gpus(monkeypatch):
-    """Runs program(messages, rank) on so many ranks; gives what each returns."""
+    """Run program(messages, rank) on each of `size` ranks; returns what each returned."""
 
     def run(size, program):
         nccl, told = NCCL(size), threading.Barrier(size, timeout=600)

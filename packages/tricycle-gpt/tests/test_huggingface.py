@@ -146,6 +146,7 @@ def test_weights_in_several_files_are_read(tmp_path, make_tiny):
     ("change", "message"),
     [
         ({"a": "../model.safetensors"}, r"'\.\./model\.safetensors' is no file name"),
+        ({"a": "m" * 300 + ".safetensors"}, r"mmm\.safetensors' is no file name"),
         ({"a": "/etc/passwd", "b": "c.safetensors"}, "is no file name; c.safetensors is missing"),
         ({"a": 3, "b": "c.bin"}, "is no index of weights: TypeError"),
         ({"a": "model-00001-of-00002.safetensors"}, "names tensors that are not there: a in model"),

@@ -36,8 +36,9 @@ from .whole_files import write_whole
 
 FLAG_NAMES = ("single_word", "lstrip", "rstrip", "normalized")  # in the order of Flags
 
+MOST_COMPARED = 4_000_000  # pairs of added tokens, and characters of beginnings and endings
+
 # ---- writing ----
-MOST_COMPARED = 4_000_000  # characters of beginnings and endings
 
 
 def save(tokeniser: Writable, folder: str | Path) -> None:

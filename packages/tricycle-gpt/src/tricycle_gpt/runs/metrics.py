@@ -70,9 +70,11 @@ class MetricsLog:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
-        """Close the file.  Raises OSError if the disk does not take the last lines."""
+        """Close the file.  Raises OSError, naming it, if the disk does not take the last lines."""
         try:
             self._append()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         finally:
             self._waiting.clear()
             self._file.close()

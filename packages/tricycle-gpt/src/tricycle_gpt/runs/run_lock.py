@@ -4,7 +4,7 @@ Two processes that train in one folder would write each other's files: a checkpo
 weights of one and the moments of the other.  So who trains there holds a lock on the file
 `run.lock`.  The system gives it back when the process ends, however it ends: nothing is left behind
 by `kill -9` that a person would have to remove.  The file itself stays, and says who held it last.
-Where somebody removes it during the run it is made and locked again, before the next save.
+If it is removed during the run, it is made and locked again before the next save.
 
 Some file systems of networks have no such locks.  Then that is said, and the run goes on.
 """
