@@ -378,6 +378,10 @@ def test_a_place_without_weights_and_tokens_of_others_are_named(place, whole, ap
     args = app.Arguments(from_=str(whole), folder=place / "other-tokens")
     with pytest.raises(FileNotFoundError, match="no weights at .*nowhere"):
         app.with_weights(replace(args, from_=str(place / "nowhere")), set())
+    without = shutil.copytree(whole / "model", place / "without")
+    (without / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="without has no tokenizer.json: put the one of these we"):
+        app.with_weights(replace(args, from_=str(without)), set())
     Tokeniser.train(["one two"], 257, special_tokens=["<|endoftext|>"]).save(place / "other")
     asked = app.with_weights(replace(args, tokeniser=str(place / "other")), set())
     with pytest.raises(

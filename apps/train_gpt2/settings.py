@@ -116,6 +116,12 @@ def with_weights(args: Arguments, named: set[str]) -> Arguments:
         )
     if args.tokeniser is None and found.place.suffix == ".bin":
         raise ValueError(f"no tokeniser is read from {found.place}: name one by --tokeniser")
+    is_folder = found.place.is_dir() and not (found.place / "tokenizer.json").is_file()
+    if args.tokeniser is None and is_folder:
+        raise ValueError(
+            f"{found.place} has no tokenizer.json: put the one of these weights there, or name its "
+            "folder by --tokeniser"
+        )
     has_begun = args.resume and (args.folder / "config.toml").is_file()
     model = args.model if has_begun else found.fit(args.model, named)
     tokeniser = args.tokeniser or str(found.place)

@@ -52,6 +52,11 @@ def test_what_is_not_a_conversation_is_named(tmp_path, line, message):
     (tmp_path / "chats.jsonl").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=message):
         open_conversations(tmp_path / "chats.jsonl")
+    if line != "{":
+        records = [json.loads(line) for line in lines]
+        (tmp_path / "chats.json").write_text(json.dumps(records))
+        with pytest.raises(ValueError, match=message.replace("line 3", "record 3")):
+            open_conversations(tmp_path / "chats.json")
 
 
 def test_files_without_records_and_few_conversations_are_refused(tmp_path):

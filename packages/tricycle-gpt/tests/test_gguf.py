@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,20 @@ def test_rotary_factors_that_no_scaling_gives_are_refused(tmp_path, make_tiny):
     path = to_gguf(make_tiny("llama"), tmp_path / "model.gguf", "F32")
     with pytest.raises(GGUFError, match="rope_freqs.weight slows rotary positions in another way"):
         rewritten(path, more={"rope_freqs.weight": np.array([1, 3, 2, 9], np.float32)})
+
+
+def test_rotary_factors_for_heads_of_any_size_take_no_memory(tmp_path, make_tiny):
+    path = to_gguf(make_tiny("llama"), tmp_path / "model.gguf", "F32")
+    sizes = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+    tracemalloc.start()
+    with pytest.raises(GGUFError, match="has 4 factors for heads of 536,870,912 numbers; there is"):
+        rewritten(
+            path,
+            {f"llama.{name}": 2**29 for name in sizes},
+            more={"rope_freqs.weight": np.ones(4, np.float32)},
+        )
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("turns", [(1.0, 4.0), (0.5, 2.5), (2.0, 3.0)])

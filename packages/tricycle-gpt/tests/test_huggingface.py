@@ -148,6 +148,8 @@ def test_weights_in_several_files_are_read(tmp_path, make_tiny):
         ({"a": "../model.safetensors"}, r"'\.\./model\.safetensors' is no file name"),
         ({"a": "m" * 300 + ".safetensors"}, r"mmm\.safetensors' is no file name"),
         ({"a": "/etc/passwd", "b": "c.safetensors"}, "is no file name; c.safetensors is missing"),
+        ({"\ud800": "model-00001-of-00002.safetensors"}, r"not there: \\ud800 in model-00001"),
+        ({"a": "\udfff.safetensors"}, r"'\\udfff\.safetensors' is no file name"),
         ({"a": 3, "b": "c.bin"}, "is no index of weights: TypeError"),
         ({"a": "model-00001-of-00002.safetensors"}, "names tensors that are not there: a in model"),
     ],
@@ -155,10 +157,14 @@ def test_weights_in_several_files_are_read(tmp_path, make_tiny):
 def test_an_index_that_names_what_cannot_be_read_is_refused(tmp_path, make_tiny, change, message):
     index, where = in_two_files(to_huggingface(make_tiny(), tmp_path))
     index.write_text(json.dumps({"weight_map": {**where, **change}}))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         from_huggingface(tmp_path)
+    assert str(error.value).isprintable()
     index.write_text("[]")
     with pytest.raises(ValueError, match=r"index\.json is no index of weights: TypeError"):
+        from_huggingface(tmp_path)
+    index.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"index\.json is no index of weights: RecursionError"):
         from_huggingface(tmp_path)
 
 

@@ -77,6 +77,11 @@ def test_what_is_no_model_of_theirs_is_refused(tmp_path, make_tiny):
         (b"24ka" + whole[4:], "newer version of llama2.c's format"),
         (whole[:20], "has 20 bytes, and no model"),
         (struct.pack("<7i", *[2**30] * 4, 2**29, 1, 1), "must be even, got 1"),
+        # Layers of two numbers a row: 26 numbers in a file, and ten objects in memory.
+        (
+            struct.pack("<7i", 2, 2, 2000, 1, 1, 1, 1) + bytes(4 * (2 + 2000 * 32 + 2 + 2)),
+            "says it has 2,000 layers of 128 bytes each: that is not a model",
+        ),
         (struct.pack("<7i", *[2**30] * 3, 1, 1, 1, 1), r"holds 0.0 numbers, .* need [\d,]{30}"),
     ):
         path.write_bytes(changed)

@@ -1,5 +1,6 @@
 """Weights to start from: what is known before they are read, and what a run may change."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +33,27 @@ def test_a_folder_a_run_and_a_file_are_found_and_give_the_model(tmp_path, make_t
     assert found.end_ids == found.read().end_ids == (7, 2)
     assert found.record()["sha256"] == find_weights(tmp_path / "run/model").record()["sha256"]
     assert len(found.record()["sha256"]) == 64
+
+
+def test_the_record_is_of_all_that_is_read_and_of_nothing_else(tmp_path, make_tiny):
+    model = make_tiny("llama")
+    folder = to_huggingface(model, tmp_path / "model")
+    files = find_weights(folder).record()["files"]
+    assert list(files) == ["config.json", "generation_config.json", "model.safetensors"]
+    for name in files:
+        assert files[name] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    before = find_weights(folder).record()
+    (folder / "other.safetensors").write_bytes(b"never read")
+    assert find_weights(folder).record() == before
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text((folder / "config.json").read_text() + " ")
+        after = find_weights(folder).record()
+        assert after["files"][name] != before["files"].get(name)
+        assert after["sha256"] == before["sha256"] == files["model.safetensors"]
+        before = after
+    path = to_gguf(model, tmp_path / "model.gguf", "F32")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert find_weights(path).record()["files"] == {"model.gguf": sha256}
 
 
 def test_what_a_file_says_of_texts_is_the_models_too(tmp_path, make_tiny):

@@ -282,7 +282,7 @@ def _records_of_json(file: Path, field: str, complain: Complain) -> Iterator[str
             raise ValueError(f"{file} is not JSON: {error}") from error
         yield from _records(file, field, complain)
         return
-    for number, record in enumerate(found if isinstance(found, list) else [found]):
+    for number, record in enumerate(_listed(found), start=1):
         where = f"record {number:,} of {file}"
         try:
             yield (
@@ -309,10 +309,14 @@ def records_of(file: Path) -> Iterator[tuple[str, Any]]:
             offset += len(line)
     elif kind == RECORDS:
         found = _parsed(_decode(_whole(file), file, 0), str(file))
-        for number, record in enumerate(found if isinstance(found, list) else [found]):
+        for number, record in enumerate(_listed(found), start=1):
             yield f"record {number:,} of {file}", record
     else:
         raise ValueError(f"{file} has no records: wanted {', '.join(LINES)} or {RECORDS}")
+
+
+def _listed(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else [found]
 
 
 def _decode(data: bytes, file: Path, offset: int) -> str:

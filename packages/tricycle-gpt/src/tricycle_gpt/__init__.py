@@ -1,7 +1,8 @@
 """A GPT to read, train and sample."""
 
+from tricycle_gpt.answers import Answers, Conversations
 from tricycle_gpt.benchmarks import HellaSwag, Lambada, WikiText, hellaswag, lambada, wikitext
-from tricycle_gpt.chat import Answers, Conversations, Template
+from tricycle_gpt.chat import Template
 from tricycle_gpt.config import PRESETS, GPTConfig, TrainingConfig
 from tricycle_gpt.evaluation import Evaluation, evaluate
 from tricycle_gpt.family import FAMILIES, Family, Format, Piece, add_family

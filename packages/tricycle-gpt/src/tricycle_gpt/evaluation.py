@@ -69,8 +69,8 @@ def evaluate(
     max_windows  look at this many windows only, spread evenly over the text
     communicator ranks that share the work; each gets the whole answer, the same as one alone has
 
-    Dropout is off while it runs.  Raises ValueError for a text of fewer than two tokens, for
-    n_bytes, batch_size or max_windows below 1.
+    Dropout is off while it runs.  Raises ValueError for a text of fewer than two tokens, for one of
+    which nothing counts, for n_bytes, batch_size or max_windows below 1.
     """
     ids = ids if hasattr(ids, "ndim") else np.asarray(ids)
     if ids.ndim != 1 or len(ids) < 2:
@@ -80,9 +80,9 @@ def evaluate(
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
     length = model.config.context_window
-    chosen = np.arange(-(-(len(ids) - 1) // length))
+    chosen = _windows_that_count(ids, length)
     if max_windows is not None and max_windows < len(chosen):
-        chosen = np.linspace(0, len(chosen) - 1, max_windows).astype(int)
+        chosen = chosen[np.linspace(0, len(chosen) - 1, max_windows).astype(int)]
 
     ranks = communicator or Alone()
     losses, tokens = np.zeros((2, len(chosen)))
@@ -107,6 +107,20 @@ def evaluate(
         bits_margin = None if margin is None else margin * bits_in_a_nat
     perplexity = math.exp(loss) if loss < 700 else math.inf  # a float ends at e^709
     return Evaluation(loss, perplexity, bits, count, margin, bits_margin)
+
+
+def _windows_that_count(ids, length):
+    """The numbers of the windows in which anything is predicted."""
+    counted = getattr(ids, "counted", None)
+    n_windows = -(-(len(ids) - 1) // length)
+    if counted is None:
+        return np.arange(n_windows)
+    found = np.logical_or.reduceat(counted[1:], np.arange(n_windows) * length)
+    if not found.any():
+        raise ValueError(
+            f"of the {len(ids):,} tokens to measure none counts: there is no answer among them"
+        )
+    return np.flatnonzero(found)
 
 
 def interval_margin(losses: np.ndarray, tokens: np.ndarray) -> float | None:

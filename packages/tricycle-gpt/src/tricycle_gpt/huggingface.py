@@ -125,11 +125,11 @@ def from_huggingface(folder: str | Path) -> GPT:
             f"{folder} is not a model folder: it has no {lacks}. A model folder holds "
             f"{CONFIG} and {WEIGHTS} (weights in other formats are not read)"
         )
-    config = config_in(folder)
+    config, template = config_in(folder), template_in(folder)
+    ends, begin = ends_in(folder), begin_in(folder)
     model = model_of(config, stored_in_folder(folder), str(folder))
     model.known_ids = _ids_in(folder / "tokenizer.json", config.vocab_size)
-    model.end_ids, model.begin_id = ends_in(folder), begin_in(folder)
-    model.chat_template = template_in(folder)
+    model.end_ids, model.begin_id, model.chat_template = ends, begin, template
     return model
 
 

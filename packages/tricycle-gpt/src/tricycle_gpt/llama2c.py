@@ -23,6 +23,8 @@ from tricycle_gpt.published import HEAD, Stored, model_of
 
 HEADER = struct.Struct("<7i")
 MAGIC = b"24ka"  # newer versions of the format begin with it; they are not read
+MANY = 1000  # layers, and no model has them;
+LEAST_LAYER = 4096  # bytes of a layer in a file: a smaller one takes more in memory than there
 NAMES = ("width", "hidden", "layers", "heads", "key-value heads", "vocabulary", "window")
 
 
@@ -62,6 +64,12 @@ def llama2c_in(path: str | Path) -> tuple[GPTConfig, dict[str, Stored]]:
         raise ValueError(
             f"{path} holds {numbers:,} numbers, and the sizes it begins with need {expected:,}: "
             "it is cut short, or not a model of llama2.c's"
+        )
+    layer = 4 * sum(math.prod(shape) for _, shape, n in _parts(config) if n == config.n_layers)
+    if config.n_layers > MANY and layer < LEAST_LAYER:
+        raise ValueError(
+            f"{path} says it has {config.n_layers:,} layers of {layer:,} bytes each: that is not a "
+            "model of llama2.c's"
         )
     return config, _stored(path, config)
 

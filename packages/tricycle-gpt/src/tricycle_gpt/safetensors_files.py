@@ -48,6 +48,16 @@ def stored_in_folder(folder: Path) -> dict[str, Stored]:
     return stored_in_file(folder / WEIGHTS)
 
 
+def files_in_folder(folder: Path) -> list[Path]:
+    """The files of a model folder that its weights are read from; an index is one of them.
+
+    Raises as above.
+    """
+    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
+        return [folder / INDEX, *(folder / name for name in _in_index(folder)[1])]
+    return [folder / WEIGHTS]
+
+
 def stored_in_file(path: Path) -> dict[str, Stored]:
     """The tensors of one safetensors file."""
     try:
@@ -74,6 +84,20 @@ def _stored(path, entry, begin, shape):
 
 
 def _stored_by_index(folder):
+    where, names = _in_index(folder)
+    files = {name: stored_in_file(folder / name) for name in names}
+    absent = [
+        f"{_printable(tensor)} in {name}"
+        for tensor, name in where.items()
+        if tensor not in files[name]
+    ]
+    if absent:
+        raise ValueError(f"{folder / INDEX} names tensors that are not there: {', '.join(absent)}")
+    return {tensor: files[name][tensor] for tensor, name in where.items()}
+
+
+def _in_index(folder):
+    """Which file each tensor is in, and the names of the files, which are there."""
     path = folder / INDEX
     try:
         where = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
@@ -86,11 +110,7 @@ def _stored_by_index(folder):
     ]
     if faults:
         raise ValueError(f"{path} names files that cannot be read: {'; '.join(faults)}")
-    files = {name: stored_in_file(folder / name) for name in names}
-    absent = [f"{tensor} in {name}" for tensor, name in where.items() if tensor not in files[name]]
-    if absent:
-        raise ValueError(f"{path} names tensors that are not there: {', '.join(absent)}")
-    return {tensor: files[name][tensor] for tensor, name in where.items()}
+    return where, names
 
 
 # ---- Writing ----
@@ -144,4 +164,9 @@ def _shares(weights, n_bytes, largest):
 def _is_plain(name):
     """Whether it is the name of a file in the folder itself, and of this kind."""
     plain = isinstance(name, str) and Path(name).name == name and name.endswith(".safetensors")
-    return plain and len(name.encode("utf-8", "replace")) <= LONGEST_NAME
+    return plain and name == _printable(name) and len(name.encode()) <= LONGEST_NAME
+
+
+def _printable(name):
+    """A name without halves of characters, which a JSON file may hold and no terminal shows."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -22,6 +22,9 @@ from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.gguf import from_gguf, opened
 from tricycle_gpt.huggingface import (
     CONFIG,
+    GENERATION,
+    TEMPLATE,
+    TOKENISER_CONFIG,
     begin_in,
     config_in,
     ends_in,
@@ -30,11 +33,12 @@ from tricycle_gpt.huggingface import (
 )
 from tricycle_gpt.llama2c import from_llama2c, llama2c_in
 from tricycle_gpt.model import GPT
-from tricycle_gpt.safetensors_files import WEIGHTS
+from tricycle_gpt.safetensors_files import WEIGHTS, files_in_folder
 from tricycle_nn import Dropout, Parameter
 
 LONGEST_WINDOW = 1024  # that a run takes by itself
 FREE = ("dropout", "context_window")  # what a run may say otherwise than its weights
+TOKENISER_FILES = ("tokenizer.json", TOKENISER_CONFIG, TEMPLATE)
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|im_end|>", "</s>")
 
 
@@ -135,15 +139,36 @@ class StartingWeights:
         end = self.end_of_text(special_tokens)
         return Template.recognised(self.template, str(self.place), begin, end)
 
-    def record(self) -> dict[str, str]:
-        """Where the weights lie, and the sha256 of their files, one behind the other."""
-        files = sorted(self.place.glob("*.safetensors")) if self.place.is_dir() else [self.place]
-        digest = hashlib.sha256()
-        for path in files:
-            with path.open("rb") as file:
-                while piece := file.read(1 << 20):
-                    digest.update(piece)
-        return {"path": str(self.place.resolve()), "sha256": digest.hexdigest()}
+    def record(self) -> dict[str, Any]:
+        """Where the weights lie, and which they are.
+
+        sha256  of the files that they are read from, one behind the other
+        files   the sha256 of each of these, and of what stands beside them: their settings, and
+                what is known of their tokeniser
+        """
+        weights, beside = [self.place], []
+        if self.place.is_dir():
+            weights = files_in_folder(self.place)
+            beside = [self.place / name for name in (CONFIG, GENERATION, *TOKENISER_FILES)]
+        together = hashlib.sha256()
+        files = {path.name: _sha256(path) for path in beside if path.is_file()}
+        for path in weights:
+            files[path.name] = _sha256(path, together)
+        return {
+            "path": str(self.place.resolve()),
+            "sha256": together.hexdigest(),
+            "files": files,
+        }
+
+
+def _sha256(path, *others):
+    """The sha256 of a file, whose bytes are added to other hashes too."""
+    own = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            for each in (own, *others):
+                each.update(piece)
+    return own.hexdigest()
 
 
 def positions_of(model: GPT) -> np.ndarray:
