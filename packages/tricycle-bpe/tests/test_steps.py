@@ -1,5 +1,6 @@
 """Steps from a piece of text to smaller pieces, one at a time and in a row."""
 
+import json
 import random
 
 import numpy as np
@@ -101,10 +102,18 @@ def padded_bytes(data):
 def test_a_text_is_normalised_and_then_cut():
     rules = Rules(
         normaliser='{"type": "NFKC"}',
-        pre_tokeniser='{"type": "Sequence", "pretokenizers": [{"type": "Digits"}, '
-        '{"type": "ByteLevel", "add_prefix_space": false}]}',
+        pre_tokeniser=json.dumps(
+            {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Digits"},
+                    {"type": "Split", "pattern": {"Regex": PATTERNS["o200k"]}},
+                    BYTE_LEVEL,
+                ],
+            }
+        ),
     )
-    reader = Reader(rules, "gpt2")
+    reader = Reader(rules, "o200k")
     assert reader.normalise("e\u0301 ½") == "é 1⁄2"
     assert pieces_of(*reader.prepare("a  12 b")) == [b"a", b"  ", b"12", b" b"]
     assert reader.prepare("")[0] == b""

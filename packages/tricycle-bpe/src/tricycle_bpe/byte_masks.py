@@ -69,6 +69,16 @@ def every_third(digits):
 
 
 @helper
+def starts_of_numbers(digits, most):
+    r"""Begin a piece at each digit, at every third, or at the first of a run: most is 1, 3 or 0."""
+    if most == 1:
+        return digits
+    if most == 3:
+        return every_third(digits)
+    return digits & ~(digits << ONE)
+
+
+@helper
 def starts_of_blanks(blanks, newlines, signs):
     r"""Find where pieces begin among blanks, for [^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+.
 

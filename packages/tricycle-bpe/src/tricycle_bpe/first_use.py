@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from . import merges
-from .splitting import PATTERNS, compile_pattern, splitter
+from .splitting import PATTERNS, compile_pattern, kernel_for, splitter
 
 TEXT = "It's 2024: the naïve Ångström of\tthe HTTPServer…\r\n\n  don't DON'T 日本語 мир 👩‍🚀  x**2 "
 WORDS = [
@@ -39,8 +39,11 @@ _tried: set[str] = set()  # in this process
 
 def splitting(pattern: str) -> None:
     """Try the kernel that splits by a pattern, if it has one. RuntimeError if it is wrong."""
-    if pattern in PATTERNS:
-        _once(f"splitting by {pattern}", lambda: _splits(pattern))
+    kernel = kernel_for(pattern)
+    if kernel is not None:
+        of_kernel = " ".join([kernel.name, *map(str, kernel.switches)])
+        name = pattern if pattern in PATTERNS else of_kernel
+        _once(f"splitting by {name}", lambda: _splits(pattern))
 
 
 def encoding(by_merges: bool) -> None:

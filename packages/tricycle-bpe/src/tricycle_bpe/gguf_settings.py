@@ -20,6 +20,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .splitting import PATTERNS
+from .switches import (
+    BEFORE,
+    CASED,
+    NEWLINES,
+    NOWHERE,
+    PLAIN,
+    SLASHES,
+    WITH_MARKS,
+    Switches,
+    expression,
+)
 from .tokenizer_json import read_document
 
 SPECIAL, ADDED = 3, 4  # types of tokens
@@ -40,9 +51,9 @@ def _split(expression: str) -> dict[str, Any]:
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
 GPT2 = BYTES | {"use_regex": True}
 CL100K, O200K = PATTERNS["cl100k-huggingface"], PATTERNS["o200k"]
-QWEN2 = CL100K.replace("{1,3}", "")  # each number by itself
-QWEN35 = QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"\s\p{L}\p{N}", r"\s\p{L}\p{M}\p{N}")
-TEKKEN = O200K.replace("{1,3}", "").replace(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "")
+QWEN2 = expression(Switches(1, PLAIN, BEFORE, NEWLINES))
+QWEN35 = expression(Switches(1, WITH_MARKS, BEFORE, NEWLINES))
+TEKKEN = expression(Switches(1, CASED, NOWHERE, SLASHES))
 CHINESE_AND_JAPANESE = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 DEEPSEEK = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""

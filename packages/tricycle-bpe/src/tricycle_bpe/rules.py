@@ -20,7 +20,7 @@ import numpy as np
 
 from .added_tokens import Flags, cut_in_two_passes
 from .byte_characters import from_characters
-from .splitting import PATTERNS, Splitter, splitter, splitter_within
+from .splitting import Splitter, kernel_for, splitter, splitter_within
 from .steps import split
 from .steps_in_json import WHOLE_TEXT, Pipeline, forms_in, pipeline_in
 from .texts import to_utf8
@@ -61,7 +61,9 @@ class Rules:
         """
         by_character = self.pipeline().by_character
         swallows = (text for text, flags in self.flags.items() if flags.rstrip)
-        return pattern in PATTERNS and by_character and not any(t[-1].isalnum() for t in swallows)
+        if kernel_for(pattern) is None or not by_character:
+            return False
+        return not any(text[-1].isalnum() for text in swallows)
 
     def pipeline(self) -> Pipeline:
         """The steps, and what of them is the tokeniser's pattern."""
@@ -89,7 +91,7 @@ class Reader:
         self.steps = [make() for make in pipeline.steps]
         self.in_characters = pipeline.in_characters
         self.pattern, self.split = pattern, splitter(pattern)
-        if self.steps and pattern not in PATTERNS and pattern != WHOLE_TEXT:
+        if self.steps and kernel_for(pattern) is None and pattern != WHOLE_TEXT:
             self.steps.append(split(pattern))
 
     def normalise(self, text: str) -> str:
@@ -122,7 +124,7 @@ class Reader:
 
     def _within(self, ends: np.ndarray) -> Splitter:
         """Split each piece by the pattern as if it were a text of its own."""
-        if self.pattern in PATTERNS:
+        if kernel_for(self.pattern):
             return splitter_within(self.pattern, ends)
         blocks = [ends] if len(ends) else []
         return lambda _text, _n, _room: iter(blocks)

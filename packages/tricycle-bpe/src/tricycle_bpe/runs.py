@@ -82,8 +82,11 @@ def end_of_run(text, i, n, classes, wanted):
 
 
 @helper
-def end_of_letters(text, i, n, classes):
-    r"""Continue while there are letters: \p{L}*, eight ASCII letters at a time."""
+def end_of_letters(text, i, n, classes, wanted):
+    r"""Continue while there are letters: \p{L}*, eight ASCII letters at a time.
+
+    wanted  the classes that count as letters: with marks or without
+    """
     while i < n:
         strangers = not_letters(eight_bytes_at(text, i))
         if strangers == 0:
@@ -94,20 +97,22 @@ def end_of_letters(text, i, n, classes):
             break
         while i < n and byte_at(text, i) >= 0x80:
             kind, after = character_at(text, i, classes)
-            if not kind & LETTER:
+            if not kind & wanted:
                 return i
             i = after
     return min(i, n)
 
 
 @helper
-def end_of_three_numbers(text, i, n, classes):
-    r"""Continue over one to three numbers: \p{N}{1,3}."""
-    for _ in range(3):
-        if i < n:
-            kind, after = character_at(text, i, classes)
-            if kind & NUMBER:
-                i = after
+def end_of_numbers(text, i, n, classes, most):
+    r"""Continue over up to `most` numbers, or all if that is 0: \p{N}{1,3}, \p{N}+."""
+    count = 0
+    while i < n and (most == 0 or count < most):
+        kind, after = character_at(text, i, classes)
+        if not kind & NUMBER:
+            break
+        i = after
+        count += 1
     return i
 
 

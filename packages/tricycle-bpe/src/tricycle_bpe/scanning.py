@@ -2,15 +2,16 @@ r"""Splitting, fast: the patterns of `splitting.py` as loops over the bytes of a
 
 A regular-expression engine tries one alternative after another at each place. But the first
 character of a piece, and the one after it, already tell which alternative will match; what
-remains is to find the end of a run of letters, digits, punctuation or blanks. Each pattern has one
-function `next_…` that does so, in the order of the pattern's alternatives, with the runs of
-`runs.py`. And it has one function `starts_…` that finds all pieces of 64 bytes of ASCII together,
-with `byte_masks.py`. One loop drives both.
+remains is to find the end of a run of letters, digits, punctuation or blanks. There are two kinds
+of patterns, GPT-2's and cl100k's, and `switches.py` tells one from others of its kind. Each kind
+has one function `next_…` that finds an end, in the order of the pattern's alternatives, with the
+runs of `runs.py`. And it has one function `starts_…` that finds all pieces of 64 bytes of ASCII
+together, with `byte_masks.py`. One loop drives both.
 
 The text is valid UTF-8, followed by `bytes_at.PADDING` zero bytes. `n` is its length in bytes, `i`
 a position in it. The result is an array of ends: piece k is text[ends[k - 1] : ends[k]].
 
-Order of the file: the loop; for each pattern its two functions and its kernel.
+Order of the file: the loop; for each kind its functions and its kernel.
 """
 
 import numpy as np
@@ -21,12 +22,12 @@ from .byte_masks import (
     blanks_at,
     decided_bits,
     digits_at,
-    every_third,
     first_bits,
     lower_case,
     newlines_at,
     not_ascii,
     starts_of_blanks,
+    starts_of_numbers,
     upper_case,
 )
 from .bytes_at import byte_at, bytes_between, eight_bytes_at, first_set_bit, first_set_byte
@@ -45,12 +46,23 @@ from .runs import (
     end_of_blanks,
     end_of_contraction,
     end_of_letters,
+    end_of_numbers,
     end_of_run,
-    end_of_three_numbers,
     leave_one_blank,
     not_lower_case,
 )
-from .unicode_classes import LOWER, MARK, NEWLINE, NUMBER, UPPER
+from .switches import (
+    AFTER,
+    BEFORE,
+    CASED,
+    LED,
+    NOTHING,
+    NOWHERE,
+    ONE_BY_ONE,
+    SLASHES,
+    WITH_MARKS,
+)
+from .unicode_classes import LOWER, MARK, NEWLINE, NUMBER, OTHER, UPPER
 
 PIECES_ONE_BY_ONE = 8
 
@@ -59,17 +71,21 @@ PIECES_ONE_BY_ONE = 8
 
 
 @helper
-def scan(text_array, i, n, class_table, ends, next_piece, starts_of_pieces):
+def scan(text_array, i, n, class_table, ends, switches, next_piece, starts_of_pieces):
     """Write the ends of the pieces from position i on until `ends` is full; return their number.
 
-    next_piece, starts_of_pieces  what a pattern is: its `next_…` and its `starts_…`. Both become
-                                  part of the kernel that hands them in, so the call costs nothing
+    switches                      of the pattern, numbers
+    next_piece, starts_of_pieces  what a kind of pattern is: its `next_…` and its `starts_…`. Both
+                                  become part of the kernel that hands them in, so the call costs
+                                  nothing
     """
     text, classes = text_array.ctypes.data, class_table.ctypes.data
     k = 0
     while i < n and k < len(ends):
         if k + 64 <= len(ends):
-            starts = starts_of_pieces(text, i, n) & ~ONE  # each of them ends the piece before
+            starts = (
+                starts_of_pieces(text, i, n, switches) & ~ONE
+            )  # each of them ends the piece before
             begin = i
             while starts != 0:
                 i = begin + first_set_bit(starts)
@@ -81,18 +97,19 @@ def scan(text_array, i, n, class_table, ends, next_piece, starts_of_pieces):
         # Other scripts, long words, the end of the text: piece by piece, for a while.
         for _ in range(PIECES_ONE_BY_ONE):
             if i < n and k < len(ends):
-                i = next_piece(text, i, n, classes)
+                i = next_piece(text, i, n, classes, switches)
                 ends[k] = i
                 k += 1
     return k
 
 
-# ---- gpt2 ----
+# ---- GPT-2's ----
 
 
 @helper
-def next_gpt2(text, i, n, classes):
+def next_gpt2(text, i, n, classes, switches):
     """Where the piece of text[:n] that begins at i ends, by GPT-2's pattern."""
+    (digits,) = switches
     first = byte_at(text, i)
     if first == APOSTROPHE:
         end = end_of_contraction(text, i, n, False)
@@ -102,17 +119,23 @@ def next_gpt2(text, i, n, classes):
     if start < n:
         kind, after = character_at(text, start, classes)
         if kind & LETTER:
-            return end_of_letters(text, after, n, classes)
-        if kind & NUMBER:
+            return end_of_letters(text, after, n, classes, LETTER)
+        if kind & NUMBER and (digits == LED or start == i):
+            if digits == ONE_BY_ONE:
+                return after
             return end_of_run(text, after, n, classes, NUMBER)
         if kind & PUNCTUATION:
             return end_of_run(text, after, n, classes, PUNCTUATION)
     end, last, _ = end_of_blanks(text, i, n, classes)
+    if digits != LED and end < n:
+        kind, _ = character_at(text, end, classes)
+        if kind & NUMBER:
+            return end
     return leave_one_blank(end, last, i, n)
 
 
 @helper
-def starts_gpt2(text, i, n):
+def starts_gpt2(text, i, n, switches):
     """Find where pieces begin among the next 64 bytes, as far as they are ASCII: a bit for each.
 
     A piece begins at i. Whether one begins at another byte can be seen from the byte before it and
@@ -121,8 +144,10 @@ def starts_gpt2(text, i, n):
         a letter, digit, sign   where its kind of run begins, unless a space before leads it
         a blank                 where a run of blanks begins, and where its last one leads a word
 
-    Only a contraction has to be looked at by itself.
+    Numbers that are split off are led by no blank. Only a contraction has to be looked at by
+    itself.
     """
+    (digits_are,) = switches
     letters = upper_case(text, i) | lower_case(text, i)
     digits, blanks, strangers = digits_at(text, i), blanks_at(text, i), not_ascii(text, i)
     spaces = bytes_between(text, i, SPACE_BYTE, SPACE_BYTE)
@@ -131,6 +156,9 @@ def starts_gpt2(text, i, n):
     starts = letters & ~(letters << ONE) | digits & ~(digits << ONE) | signs & ~(signs << ONE)
     starts &= ~(spaces << ONE)
     starts |= blanks & ~(blanks << ONE & blanks >> ONE)
+    if digits_are != LED:
+        starts &= ~(blanks & blanks << ONE & digits >> ONE)
+        starts |= digits if digits_are == ONE_BY_ONE else digits & ~(digits << ONE)
     starts |= ONE
 
     decided = first_bits(min(first_set_bit(strangers), n - i) - LOOK_AHEAD)
@@ -146,47 +174,41 @@ def starts_gpt2(text, i, n):
 
 
 @kernel
-def scan_gpt2(text_array, i, n, class_table, ends):
-    """`scan`, for the pattern gpt2."""
-    return scan(text_array, i, n, class_table, ends, next_gpt2, starts_gpt2)
+def scan_gpt2(text_array, i, n, class_table, ends, switches):
+    """`scan`, for GPT-2's pattern and its kin."""
+    return scan(text_array, i, n, class_table, ends, switches, next_gpt2, starts_gpt2)
 
 
-# ---- cl100k ----
+# ---- cl100k's ----
 
 
 @helper
-def next_of_either_cl100k(text, i, n, classes, keep_last_blanks):
-    """Where the piece of text[:n] that begins at i ends, by the pattern of cl100k_base.
-
-    keep_last_blanks  whether blanks at the very end stay in one piece
-    """
+def next_word(text, i, n, classes, switches):
+    """Where the piece of text[:n] that begins at i ends, by a pattern of cl100k's kind."""
+    digits, letters, contractions, tail, keeps_last_blanks = switches
     first = byte_at(text, i)
-    if first == APOSTROPHE:
+    if contractions == BEFORE and first == APOSTROPHE:
         end = end_of_contraction(text, i, n, True)
         if end > 0:
             return end
     kind, after = character_at(text, i, classes)
-    if kind & LETTER:
-        return end_of_letters(text, after, n, classes)
+    end = end_of_word(text, i, n, classes, letters)
+    if end > 0:
+        return with_contraction(text, end, n) if contractions == AFTER else end
     if kind & NUMBER:
-        return end_of_three_numbers(text, i, n, classes)
-    if not kind & NEWLINE:
-        # One character, not a letter, may lead a word: [^\r\n\p{L}\p{N}]?\p{L}+
-        if after < n:
-            next_kind, next_after = character_at(text, after, classes)
-            if next_kind & LETTER:
-                return end_of_letters(text, next_after, n, classes)
-            if first == SPACE_BYTE and next_kind & PUNCTUATION:
-                kind, after = next_kind, next_after
-        if kind & PUNCTUATION:
-            end = end_of_run(text, after, n, classes, PUNCTUATION)
-            while end < n and (
-                byte_at(text, end) == LINE_FEED or byte_at(text, end) == CARRIAGE_RETURN
-            ):
-                end += 1
-            return end
+        return end_of_numbers(text, i, n, classes, digits)
+    signs = OTHER if letters == WITH_MARKS else PUNCTUATION
+    if first == SPACE_BYTE and after < n:
+        next_kind, next_after = character_at(text, after, classes)
+        if next_kind & signs:
+            kind, after = next_kind, next_after
+    if kind & signs:
+        end = end_of_run(text, after, n, classes, signs)
+        while end < n and is_tail(byte_at(text, end), tail):
+            end += 1
+        return end
     end, last, after_newline = end_of_blanks(text, i, n, classes)
-    if keep_last_blanks and end == n:
+    if keeps_last_blanks and end == n:
         return end
     if after_newline > 0:
         return after_newline
@@ -194,55 +216,45 @@ def next_of_either_cl100k(text, i, n, classes, keep_last_blanks):
 
 
 @helper
-def next_cl100k(text, i, n, classes):
-    """As tiktoken has it: blanks at the very end stay in one piece."""
-    return next_of_either_cl100k(text, i, n, classes, True)
+def is_tail(byte, tail):
+    """Whether a byte may follow punctuation and belong to it."""
+    newline = byte in (LINE_FEED, CARRIAGE_RETURN)
+    return tail != NOTHING and newline or tail == SLASHES and byte == SLASH
 
 
 @helper
-def next_cl100k_huggingface(text, i, n, classes):
-    """As Hugging Face has it: blanks at the very end are cut like any others."""
-    return next_of_either_cl100k(text, i, n, classes, False)
+def end_of_word(text, i, n, classes, letters):
+    """Match a word, which a blank or a sign may lead; return the end, or 0."""
+    kind, after = character_at(text, i, classes)
+    if letters == CASED:
+        return end_of_word_in_two_cases(text, i, n, classes, kind, after)
+    of_words = LETTER | MARK if letters == WITH_MARKS else LETTER
+    if kind & of_words:
+        return end_of_letters(text, after, n, classes, of_words)
+    if after < n and not kind & (NUMBER | NEWLINE):
+        kind, after = character_at(text, after, classes)
+        if kind & of_words:
+            return end_of_letters(text, after, n, classes, of_words)
+    return np.int64(0)
 
 
 @helper
-def starts_cl100k(text, i, n):
-    """As `starts_gpt2`. Here a blank or a lone sign leads a word, and only a blank leads signs."""
-    letters = upper_case(text, i) | lower_case(text, i)
-    digits, blanks, strangers = digits_at(text, i), blanks_at(text, i), not_ascii(text, i)
-    newlines = newlines_at(text, i)
-    spaces = bytes_between(text, i, SPACE_BYTE, SPACE_BYTE)
-    signs = ~(letters | digits | blanks | strangers)
-
-    of_signs = signs & ~(signs << ONE) & ~(spaces << ONE)
-    leading = blanks & ~newlines | of_signs
-    starts = ONE | of_signs | letters & ~(letters << ONE) & ~(leading << ONE)
-    starts |= every_third(digits) | starts_of_blanks(blanks, newlines, signs)
-
-    decided = decided_bits(blanks, min(first_set_bit(strangers), n - i))
-    apostrophes = bytes_between(text, i, APOSTROPHE, APOSTROPHE) & of_signs & decided
-    while apostrophes != 0:
-        j = first_set_bit(apostrophes)
-        apostrophes &= apostrophes - ONE
-        end = end_of_contraction(text, i + j, n, True)
-        if end > 0:
-            starts |= ONE << np.uint64(end - i) & letters
-    return starts & decided
-
-
-@kernel
-def scan_cl100k(text_array, i, n, class_table, ends):
-    """`scan`, for the pattern cl100k."""
-    return scan(text_array, i, n, class_table, ends, next_cl100k, starts_cl100k)
-
-
-@kernel
-def scan_cl100k_huggingface(text_array, i, n, class_table, ends):
-    """`scan`, for the pattern cl100k-huggingface."""
-    return scan(text_array, i, n, class_table, ends, next_cl100k_huggingface, starts_cl100k)
-
-
-# ---- o200k ----
+def end_of_word_in_two_cases(text, i, n, classes, kind, after):
+    """As `end_of_word`, where a capital after a small letter begins another word."""
+    if kind & (NUMBER | NEWLINE):
+        return np.int64(0)
+    word = i if kind & LETTER else after
+    if word < n:
+        first_kind, _ = character_at(text, word, classes)
+        if first_kind & (LETTER | MARK):
+            end = end_of_cased_word(text, word, n, classes)
+            if end == 0 and not kind & MARK:
+                end = end_of_run(text, word, n, classes, UPPER)
+            if end > 0:
+                return end
+    if kind & MARK:  # a mark may lead a word, but is also a letter of one
+        return end_of_cased_word(text, i, n, classes)
+    return np.int64(0)
 
 
 @helper
@@ -288,46 +300,9 @@ def with_contraction(text, end, n):
 
 
 @helper
-def next_o200k(text, i, n, classes):
-    """Where the piece of text[:n] that begins at i ends, by the pattern of o200k_base."""
-    kind, after = character_at(text, i, classes)
-    if not kind & (NUMBER | NEWLINE):
-        # One character, not a letter, may lead a word.
-        word = i if kind & LETTER else after
-        if word < n:
-            first_kind, _ = character_at(text, word, classes)
-            if first_kind & (LETTER | MARK):
-                end = end_of_cased_word(text, word, n, classes)
-                if end == 0 and not kind & MARK:
-                    end = end_of_run(text, word, n, classes, UPPER)
-                if end > 0:
-                    return with_contraction(text, end, n)
-        if kind & MARK:  # a mark may lead a word, but is also a letter of one
-            return with_contraction(text, end_of_cased_word(text, i, n, classes), n)
-    if kind & NUMBER:
-        return end_of_three_numbers(text, i, n, classes)
-    if byte_at(text, i) == SPACE_BYTE and after < n:
-        next_kind, next_after = character_at(text, after, classes)
-        if next_kind & PUNCTUATION:
-            kind, after = next_kind, next_after
-    if kind & PUNCTUATION:
-        end = end_of_run(text, after, n, classes, PUNCTUATION)
-        while end < n and (
-            byte_at(text, end) == LINE_FEED
-            or byte_at(text, end) == CARRIAGE_RETURN
-            or byte_at(text, end) == SLASH
-        ):
-            end += 1
-        return end
-    end, last, after_newline = end_of_blanks(text, i, n, classes)
-    if after_newline > 0:
-        return after_newline
-    return leave_one_blank(end, last, i, n)
-
-
-@helper
-def starts_o200k(text, i, n):
-    """As `starts_cl100k`. A capital after a small letter begins a word, a contraction ends one."""
+def starts_words(text, i, n, switches):
+    """As `starts_gpt2`. Here a blank or a lone sign leads a word, and only a blank leads signs."""
+    digits_are, letters_are, contractions, tail, _ = switches
     capitals, small = upper_case(text, i), lower_case(text, i)
     letters = capitals | small
     digits, blanks, strangers = digits_at(text, i), blanks_at(text, i), not_ascii(text, i)
@@ -338,36 +313,42 @@ def starts_o200k(text, i, n):
     of_signs = signs & ~(signs << ONE) & ~(spaces << ONE)
     leading = blanks & ~newlines | of_signs
     starts = ONE | of_signs | letters & ~(letters << ONE) & ~(leading << ONE)
-    starts |= capitals & small << ONE
-    starts |= every_third(digits) | starts_of_blanks(blanks, newlines, signs)
+    starts |= starts_of_numbers(digits, digits_are)
+    starts |= starts_of_blanks(blanks, newlines, signs if tail != NOTHING else np.uint64(0))
+    if letters_are == CASED:
+        starts |= capitals & small << ONE
 
-    # A slash after newlines may belong to the signs before them: that is left to `next_o200k`.
-    odd = bytes_between(text, i, SLASH, SLASH) & newlines << ONE | strangers
+    odd = strangers
+    if tail == SLASHES:  # after newlines it may belong to the signs before them: for `next_word`
+        odd |= bytes_between(text, i, SLASH, SLASH) & newlines << ONE
     decided = decided_bits(blanks, min(first_set_bit(odd), n - i))
-    apostrophes = bytes_between(text, i, APOSTROPHE, APOSTROPHE) & letters << ONE & decided
-    last_end = i
+    if contractions == NOWHERE:
+        return starts & decided
+    may_begin = of_signs if contractions == BEFORE else letters << ONE
+    apostrophes = bytes_between(text, i, APOSTROPHE, APOSTROPHE) & may_begin & decided
+    last_end = np.int64(-1)
     while apostrophes != 0:
         j = first_set_bit(apostrophes)
         apostrophes &= apostrophes - ONE
         end = end_of_contraction(text, i + j, n, True)
-        if end > 0 and last_end != i + j:  # a word has one contraction at most
-            starts &= ~(ONE << np.uint64(j))
-            starts |= ONE << np.uint64(end - i) & letters
+        if end > 0 and (contractions == BEFORE or last_end != i + j):  # a word ends in one at most
+            of_it = first_bits(end - i) & ~first_bits(j + (contractions == BEFORE))
+            starts = starts & ~of_it | ONE << np.uint64(end - i) & letters
             last_end = end
     return starts & decided
 
 
 @kernel
-def scan_o200k(text_array, i, n, class_table, ends):
-    """`scan`, for the pattern o200k."""
-    return scan(text_array, i, n, class_table, ends, next_o200k, starts_o200k)
+def scan_words(text_array, i, n, class_table, ends, switches):
+    """`scan`, for cl100k's pattern and its kin."""
+    return scan(text_array, i, n, class_table, ends, switches, next_word, starts_words)
 
 
 # ---- characters ----
 
 
 @kernel
-def scan_characters(text_array, i, n, class_table, ends):
+def scan_characters(text_array, i, n, class_table, ends, _switches):
     """As `scan`, each character being a piece: its first byte says how long it is."""
     text = text_array.ctypes.data
     k = 0
@@ -379,10 +360,4 @@ def scan_characters(text_array, i, n, class_table, ends):
     return k
 
 
-SCANNERS = {
-    "gpt2": scan_gpt2,
-    "cl100k": scan_cl100k,
-    "cl100k-huggingface": scan_cl100k_huggingface,
-    "o200k": scan_o200k,
-    "characters": scan_characters,
-}
+SCANNERS = {"gpt2": scan_gpt2, "words": scan_words, "characters": scan_characters}

@@ -6,8 +6,9 @@ regular-expression engine reads them alike. All of them say, with small differen
 the blank before it, a number, a run of punctuation, a run of blanks but for the last one, which
 belongs to the word that follows.
 
-The patterns named here have a kernel each in `scanning.py`. Any other regular expression is run by
-the `regex` package, with its own idea of Unicode.
+The patterns named here, and others that differ from them in a few settings (`switches.py`), have a
+kernel in `scanning.py`. Any other regular expression is run by the `regex` package, with its own
+idea of Unicode.
 """
 
 import re
@@ -18,6 +19,7 @@ import numpy as np
 import regex
 
 from .dialects import as_hugging_face_reads, as_tiktoken_reads
+from .switches import Kernel, kernel_of, our_spelling
 
 PATTERNS = {
     # OpenAI's GPT-2 and GPT-3: gpt2, r50k_base, p50k_base
@@ -44,14 +46,7 @@ PATTERNS = {
     "characters": r"[\s\S]",
 }
 
-
-# The same patterns as others write them.
-OTHER_SPELLINGS = {
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s": "gpt2",
-}
-# These only where {1,3}+ means what it means to tiktoken (see dialects.py).
+# As tiktoken writes them; only where {1,3}+ means what it means to tiktoken (see dialects.py).
 TIKTOKENS_SPELLINGS = {
     (
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
@@ -85,8 +80,7 @@ def known_pattern(pattern: str) -> str:
         raise ValueError(f"a pattern is a text (str), got {type(pattern).__name__}")
     if pattern in PATTERNS:
         return pattern
-    named = {known: name for name, known in PATTERNS.items()}
-    named |= OTHER_SPELLINGS | TIKTOKENS_SPELLINGS | TIKTOKENS_NAMES
+    named = TIKTOKENS_SPELLINGS | TIKTOKENS_NAMES
     if pattern in named:
         return named[pattern]
     if A_WORD.fullmatch(pattern):
@@ -94,13 +88,31 @@ def known_pattern(pattern: str) -> str:
             f"there is no pattern named {pattern!r}; there are {', '.join(PATTERNS)}. (As a "
             "regular expression, a word would split off nothing but itself.)"
         )
-    return as_tiktoken_reads(pattern)
+    return _with_kernel(pattern) or as_tiktoken_reads(pattern)
 
 
 def pattern_in_json(expression: str) -> str:
-    """As `known_pattern`, for an expression in a tokenizer.json."""
-    named = {known: name for name, known in PATTERNS.items()} | OTHER_SPELLINGS
-    return known_pattern(named.get(expression) or as_hugging_face_reads(expression))
+    """As `known_pattern`, for an expression in a tokenizer.json, where no name means anything."""
+    return _with_kernel(expression) or not_a_name(as_hugging_face_reads(expression))
+
+
+def not_a_name(expression: str) -> str:
+    """Write an expression so that it is not taken for the name of a pattern."""
+    return f"(?:{expression})" if A_WORD.fullmatch(expression) else expression
+
+
+def kernel_for(pattern: str) -> Kernel | None:
+    """The kernel that splits by a pattern, given by its name or as an expression, if it has one."""
+    return kernel_of(PATTERNS.get(pattern, pattern))
+
+
+def _with_kernel(expression: str) -> str:
+    """The name of an expression that has a kernel, or else our spelling; "" if it has none."""
+    kernel = kernel_of(expression)
+    if kernel is None:
+        return ""
+    names = (name for name, known in PATTERNS.items() if kernel_of(known) == kernel)
+    return next(names, our_spelling(expression))
 
 
 def compile_pattern(pattern: str) -> regex.Pattern:
@@ -173,15 +185,16 @@ def splitter(pattern: str) -> Splitter:
     from .scanning import SCANNERS
     from .unicode_classes import unicode_classes
 
-    if pattern not in SCANNERS:
+    kernel = kernel_for(pattern)
+    if kernel is None:
         compiled = compile_pattern(pattern)
         return lambda text, n, room: _split_by_expression(text, n, room, compiled)
-    scan, classes = SCANNERS[pattern], unicode_classes()
+    scan, switches, classes = SCANNERS[kernel.name], kernel.switches, unicode_classes()
 
     def split_by_kernel(text: np.ndarray, n: int, room: np.ndarray) -> Iterator[np.ndarray]:
         i = 0
         while i < n:
-            count = scan(text, i, n, classes, room)
+            count = scan(text, i, n, classes, room, switches)
             i = int(room[count - 1])
             yield room[:count]
 
@@ -197,7 +210,9 @@ def splitter_within(pattern: str, piece_ends: np.ndarray) -> Splitter:
     from .scanning import SCANNERS
     from .unicode_classes import unicode_classes
 
-    scan, classes = SCANNERS[pattern], unicode_classes()
+    kernel = kernel_for(pattern)
+    assert kernel is not None, f"pattern {pattern!r} has no kernel"
+    scan, switches, classes = SCANNERS[kernel.name], kernel.switches, unicode_classes()
 
     def split(text: np.ndarray, _n: int, room: np.ndarray) -> Iterator[np.ndarray]:
         i = k = 0  # where we are in the text, and in the room
@@ -206,7 +221,7 @@ def splitter_within(pattern: str, piece_ends: np.ndarray) -> Splitter:
                 if k == len(room):
                     yield room
                     k = 0
-                k += scan(text, i, end, classes, room[k:])
+                k += scan(text, i, end, classes, room[k:], switches)
                 i = int(room[k - 1])
         if k:
             yield room[:k]

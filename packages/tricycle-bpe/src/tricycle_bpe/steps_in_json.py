@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import regex
 
-from .splitting import PATTERNS, compile_pattern, pattern_in_json
+from .splitting import compile_pattern, kernel_for, not_a_name, pattern_in_json
 from .steps import (
     BEHAVIOURS,
     Step,
@@ -21,8 +21,10 @@ from .steps import (
     punctuation,
     split,
 )
+from .switches import AFTER_DIGITS, IN_RUNS, ONE_BY_ONE
 
 WHOLE_TEXT = r"[\s\S]+"
+GPT2 = (split, "gpt2", "Isolated", False)
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 MOST_STEPS, DEEPEST = 32, 8  # more than any published tokeniser has
 OTHER_KINDS = {  # of normalisers and pre-tokenisers that belong to other kinds of tokeniser
@@ -39,7 +41,7 @@ class Pipeline(NamedTuple):
     """What comes before the merges.
 
     steps          what makes each step but the last, in their order
-    pattern        the last: a name in PATTERNS or an expression; WHOLE_TEXT if it cuts nothing more
+    pattern        the last: a name in PATTERNS, or an expression; WHOLE_TEXT if all is cut
     in_characters  whether the pieces are bytes written as characters
     by_character   whether each step looks at one character at a time
     """
@@ -95,6 +97,9 @@ def pipeline_in(node: Any) -> Pipeline:
             cuts.append((lambda: bytes_as_characters,))
     in_characters = kinds[-1] != "ByteLevel"
     pattern = WHOLE_TEXT
+    if len(cuts) > 1 and cuts[-2][0] is digits and cuts[-1] == GPT2:
+        together = AFTER_DIGITS[ONE_BY_ONE if cuts[-2][1] else IN_RUNS]
+        cuts[-2:] = [(split, together, "Isolated", False)]
     if cuts and cuts[-1][0] is split and _only_cuts(*cuts[-1][1:]) and not in_characters:
         pattern = cuts.pop()[1]
     return Pipeline(
@@ -108,7 +113,7 @@ def pipeline_in(node: Any) -> Pipeline:
 def _only_cuts(pattern: str, behaviour: str, invert: bool) -> bool:
     """Whether a split is a pattern of ours: pieces are the matches, and what lies between them."""
     if (behaviour, invert) == ("Removed", True):  # of a known one, nothing lies between
-        return pattern in PATTERNS
+        return kernel_for(pattern) is not None
     return (behaviour, invert) == ("Isolated", False)
 
 
@@ -118,7 +123,7 @@ def _read_split(node: dict) -> list[tuple[Any, ...]]:
     if isinstance(written.get("Regex"), str):
         expression = pattern_in_json(written["Regex"])
     elif isinstance(written.get("String"), str):
-        expression = regex.escape(written["String"])
+        expression = not_a_name(regex.escape(written["String"]))
     else:
         raise ValueError(f"expected a Regex or a String in 'pattern', found {pattern!r:.80}")
     compile_pattern(expression)  # a broken one is an error now, not at the first text
@@ -138,7 +143,7 @@ def _read_byte_level(node: dict) -> list[tuple[Any, ...]]:
     if _flag(node, "add_prefix_space", True):
         cuts.append((lambda: blank_in_front,))
     if _flag(node, "use_regex", True):
-        cuts.append((split, "gpt2", "Isolated", False))
+        cuts.append(GPT2)
     return cuts
 
 

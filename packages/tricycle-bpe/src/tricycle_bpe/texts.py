@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .progress import Progress
-from .splitting import PATTERNS
+from .splitting import kernel_for
 
 PART_BYTES = 1 << 20  # of text that a worker takes at once
 
-# Every named pattern splits between an ASCII letter or digit and a newline: no piece has one right
-# after the other. Both parts are then split exactly as the whole would be: a pattern looks ahead
-# only to see whether blanks continue. (Between a full stop and a newline this does not hold:
-# cl100k keeps them together.)
+# Every pattern that has a kernel splits between an ASCII letter or digit and a newline: no piece
+# has one right after the other. Both parts are then split exactly as the whole would be: a pattern
+# looks ahead only to see whether blanks continue. (Between a full stop and a newline this does not
+# hold: cl100k keeps them together.)
 BEFORE_CUT = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 
 
@@ -92,9 +92,9 @@ def read_in_parts(file: BinaryIO, pattern: str, part_bytes: int) -> Iterator[byt
     """Read a file of UTF-8 text in parts that can be split, and encoded, one by one.
 
     A part has about `part_bytes` bytes, more where there is no safe place to cut. A pattern that
-    has no name here may look at anything, so its text is one part.
+    has no kernel may look at anything, so its text is one part.
     """
-    if pattern not in PATTERNS:
+    if kernel_for(pattern) is None:
         yield file.read()
         return
     unfinished: list[bytes] = []  # blocks of one part, none of which has had a safe place

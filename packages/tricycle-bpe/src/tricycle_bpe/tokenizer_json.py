@@ -30,8 +30,9 @@ from .formats import (
 )
 from .framing import around_in
 from .rules import Rules
-from .splitting import PATTERNS
+from .splitting import PATTERNS, kernel_for
 from .steps_in_json import forms_in, pipeline_in
+from .switches import LED, ONE_BY_ONE
 from .whole_files import write_whole
 
 FLAG_NAMES = ("single_word", "lstrip", "rstrip", "normalized")  # in the order of Flags
@@ -97,8 +98,13 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
 
 def _node_of(pattern: str) -> dict[str, Any]:
     """The node of a pattern: GPT-2's is ByteLevel's own, others are a Split before it."""
-    if pattern == "gpt2":
-        return {**BYTE_LEVEL, "use_regex": True}
+    kernel = kernel_for(pattern)
+    if kernel is not None and kernel.name == "gpt2":
+        digits, byte_level = kernel.switches[0], {**BYTE_LEVEL, "use_regex": True}
+        if digits == LED:
+            return byte_level
+        apart = {"type": "Digits", "individual_digits": digits == ONE_BY_ONE}
+        return {"type": "Sequence", "pretokenizers": [apart, byte_level]}
     split = {
         "type": "Split",
         "pattern": {"Regex": PATTERNS.get(pattern, pattern)},
