@@ -25,7 +25,7 @@ from tricycle_bpe import Tokeniser
 from tricycle_gpt import GPT, GPTConfig, read_metrics, to_huggingface
 
 APP = Path(__file__).parents[1] / "apps" / "train_gpt2"
-KILLS = 10 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 2
+KILLS = 10 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 1
 
 
 def split(text):

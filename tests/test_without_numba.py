@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 ROOT = Path(__file__).parents[1]
 OPERATIONS = (
@@ -62,9 +61,10 @@ def test_training_goes_the_same_way():
     np.testing.assert_allclose(plain, compiled, rtol=1e-5)
 
 
-@pytest.mark.parametrize("operation", OPERATIONS.split())
-def test_an_operation_passes_its_own_tests(operation):
-    file = f"packages/tricycle-nn/tests/test_{operation}.py"
-    done = run("-m", "pytest", "-q", "-k", NOT_FOR_PLAIN_PYTHON, file, NUMBA_DISABLE_JIT="1")
+def test_operations_pass_their_own_tests():
+    files = [f"packages/tricycle-nn/tests/test_{name}.py" for name in OPERATIONS.split()]
+    words = ["-m", "pytest", "-q", "-rpfE", "-k", NOT_FOR_PLAIN_PYTHON, *files]
+    done = run(*words, NUMBA_DISABLE_JIT="1")
     assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
+    for file in files:
+        assert f"PASSED {file}" in done.stdout

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# .ci/run has all tests run from the sources, too: here those that start many processes can go.
+# .ci/run has all tests run from the sources, too: here those that take seconds each can go.
 CHOSEN = ["-m", "not slow"] if "CI" in os.environ else []
 PACKAGES = sorted(path.name for path in (ROOT / "packages").iterdir())
 

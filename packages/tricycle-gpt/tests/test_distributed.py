@@ -1,5 +1,6 @@
 """Ranks that mpiexec starts: how they talk, and how they end."""
 
+import os
 import signal
 import sys
 import time
@@ -13,6 +14,8 @@ from tricycle_gpt.runs.checkpoint import list_checkpoints
 from tricycle_gpt.runs.distributed import LAUNCHED, Alone, check_launcher, cores_of_one
 
 pytestmark = pytest.mark.slow  # it starts many processes
+
+LONG = os.environ.get("TRICYCLE_TEST_LONG") == "1"
 
 # ---- Talking ----
 
@@ -188,7 +191,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path):
     assert load_newest_checkpoint(tmp_path / "checkpoints").step == 6
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *[signal.SIGINT] * LONG])
 def test_a_signal_to_mpiexec_ends_with_a_checkpoint(tmp_path, number):
     program = """
 with communicate() as ranks:

@@ -18,7 +18,7 @@ from tricycle_gpt.runs.metrics import MetricsLog
 
 pytestmark = pytest.mark.slow  # it starts many processes
 
-KILLS = 200 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 10
+KILLS = 200 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 5
 
 PROGRAM = """
 import sys, numpy as np

@@ -13,6 +13,7 @@ from tricycle_gpt.generation import next_scores
 from tricycle_nn import dropout_off
 
 
+@pytest.mark.slow
 def test_the_cache_changes_no_token_for_any_length_of_prompt(model):
     window = model.config.context_window
     for length in (1, 2, window - 1, window, window + 1, 3 * window):

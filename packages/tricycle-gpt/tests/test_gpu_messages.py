@@ -238,6 +238,7 @@ def train_on(ranks):
     return model.state_dict(), optimiser.state_dict(), norms
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not nvrtc.is_there(), reason="NVRTC is not installed")
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_with_a_gpu_each_train_as_one_does(on_gpus, size):

@@ -24,7 +24,10 @@ from tricycle_gpt.runs.optimiser import make_optimiser
 from tricycle_nn import gradient_norm
 from tricycle_nn.clipping import scale_for_norm
 
-pytestmark = pytest.mark.skipif(not nvrtc.is_there(), reason="NVRTC is not installed")
+pytestmark = [
+    pytest.mark.skipif(not nvrtc.is_there(), reason="NVRTC is not installed"),
+    pytest.mark.slow,
+]
 
 LONG = os.environ.get("TRICYCLE_TEST_LONG") == "1"
 VOCABULARY, WINDOW = 37, 12

@@ -255,6 +255,7 @@ print(train(model, stream, settings(hang_seconds={seconds}), {folder!r}).finishe
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.5, 0.0])
 def test_a_step_that_hangs_shows_its_stack_and_may_go_on(tmp_path, seconds):
     tests = os.path.dirname(__file__)

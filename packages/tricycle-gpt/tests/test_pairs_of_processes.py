@@ -13,7 +13,7 @@ from tricycle_gpt.runs.checkpoint import list_checkpoints
 
 pytestmark = pytest.mark.slow  # it starts many processes
 
-PAIRS = 24 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 3
+PAIRS = 24 if os.environ.get("TRICYCLE_TEST_LONG") == "1" else 2
 STEPS = 60 * PAIRS
 
 PROGRAM = """

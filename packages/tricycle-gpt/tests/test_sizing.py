@@ -42,6 +42,7 @@ def test_the_size_is_the_largest_that_gets_its_tokens_a_parameter(machine, minut
     assert 60 * minutes * machine.flops / flops < LEAST * parameters
 
 
+@pytest.mark.slow
 def test_more_time_never_means_a_smaller_model(machine):
     widths = [choose_size(4096, None, 2.0**k)[0].embedding_dim for k in range(12)]
     assert widths == sorted(widths)

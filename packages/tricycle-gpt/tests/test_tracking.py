@@ -136,6 +136,7 @@ def test_a_run_that_stopped_before_its_first_checkpoint_goes_on_by_its_note(here
     assert names[0] == names[1] == (here / "note.txt").read_text().strip()
 
 
+@pytest.mark.slow
 def test_a_run_is_told_to_a_real_server(here, monkeypatch):
     uri = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]

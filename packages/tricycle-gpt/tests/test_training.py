@@ -64,6 +64,7 @@ def test_one_batch_is_learned_by_heart(model):
     assert losses[-1] < 0.02
 
 
+@pytest.mark.slow
 def test_definitions_train_a_small_gpt_to_the_same_loss():
     config = GPTConfig(vocab_size=65, context_window=64, embedding_dim=128, n_layers=4, n_heads=4)
     steps = DEFINED_STEPS

@@ -32,7 +32,8 @@ prange = range
 # No "fastmath": the compiler may neither reorder sums nor contract a·b + c, for it would do so in
 # another way on each kind of processor, and the bits of a run would differ; and it must not assume
 # that infinities and NaNs never occur, for attention masks with -inf and errors must stay visible.
-FLAGS = {"error_model": "numpy", "nogil": True}
+# Nor what C would call a kernel by: nobody does, and it is compiled with each.
+FLAGS = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
 
 # NUMBA_DISABLE_JIT=1: kernels run as the Python that they are written in.  Very slow, but one can
 # step through them with a debugger, and find out whether a bug is the compiler's.
