@@ -1,5 +1,8 @@
 """What every optimiser shares; each test runs with both."""
 
+import copy
+from multiprocessing.reduction import ForkingPickler  # how "spawn" sends things
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -724,6 +727,31 @@ def test_a_step_between_two_backward_passes_of_one_forward_pass_is_an_error():
         second.backward()
     (weight * weight).sum().backward()
     optimiser.step()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "travel",
+    [copy.deepcopy, lambda pair: ForkingPickler.loads(ForkingPickler.dumps(pair))],
+    ids=["deepcopy", "pickle"],
+)
+def test_a_model_and_its_optimiser_travel_together(make, travel):
+    def step(model, optimiser):
+        cross_entropy(model(Tensor(np.eye(3, dtype=np.float32))), np.array([0, 1, 1])).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    model = Linear(3, 2, rng=np.random.default_rng(0))
+    optimiser = make(model.named_parameters())
+    step(model, optimiser)
+    cross_entropy(model(Tensor(np.ones((1, 3), np.float32))), np.array([1])).backward()
+    before = model.weight.numpy().copy()
+    there = travel((model, optimiser))
+    step(*there)
+    np.testing.assert_array_equal(model.weight.numpy(), before)
+    step(model, optimiser)
+    np.testing.assert_array_equal(there[0].weight.numpy(), model.weight.numpy())
+    assert np.abs(there[0].weight.numpy() - before).max() > 0.01
 
 
 def test_old_moments_by_position_beside_names_are_refused_with_what_to_do():

@@ -115,6 +115,11 @@ class Arena:
         _arena_of.update(dict.fromkeys(self.places, self))
         self.adopt()
 
+    def __reduce__(self):
+        # Windows of a copy would each have memory of their own, and no step would move a tensor:
+        # pickle and deepcopy make a new arena, of the tensors that travel with it.
+        return Arena, (self.tensors,)
+
     def windows(self, flat: Any) -> list[Any]:
         """One view for each tensor on a flat array of the arena's size."""
         return [
