@@ -176,16 +176,19 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
     return getitem(x, (slice(None),) * axis + (indices,))
 
 
-def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Tensor:
+def take_along_axis(x: Any, indices: Any, axis: int | None = -1) -> Tensor:
     """One entry, or several, from each row: the rows run along `axis`.
 
     indices  integers of x's shape, except along `axis`; axes of length 1 stretch
+    axis     None takes x as one row, and one row of indices
 
     >>> take_along_axis(Tensor([[1, 2, 3], [4, 5, 6]]), [[2], [0]], axis=1)
     Tensor([[3],
             [4]], dtype=int64)
     """
     x = as_tensor(x)
+    if axis is None:
+        x, axis = ravel(x), 0
     axis = normalise_axis("take_along_axis", axis, x.shape)
     indices = _integers("take_along_axis", x, indices)
     pairs = enumerate(zip(x.shape, indices.shape))

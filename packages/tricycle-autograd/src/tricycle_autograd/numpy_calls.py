@@ -26,7 +26,14 @@ import numpy as np
 from tricycle_autograd.tensor import Tensor
 
 # numpy's names for functions that have another one here.
-OTHER_NAMES = {"absolute": "abs", "fabs": "abs", "rint": "round", "amax": "max", "amin": "min"}
+OTHER_NAMES = {
+    "absolute": "abs",
+    "fabs": "abs",
+    "amax": "max",
+    "amin": "min",
+    "rint": "round",
+    "around": "round",
+}
 # Others of numpy.linalg have the names of functions here that do another thing (trace, diagonal).
 OF_LINALG = ("norm", "matmul", "tensordot")
 # What these tell of numbers does not change when the numbers move a little.
@@ -39,7 +46,18 @@ WITHOUT_GRADIENT = """
 """
 
 # Arguments of numpy's that change how it finds a result, and not the result.
-CHANGES_NO_NUMBER = {"einsum": ("optimize",)}
+CHANGES_NO_NUMBER = {
+    "einsum": ("optimize",),
+    "sort": ("kind", "stable"),  # ours is stable
+    "argsort": ("kind", "stable"),
+    "median": ("overwrite_input",),
+    "nan_to_num": ("copy",),
+}
+REFUSED = {
+    "reduce": "sum(), prod(), max() and min() are such functions",
+    "accumulate": "cumsum() and cumprod() are such functions",
+    "outer": "outer() multiplies so; for others give the arrays axes of length 1, x[:, None] + y",
+}
 
 
 def check_caller(frame: Any) -> None:
@@ -70,8 +88,11 @@ def call_ufunc(
     Raises TypeError for a function that there is not, and for numpy's further options.
     """
     name = ufunc.__name__
-    if options or method != "__call__":
-        asked = ", ".join([f"{option}=" for option in options]) or method
+    if method != "__call__":
+        advice = REFUSED.get(method, "there is no such function here")
+        raise TypeError(f"np.{name}.{method} has no gradient here: {advice}")
+    if options:
+        asked = ", ".join([f"{option}=" for option in options])
         raise TypeError(
             f"np.{name} of tensors goes without {asked}: tensors are values, which nothing writes "
             "into; write x = x + y in place of x += y where x is an array"
@@ -93,9 +114,10 @@ def call_function(
         return function(*_numbers(args), **_numbers(options))
     ours = _function(here, name, function)
     theirs = _parameters(function)
+    without = CHANGES_NO_NUMBER.get(name, ())
+    options = {key: value for key, value in options.items() if key not in without}
     if not theirs or any(kind is inspect.Parameter.VAR_POSITIONAL for _, kind, _ in theirs):
-        without = CHANGES_NO_NUMBER.get(name, ())
-        return ours(*args, **{key: value for key, value in options.items() if key not in without})
+        return ours(*args, **options)
     return ours(**_by_our_names(name, ours, theirs, args, options))
 
 
