@@ -462,6 +462,22 @@ def test_mutated_files_are_read_or_are_one_error(tmp_path):
     assert min(outcomes) > 100
 
 
+def test_a_parquet_file_that_contradicts_itself_does_not_end_the_process(tmp_path):
+    """Any byte of what it tells of itself: one of them makes pyarrow abort, where it is asked for a
+    column's size before the column is read."""
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"text": ["one", "two"] * 4}), path)
+    whole, refused = path.read_bytes(), 0
+    for i in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole)):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 3]) + whole[i + 1 :])
+        try:
+            list(read_documents(path))
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 50
+
+
 def mutated(data, rng):
     """Spoil a file a little: change, drop, double or cut some of its bytes."""
     data = bytearray(data)

@@ -85,19 +85,18 @@ def _check_column(pyarrow: ModuleType, schema, column: str, path: Path) -> list[
     return fields
 
 
-def _rows_at_once(group, column: str) -> int:
+def _rows_at_once(table, group: int, name: str) -> int:
     """So many rows that they fit in BYTES_AT_ONCE even if each is as long as all that differ.
 
     A text that comes again and again is written once, so a small file may hold very much.
+
+    One row is read before: where what a file tells of a column contradicts itself that is an error,
+    while pyarrow, asked for the column's size alone, ends the process.
     """
-    size = max(
-        (
-            group.column(k).total_uncompressed_size
-            for k in range(group.num_columns)
-            if group.column(k).path_in_schema.split(".")[0] == column
-        ),
-        default=0,
-    )
+    next(table.iter_batches(1, row_groups=[group], columns=[name]), None)
+    told, schema = table.metadata.row_group(group), table.metadata.schema
+    paths = [schema.column(k).path for k in range(told.num_columns)]
+    size = told.column(paths.index(name)).total_uncompressed_size if name in paths else 0
     return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE // max(size, 1)))
 
 
@@ -105,7 +104,7 @@ def _texts(
     table, fields: list[str], start: tuple[int, int], path: Path, complain: Callable[[str], None]
 ) -> Iterator[tuple[int, int, str]]:
     first_group, first_row = start
-    n_groups = table.num_row_groups
+    n_groups, name = table.num_row_groups, ".".join(fields)
     if start != (0, 0) and not (
         0 <= first_group < n_groups
         and 0 <= first_row <= table.metadata.row_group(first_group).num_rows
@@ -117,8 +116,8 @@ def _texts(
     n_null = 0
     for group in range(first_group, n_groups):
         row = 0
-        rows = _rows_at_once(table.metadata.row_group(group), fields[0])
-        for batch in table.iter_batches(rows, row_groups=[group], columns=[".".join(fields)]):
+        rows = _rows_at_once(table, group, name)
+        for batch in table.iter_batches(rows, row_groups=[group], columns=[name]):
             for scalar in batch.column(0):
                 if group > first_group or row >= first_row:
                     where = f"{path}, row {row:,} of row group {group:,}"
