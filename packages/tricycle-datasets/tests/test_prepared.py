@@ -1,12 +1,13 @@
 """Prepared data: made once, continued after a stop, and refused for anything else."""
 
+import contextlib
 import errno
+import io
 import json
 import os
 import shutil
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -159,22 +160,29 @@ def test_another_tokeniser_and_every_fault_are_refused(source, tmp_path):
         is_prepared(place)
 
 
-def test_of_two_that_prepare_one_folder_one_does_and_the_other_waits(source, tmp_path, capsys):
+def test_of_two_that_prepare_one_folder_one_does_and_the_other_waits(source, tmp_path):
     class Slow(Letters):
         def encode_documents(self, *words, **options):
             first_is_in.set()
-            time.sleep(0.3)
+            assert second_waits.wait(60)
             return super().encode_documents(*words, **options)
 
-    first_is_in, place = threading.Event(), tmp_path / "data"
+    class Heard(io.StringIO):
+        def write(self, text):
+            if f"another process prepares {place}: waiting" in text:
+                second_waits.set()
+            return len(text)
+
+    first_is_in, second_waits, place = threading.Event(), threading.Event(), tmp_path / "data"
     first, second = Slow(), Letters()
     thread = threading.Thread(target=prepare, args=(source, place, first))
     thread.start()
     assert first_is_in.wait(60)
-    prepare(source, place, second)
+    with contextlib.redirect_stderr(Heard()):
+        prepare(source, place, second)
     thread.join()
+    assert second_waits.is_set()
     assert (first.made, second.made) == (["train", "validation"], [])
-    assert f"another process prepares {place}: waiting" in capsys.readouterr().err
     place.chmod(0o555)  # where nothing may be written, what is finished is taken all the same
     try:
         prepare(source, place, Letters())
