@@ -5,6 +5,7 @@ With TRICYCLE_TEST_LONG set there are ten times as many random cases.
 """
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,20 @@ def theirs(encoding_name, data_file) -> tiktoken.Encoding:
     encoding = tiktoken.Encoding(**getattr(openai_public, encoding_name)())
     patch.undo()
     return encoding
+
+
+@pytest.fixture
+def small_files():
+    """A block in which no file can be longer than so many bytes: a disk that is full, nearly."""
+    resource = pytest.importorskip("resource")  # Windows has no such limits
+
+    @contextmanager
+    def limited(n_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

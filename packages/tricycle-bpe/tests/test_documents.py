@@ -1,11 +1,14 @@
 """Documents to shard folders: the ids of each, and the same bytes after any stop."""
 
+import contextlib
+import io
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -228,15 +231,67 @@ def test_other_settings_are_refused_unless_it_starts_again(tokeniser, tmp_path):
     assert not place.exists()
 
 
-def test_two_at_once_do_not_spoil_each_other(tokeniser, tmp_path):
+def test_one_that_waits_for_itself_is_refused(tokeniser, tmp_path):
     def documents():
         yield "one"
-        with pytest.raises(FileExistsError, match="another process is writing to .*out.preparing"):
+        with pytest.raises(FileExistsError, match="this program is writing to .*out.preparing"):
             tokeniser.encode_documents(["two"], tmp_path / "out")
         yield "one"
 
     folder = tokeniser.encode_documents(documents(), tmp_path / "out")
     assert tokeniser.decode(read(folder)[0]) == f"one{END}one{END}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_of_two_at_once_the_second_waits_for_the_first(tokeniser, tmp_path, ends_well):
+    first_is_in, second_waits = threading.Event(), threading.Event()
+
+    def slow_documents():
+        yield "one"
+        first_is_in.set()
+        assert second_waits.wait(60)
+        if not ends_well:
+            raise RuntimeError("the source is gone")
+        yield "one"
+
+    def write_first():
+        with contextlib.suppress(RuntimeError):
+            tokeniser.encode_documents(slow_documents(), tmp_path / "out")
+
+    class Told(io.StringIO):
+        def write(self, text):
+            if "another process is writing to" in text:
+                second_waits.set()
+            return len(text)
+
+    first = threading.Thread(target=write_first)
+    first.start()
+    assert first_is_in.wait(60)
+    with contextlib.redirect_stderr(Told()):
+        if ends_well:
+            with pytest.raises(FileExistsError, match="out was made by another process, for which"):
+                tokeniser.encode_documents(["one", "one"], tmp_path / "out")
+        else:
+            tokeniser.encode_documents(["one", "one"], tmp_path / "out")
+    first.join()
+    assert tokeniser.decode(read(tmp_path / "out")[0]) == f"one{END}one{END}"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_says_what_it_takes_and_how_to_go_on(tokeniser, tmp_path, small_files):
+    with (
+        small_files(1000),
+        pytest.raises(OSError, match=r"it takes 4,000 bytes, and [\d,]+ are free\. .*ask for the"),
+    ):
+        tokeniser.encode_documents(texts(300), tmp_path / "out", shard_tokens=2000)
+    tokeniser.encode_documents(texts(300), tmp_path / "out", shard_tokens=2000)
+    tokeniser.encode_documents(texts(300), tmp_path / "whole", shard_tokens=2000)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+    (tmp_path / "text.txt").write_text("".join(texts(300)))
+    with small_files(1000), pytest.raises(OSError, match="begin again: nothing is left of it"):
+        tokeniser.encode_file(tmp_path / "text.txt", tmp_path / "shards", shard_tokens=2000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "text.txt", "whole"]
 
 
 def test_an_error_in_writing_a_shard_is_raised_before_the_next(tokeniser, tmp_path, monkeypatch):

@@ -27,6 +27,15 @@ def test_what_fails_on_the_way_to_the_disk_leaves_the_old_file_and_no_other(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_full_disk_says_for_how_many_bytes_there_is_no_room(tmp_path, small_files):
+    write_whole(tmp_path / "file", b"old")
+    with small_files(1000), pytest.raises(OSError, match=r"it takes 1,001 bytes, .*as it was") as e:
+        write_whole(tmp_path / "file", bytes(1001))
+    assert e.value.filename == str(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_the_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
     data = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(data)

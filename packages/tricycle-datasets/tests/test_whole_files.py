@@ -24,6 +24,16 @@ def test_what_fails_on_the_way_to_the_disk_leaves_the_old_file(tmp_path, monkeyp
     with pytest.raises(OSError, match="No space left"):
         write_whole(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_says_for_how_many_bytes_there_is_no_room(tmp_path, small_files):
+    write_whole(tmp_path / "file", b"old")
+    with small_files(1000), pytest.raises(OSError, match=r"it takes 1,001 bytes, .*as it was") as e:
+        write_whole(tmp_path / "file", bytes(1001))
+    assert e.value.filename == str(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_file_is_given_the_name_of_another(tmp_path):

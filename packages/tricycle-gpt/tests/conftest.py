@@ -1,6 +1,7 @@
 """A GPT small enough to check in moments, of each kind."""
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,3 +42,20 @@ def model(request):
 @pytest.fixture
 def make_tiny():
     return tiny
+
+
+@pytest.fixture
+def small_files():
+    """A block in which no file can be longer than so many bytes: a disk that is full, nearly."""
+    resource = pytest.importorskip("resource")  # Windows has no such limits
+
+    @contextmanager
+    def limited(n_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tricycle_gpt import CheckpointError, load_checkpoint, load_newest_checkpoint, save_checkpoint
-from tricycle_gpt.runs import checkpoint
+from tricycle_gpt.runs import checkpoint, whole_files
 from tricycle_gpt.runs.checkpoint import list_checkpoints
 
 LONG = os.environ.get("TRICYCLE_TEST_LONG") == "1"
@@ -213,6 +214,59 @@ def test_a_full_disk_leaves_no_half_of_a_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def interrupted_at(line, function):
+    """Call a function with Ctrl-C before the so-manieth line of ours; whether it came so far."""
+    ours, left = (checkpoint.__file__, whole_files.__file__), [line]
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename not in ours:
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["a new step", "the same step"])
+def test_a_save_under_ctrl_c_is_whole_or_absent_wherever_it_comes(tmp_path, monkeypatch, again):
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # hundreds of saves need not reach the disk
+    line, outcomes = 1, set()
+    while True:
+        folder = tmp_path / str(line)
+        save(folder, 1)
+        if not interrupted_at(line, lambda f=folder: save(f, 1 if again else 2)):
+            break
+        for path in list_checkpoints(folder):
+            checkpoint.verify(path)
+        outcomes.add(load_newest_checkpoint(folder).step)
+        save(folder, 3, keep=1)  # and what was left behind is in nobody's way
+        assert [path.name for path in folder.iterdir()] == ["step-00000003"]
+        line += 1 if LONG else 5
+    assert outcomes == ({1} if again else {1, 2})
+    assert line > 100
+
+
+def test_a_full_disk_says_what_a_checkpoint_takes_and_what_to_do(tmp_path, small_files):
+    save(tmp_path, 1)
+    with (
+        small_files(1),
+        pytest.raises(OSError, match=r"it takes [\d,]+ bytes, and .*keep fewer \(--training.keep"),
+    ):
         save(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 

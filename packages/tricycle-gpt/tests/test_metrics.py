@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -71,16 +72,30 @@ def test_rows_wait_for_a_disk_that_is_full_for_a_while(tmp_path, monkeypatch, ca
     assert capsys.readouterr().err.count("takes no rows (No space left on device)") == 1
 
 
-def test_rows_that_never_found_room_are_an_error_at_the_end(tmp_path, monkeypatch):
+def test_rows_that_never_found_room_are_lost_with_a_word_and_hide_no_error(
+    tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "metrics.jsonl"
+    monkeypatch.setattr(os, "write", disk_full_from(path, [20]))
+    with pytest.raises(KeyError, match="the first"), closing(MetricsLog(path)) as log:
+        for step in range(3):
+            log.write(step=step)
+        raise KeyError("the first")
+    assert log._file.closed
+    assert [row["step"] for row in read_metrics(path)] == [0]
+    assert "metrics.jsonl lacks its last rows, 16 bytes (No space left" in capsys.readouterr().err
+
+
+def test_a_full_disk_says_what_to_do(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
     log = MetricsLog(path)
     monkeypatch.setattr(os, "write", disk_full_from(path, [20]))
     for step in range(3):
         log.write(step=step)
-    with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
-        log.close()
-    assert log._file.closed
-    assert [row["step"] for row in read_metrics(path)] == [0]
+    with pytest.raises(
+        OSError, match=r"it takes 16 bytes, and .* are free\. Make room, then go on"
+    ):
+        log.sync()
 
 
 @pytest.mark.parametrize("call", ["write", "fsync"])

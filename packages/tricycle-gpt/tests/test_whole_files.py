@@ -11,7 +11,13 @@ from safetensors.numpy import load_file
 from tricycle_gpt import to_huggingface
 from tricycle_gpt.runs import whole_files
 from tricycle_gpt.runs.diagnosis import save_batches
-from tricycle_gpt.runs.whole_files import read_arrays, replace_text, replacing, write_arrays
+from tricycle_gpt.runs.whole_files import (
+    or_else_say,
+    read_arrays,
+    replace_text,
+    replacing,
+    write_arrays,
+)
 
 
 @pytest.mark.parametrize("place", ["fsync", "replace"])
@@ -64,6 +70,27 @@ def test_every_file_of_a_model_folder_is_whole_or_as_before(tmp_path, monkeypatc
         assert (tmp_path / name).read_bytes() == before[name]
         to_huggingface(make_tiny(), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == before.keys()
+
+
+def test_a_full_disk_leaves_every_file_of_a_folder_and_says_what_it_takes(
+    tmp_path, make_tiny, small_files
+):
+    to_huggingface(make_tiny(seed=1), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model = make_tiny(seed=2)
+    with (
+        small_files(5000),
+        pytest.raises(OSError, match=rf"it takes {4 * model.n_parameters():,} bytes, and .*Make r"),
+    ):
+        to_huggingface(model, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_a_run_can_do_without_is_said_to_be_missing(tmp_path, small_files, capsys):
+    with small_files(100), or_else_say("sample.txt"):
+        replace_text(tmp_path / "sample.txt", "words " * 100)
+    assert capsys.readouterr().err.startswith("warning: no sample.txt: [Errno 27] File too large")
+    assert not list(tmp_path.iterdir())
 
 
 def test_arrays_lie_in_their_order_whatever_the_memory_has(tmp_path):

@@ -16,11 +16,14 @@ Each document ends with the separator's id, as everywhere (see `shards.py`). Doc
 are passed over.
 """
 
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,8 +45,19 @@ from .shards import (
     in_order,
 )
 from .texts import PART_BYTES, numbered, read_in_parts, refuse_path
-from .whole_files import bring_to_disk, sha256_of, write_whole
+from .whole_files import bring_to_disk, room_for, sha256_of, write_whole
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+MAKE_ROOM = (
+    "That is one of its files of ids; a text takes about half of its own bytes in all. Make room "
+    "and ask for the same again: it goes on after the last file that is whole"
+)
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+_held: dict[str, int] = {}  # folders that this process writes, and the thread that does
 JOB_BYTES = 1 << 18  # of text that a thread encodes at once: short documents are taken together
 
 
@@ -161,7 +175,8 @@ def encode_documents(
     """Encode documents, from wherever they come, to a folder of shards (see documents.py).
 
     The same call after a stop of any kind, with the same documents in the same order, continues
-    from the last finished shard, and ends with the same bytes.
+    from the last finished shard, and ends with the same bytes. While another process writes the
+    same folder it waits.
 
     documents           texts; what looks like a special token in them is ordinary text
     document_separator  a special token whose id ends each document; None for none
@@ -191,8 +206,13 @@ def encode_documents(
         "dtype": kind.name,
         "shard_tokens": shard_tokens,
     }
-    place.mkdir(parents=True, exist_ok=True)
-    with alone_in(place), Progress("encoding", total_bytes, "B") as progress:
+    with (
+        room_for(place, shard_tokens * kind.itemsize, MAKE_ROOM),
+        alone_in(place),
+        Progress("encoding", total_bytes, "B") as progress,
+    ):
+        if out.exists():
+            raise FileExistsError(f"{out} was made by another process, for which this one waited")
         open_place(place, settings, resume)
         threads = ThreadPoolExecutor if workers > 1 else AtOnce
         with threads(workers) as encoding, threads(2) as sealing:
@@ -319,20 +339,46 @@ def write(
 
 @contextmanager
 def alone_in(place: Path) -> Iterator[None]:
-    """Hold a folder alone, where the system has locks; FileExistsError if another process does."""
+    """Hold a folder, which is made, alone, after waiting for another process that does.
+
+    Where there are no such locks (Windows, some file systems of networks) nobody waits. Raises
+    FileExistsError in the thread that holds it already: it would wait for itself.
+    """
+    name = os.path.abspath(place)
+    if _held.get(name) == threading.get_ident():
+        raise FileExistsError(f"this program is writing to {place} just now")
+    descriptor = -1
+    while descriptor < 0:
+        place.mkdir(parents=True, exist_ok=True)
+        if os.name == "nt":
+            break
+        descriptor = os.open(place, os.O_RDONLY)
+        if not _is_ours_when_it_is_free(descriptor, place):
+            os.close(descriptor)  # who had it has finished, and removed it
+            descriptor = -1
+    _held[name] = threading.get_ident()
     try:
-        import fcntl
-    except ImportError:  # Windows
         yield
-        return
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise FileExistsError(f"another process is writing to {place} just now") from None
     finally:
-        os.close(descriptor)
+        del _held[name]
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _is_ours_when_it_is_free(descriptor: int, place: Path) -> bool:
+    """Wait for the lock of an open folder; False if it is not the one of that name any more."""
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say = f"another process is writing to {place} just now: waiting until it ends"
+            print(say, file=sys.stderr)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(descriptor)
+            raise
+    return place.exists() and os.path.samestat(os.fstat(descriptor), place.stat())
 
 
 def write_json(path: Path, values: dict) -> None:

@@ -28,10 +28,14 @@ import numpy as np
 
 from .progress import Progress
 from .texts import PART_BYTES, read_in_parts, text_files
-from .whole_files import bring_to_disk, sha256_of
+from .whole_files import bring_to_disk, room_for, sha256_of
 
 FORMAT_VERSION = 1
 SHARD_TOKENS = 8_000_000  # ids in each file, unless told otherwise
+MAKE_ROOM = (
+    "That is one of its files of ids; a text takes about half of its own bytes in all. Make room, "
+    "or write to another disk, and begin again: nothing is left of it"
+)
 
 
 class Encodes(Protocol):
@@ -265,7 +269,11 @@ def encode_file(
     try:
         threads = ThreadPoolExecutor if workers > 1 else AtOnce
         # Sealing waits for the disk, and has threads of its own for that.
-        with threads(workers) as encoding, threads(2) as sealing:
+        with (
+            room_for(out, shard_tokens * kind.itemsize, MAKE_ROOM),
+            threads(workers) as encoding,
+            threads(2) as sealing,
+        ):
             writer = ShardWriter(temporary, kind, shard_tokens, sealing)
             ahead = 2 * workers
             _encode_into(writer, tokeniser, files, document_separator, encoding, ahead)

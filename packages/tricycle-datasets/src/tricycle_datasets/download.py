@@ -30,7 +30,7 @@ from typing import BinaryIO
 from filelock import FileLock
 from tqdm import tqdm
 
-from tricycle_datasets.whole_files import give_name
+from tricycle_datasets.whole_files import give_name, room_for
 
 TIMEOUT = 20.0  # seconds without a byte after which a connection counts as broken
 TRIES = 4  # connections in a row that bring nothing new before giving up
@@ -66,7 +66,8 @@ def download(url: str, path: Path, *, size: int, sha256: str) -> bytes:
             return content
         part = path.with_name(path.name + ".part")
         try:
-            content = _collect(url, part, size, sha256)
+            with room_for(path, size, "Make room and try again: what has arrived is kept"):
+                content = _collect(url, part, size, sha256)
         except (ConnectionError, _Hopeless) as error:
             wrong = "; the file that lies there now is not it" if path.exists() else ""
             raise ConnectionError(

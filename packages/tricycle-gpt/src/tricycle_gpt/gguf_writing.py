@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from tricycle_gpt.gguf_blocks import Kind
-from tricycle_gpt.runs.whole_files import replacing
+from tricycle_gpt.runs.whole_files import replacing, room_for
 
 ALIGNMENT = 32
 WRITTEN_VERSION = 3
+MAKE_ROOM = "Make room, or write to another disk: a file of this name stays as it was"
 
 # name, shape (as numpy has it), kind, and what makes its bytes when they are wanted
 Tensor = tuple[str, tuple[int, ...], Kind, Callable[[], np.ndarray]]
@@ -32,7 +33,8 @@ def write_gguf(path: Path, settings: dict[str, Any], tensors: list[Tensor]) -> N
         axes = struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])
         head += _text(name) + axes + struct.pack("<IQ", kind.code, place)
         place += _padded(_n_bytes(shape, kind))
-    with replacing(path) as new, new.open("wb") as file:
+    n_bytes = _padded(len(head)) + place
+    with room_for(path, n_bytes, MAKE_ROOM), replacing(path) as new, new.open("wb") as file:
         file.write(head + bytes(_padded(len(head)) - len(head)))
         for _, shape, kind, make in tensors:
             file.write(make().data)

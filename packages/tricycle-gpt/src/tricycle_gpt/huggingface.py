@@ -17,11 +17,12 @@ import numpy as np
 from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.model import GPT
 from tricycle_gpt.published import model_of, pieces
-from tricycle_gpt.runs.whole_files import replace_text
+from tricycle_gpt.runs.whole_files import filling, replace_text, room_for
 from tricycle_gpt.safetensors_files import (
     INDEX,
     WEIGHTS,
     WRITTEN,
+    remove_other_weights,
     stored_in_folder,
     write_in_folder,
 )
@@ -32,6 +33,10 @@ GENERATION = "generation_config.json"
 TOKENISER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 END_OF_TEXT = "<|endoftext|>"
+MAKE_ROOM = (
+    "Make room, or write to another disk: what was there before is as it was, and a run whose last "
+    "checkpoint is whole writes its model with --resume"
+)
 
 
 def to_huggingface(
@@ -45,8 +50,8 @@ def to_huggingface(
     dtype      of the weights: float32, or bfloat16 or float16, in half the room
 
     More than 5 GB of weights are in several files.  Returns the folder.  Raises OSError if it
-    cannot be written (a full disk), ValueError for a tokeniser that knows more tokens than the
-    model, and for another dtype.
+    cannot be written (a full disk), and what was there before is then as it was; ValueError for a
+    tokeniser that knows more tokens than the model, and for another dtype.
     """
     folder = Path(folder)
     if dtype not in WRITTEN:
@@ -57,17 +62,19 @@ def to_huggingface(
             f"the tokeniser has {n_known:,} tokens and the model knows {model.config.vocab_size:,}"
             ": write it with the tokeniser that it was trained with"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     parameters = {name: parameter.numpy() for name, parameter in model.named_parameters()}
     weights = {theirs: piece.of(parameters) for theirs, piece in pieces(model.config).items()}
-    write_in_folder(folder, weights, dtype)
-    ends = _ends(model, tokeniser)
-    _write_json(folder / CONFIG, _their_config(model.config, dtype) | ends)
-    length = {"max_length": model.config.context_window}
-    _write_json(folder / GENERATION, length | ends)
-    if tokeniser is not None:
-        tokeniser.save(folder)
-        _write_json(folder / TOKENISER_CONFIG, _how_to_tokenise(model, tokeniser, ends))
+    n_bytes = sum(array.size for array in weights.values()) * np.dtype(WRITTEN[dtype]).itemsize
+    with room_for(folder, n_bytes, MAKE_ROOM), filling(folder) as new:
+        names = write_in_folder(new, weights, dtype)
+        ends = _ends(model, tokeniser)
+        _write_json(new / CONFIG, _their_config(model.config, dtype) | ends)
+        length = {"max_length": model.config.context_window}
+        _write_json(new / GENERATION, length | ends)
+        if tokeniser is not None:
+            tokeniser.save(new)
+            _write_json(new / TOKENISER_CONFIG, _how_to_tokenise(model, tokeniser, ends))
+    remove_other_weights(folder, names)
     return folder
 
 

@@ -118,14 +118,14 @@ def _in_index(folder):
 
 def write_in_folder(
     folder: Path, weights: dict[str, np.ndarray], dtype: str, largest: int = LARGEST_FILE
-) -> None:
+) -> set[str]:
     """Write weights by their names, in one file or in several with an index.
 
     dtype    float32, bfloat16 or float16
     largest  bytes in a file; a tensor that is larger has one of its own
 
-    All that was there before stays until all is written, and then goes.  OSError if it cannot be
-    written (a full disk).
+    All that was there before stays until all is written, and then goes.  Returns the names of the
+    files.  OSError if it cannot be written (a full disk).
     """
     number = WRITTEN[dtype]
     shares = _shares(weights, np.dtype(number).itemsize, largest)
@@ -143,6 +143,12 @@ def write_in_folder(
         index = {"metadata": {"total_size": size}, "weight_map": where}
         replace_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
     kept = {*names, *([INDEX] if len(names) > 1 else [])}
+    remove_other_weights(folder, kept)
+    return kept
+
+
+def remove_other_weights(folder: Path, kept: set[str]) -> None:
+    """Remove files of weights, and an index of them, of other names than these."""
     for path in (*folder.glob("model*.safetensors"), folder / INDEX):
         if path.name not in kept and (path.name in (WEIGHTS, INDEX) or SHARD.match(path.name)):
             path.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from tricycle_autograd.arrays import is_floating
-from tricycle_gpt.runs.whole_files import read_arrays, write_arrays, write_text
+from tricycle_gpt.runs.whole_files import read_arrays, room_for, write_arrays, write_text
 
 PARAMETERS = "parameters.safetensors"
 OPTIMISER = "optimiser.safetensors"
@@ -41,6 +41,10 @@ MANIFEST = "MANIFEST.json"
 FORMAT = 1  # of what is written here
 REPLACED = ".replaced"  # steps aside for a new one of the same step
 FILES = (PARAMETERS, OPTIMISER, STATE, MANIFEST)
+MAKE_ROOM = (
+    "Make room, or keep fewer (--training.keep-checkpoints), then go on with --resume: those "
+    "written before are whole"
+)
 FOLDER_NAME = re.compile(rf"step-(\d{{8,}})({re.escape(REPLACED)})?")
 
 
@@ -93,14 +97,17 @@ def save_checkpoint(
         shutil.rmtree(abandoned)
     final = folder / f"step-{step:08d}"
     temporary = folder / f"{final.name}.tmp"
+    n_bytes = sum(np.asarray(a).nbytes for a in (*parameters.values(), *optimiser.values()))
     try:
-        temporary.mkdir()
-        write_arrays(temporary / PARAMETERS, parameters)
-        write_arrays(temporary / OPTIMISER, optimiser)
-        _write_json(temporary / STATE, {**state, "step": step}, sort_keys=True)
-        files = {name: _fingerprint(temporary / name) for name in (PARAMETERS, OPTIMISER, STATE)}
-        _write_json(temporary / MANIFEST, {"version": FORMAT, "files": files})
-        _flush(temporary)
+        with room_for(final, n_bytes, MAKE_ROOM):
+            temporary.mkdir()
+            write_arrays(temporary / PARAMETERS, parameters)
+            write_arrays(temporary / OPTIMISER, optimiser)
+            _write_json(temporary / STATE, {**state, "step": step}, sort_keys=True)
+            written = (PARAMETERS, OPTIMISER, STATE)
+            files = {name: _fingerprint(temporary / name) for name in written}
+            _write_json(temporary / MANIFEST, {"version": FORMAT, "files": files})
+            _flush(temporary)
     except BaseException:  # half of it would take room on a disk that may be full
         shutil.rmtree(temporary, ignore_errors=True)
         raise

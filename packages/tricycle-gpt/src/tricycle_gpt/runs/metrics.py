@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tricycle_gpt.runs.whole_files import replace_text, replacing, try_twice
+from tricycle_gpt.runs.whole_files import replace_text, replacing, room_for, try_twice
+
+MAKE_ROOM = "Make room, then go on with --resume from the last checkpoint, which is whole"
 
 
 class MetricsLog:
@@ -65,16 +67,25 @@ class MetricsLog:
             os.fsync(self._file.fileno())
 
         try:
-            try_twice(write)
+            with room_for(self.path, len(self._waiting), MAKE_ROOM):
+                try_twice(write)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
-        """Close the file.  Raises OSError, naming it, if the disk does not take the last lines."""
+        """Close the file; rows that the disk does not take even now are lost, and it says so.
+
+        It is no error: a run that ends here has either an error of its own, which is worth more, or
+        a model to write.
+        """
         try:
             self._append()
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+            print(
+                f"warning: {self.path} lacks its last rows, {len(self._waiting):,} bytes "
+                f"({error.strerror}); a run that is resumed writes those of its steps again",
+                file=sys.stderr,
+            )
         finally:
             self._waiting.clear()
             self._file.close()

@@ -34,7 +34,7 @@ from tricycle_gpt.runs.plan import Plan, compare_with_plan
 from tricycle_gpt.runs.progress import duration
 from tricycle_gpt.runs.tracking import MLflowTracker, ended_if_it_fails
 from tricycle_gpt.runs.training import TrainingResult
-from tricycle_gpt.runs.whole_files import replace_text
+from tricycle_gpt.runs.whole_files import or_else_say, replace_text
 
 
 def write_results(folder: str | Path, model: GPT, tokeniser: Any) -> Path:
@@ -42,12 +42,14 @@ def write_results(folder: str | Path, model: GPT, tokeniser: Any) -> Path:
 
     tokeniser  anything whose save(folder) writes a tokenizer.json
 
-    Returns the model folder.
+    Returns the model folder.  Raises OSError if that cannot be written; of a picture that cannot
+    it only says so.
     """
     folder = Path(folder)
     model_folder = to_huggingface(model, folder / "model", tokeniser)
     try:
-        plot_loss(folder / "metrics.jsonl", folder / "loss.png")
+        with or_else_say(str(folder / "loss.png")):
+            plot_loss(folder / "metrics.jsonl", folder / "loss.png")
     except ImportError as error:
         print(f"no loss.png: {error}", file=sys.stderr)
     return model_folder
@@ -61,15 +63,16 @@ def write_sample(
     decoder  has push(id) -> text and finish() -> text, as tricycle_bpe.StreamDecoder
     dials    temperature, top_k, top_p, seed and so on, as for generate()
     """
-    with (Path(folder) / "sample.txt").open("w", encoding="utf-8") as file:
-        file.write("".join(decoder.push(token) for token in prompt))
+    written = [decoder.push(token) for token in prompt]
+    try:
         for token in generate(model, prompt, max_tokens, **dials):
-            piece = decoder.push(token)
-            file.write(piece)
-            print(piece, end="", flush=True)
-        rest = decoder.finish() + "\n"
-        file.write(rest)
-        print(rest, end="", flush=True)
+            written.append(decoder.push(token))
+            print(written[-1], end="", flush=True)
+        written.append(decoder.finish() + "\n")
+        print(written[-1], end="", flush=True)
+    finally:  # what there is, if it was stopped
+        with or_else_say(str(Path(folder) / "sample.txt")):
+            replace_text(Path(folder) / "sample.txt", "".join(written))
 
 
 def write_settings(folder: str | Path, settings: Any, data: dict[str, Any] | None = None) -> None:
@@ -151,9 +154,11 @@ def finish_run(
     folder = Path(folder)
     with ended_if_it_fails(tracker):
         if planned:
-            compare_with_plan(folder, planned)
+            with or_else_say(str(folder / "plan.json")):
+                compare_with_plan(folder, planned)
         model_folder = write_results(folder, model, tokeniser)
-        write_card(folder, model, result, recipe, licence)
+        with or_else_say(str(model_folder / "README.md")):
+            write_card(folder, model, result, recipe, licence)
         if not result.finished:
             if tracker:
                 tracker.end("interrupted")

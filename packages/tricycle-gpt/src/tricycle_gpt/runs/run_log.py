@@ -17,7 +17,7 @@ from tricycle_gpt.runs.metrics import MetricsLog
 from tricycle_gpt.runs.picture import LossPicture
 from tricycle_gpt.runs.progress import Progress
 from tricycle_gpt.runs.tracking import Tracker, ended_if_it_fails
-from tricycle_gpt.runs.whole_files import replace_text
+from tricycle_gpt.runs.whole_files import or_else_say, replace_text
 
 
 class RunLog:
@@ -77,10 +77,11 @@ class RunLog:
             self.tracker.file(self._picture.path)
 
     def sample(self, steps_taken: int, text: str) -> None:
-        """Keep what the model wrote in samples/, and show its beginning."""
+        """Keep what the model wrote in samples/, if the disk takes it, and show its beginning."""
         path = self.folder / "samples" / f"step-{steps_taken:08d}.txt"
-        path.parent.mkdir(exist_ok=True)
-        replace_text(path, text + "\n")
+        with or_else_say(str(path)):
+            path.parent.mkdir(exist_ok=True)
+            replace_text(path, text + "\n")
         self.say(f"step {steps_taken} writes: {text[:200]!r}")
         if self.tracker:
             self.tracker.file(path, "samples")

@@ -7,7 +7,10 @@ not at all, so that a kill or a full disk leaves what was there before.
 
 import errno
 import os
+import re
+import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,8 @@ from safetensors.numpy import save_file
 
 # What a disk, or a network to it, may say once and not again.
 MAY_PASS = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
+# What one says that has no room: the disk, the user's share of it, the length of a file.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def try_twice(write: Callable[[], object]) -> None:
@@ -31,6 +36,34 @@ def try_twice(write: Callable[[], object]) -> None:
         write()
 
 
+@contextmanager
+def room_for(path: Path, n_bytes: int, advice: str) -> Iterator[None]:
+    """Run a block that writes; where the disk is full, its OSError says for what there is no room.
+
+    path     what is written, a file or a folder
+    n_bytes  that it takes
+    advice   a sentence: what to do
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        free = shutil.disk_usage(there).free
+        what = f"{os.strerror(error.errno)}: it takes {n_bytes:,} bytes, and {free:,} are free"
+        raise OSError(error.errno, f"{what}. {advice}", str(path)) from error
+
+
+@contextmanager
+def or_else_say(what: str) -> Iterator[None]:
+    """Run a block that writes what a run can do without; where the disk fails, say so and go on."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: no {what}: {error}", file=sys.stderr)
+
+
 def write_arrays(
     path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:
@@ -41,7 +74,9 @@ def write_arrays(
         ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         save_file(ordered, path, metadata=metadata)
     except SafetensorError as error:  # what it makes of a full disk
-        raise OSError(f"{path} could not be written: {error}") from error
+        number = re.search(r"os error (\d+)", str(error))
+        about = (int(number[1]),) if number else ()
+        raise OSError(*about, f"{path} could not be written: {error}") from error
     path.chmod(stat.S_IMODE(allowed))
     flush(path)
 
@@ -76,6 +111,24 @@ def write_text(path: Path, text: str) -> None:
     """Write a new text file, and flush it."""
     path.write_text(text, encoding="utf-8")
     flush(path)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Run a block that fills a new folder, whose files then take their places in `folder`.
+
+    Yields the new folder's path, inside of `folder`.  Where the block fails it is removed, and the
+    files that were in `folder` before stay as they were.
+    """
+    new = folder / ".writing"
+    shutil.rmtree(new, ignore_errors=True)  # what a kill left
+    new.mkdir(parents=True)
+    try:
+        yield new
+        for path in new.iterdir():
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 @contextmanager
