@@ -367,8 +367,9 @@ def test_one_seed_writes_one_text_and_another_writes_another(whole):
     assert first != other
 
 
-def test_weights_of_one_byte_write_a_text_of_that_length(whole):
-    done = generate(whole[0], "--int8", "--prompt", "to be", "--max-tokens", 20)
+@pytest.mark.parametrize("bits", ["8", "4"])
+def test_quantised_weights_write_a_text_of_that_length(whole, bits):
+    done = generate(whole[0], "--quantise", bits, "--prompt", "to be", "--max-tokens", 20)
     assert len(done.stdout) > 20
 
 

@@ -3,10 +3,10 @@
     hatch run compat:bench cpu_decode.py [gpt2|shakespeare] [--rounds 7]
 
 Greedy decoding with a cache, one text, 64 tokens after a prompt of 32: ours with float32 and
-with int8 weights, torch eager, and torch.compile with a static cache, as processes that take
-turns; all but int8 must write the same ids.  Memory allows one token for each time that the weights
-can be read: their bytes ÷ the measured read bandwidth.  A prompt of half the window goes through in
-one pass, compared with a plain forward pass.
+with weights of 8 bits, torch eager, and torch.compile with a static cache, as processes that take
+turns; all but those must write the same ids.  Memory allows one token for each time that the
+weights can be read: their bytes ÷ the measured read bandwidth.  A prompt of half the window goes
+through in one pass, compared with a plain forward pass.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A process of cpu_decode.py: ours writes greedily, with float32 or int8 weights.
+"""A process of cpu_decode.py: ours writes greedily, with float32 weights or those of 8 bits.
 
     python decode_ours.py CONFIGURATION float32|int8 WEIGHTS.npz
 

@@ -32,9 +32,9 @@ from tricycle_autograd.fused import registry
 from tricycle_autograd.gemm import product
 from tricycle_nn.activated_linear import gelu_linear, swiglu_linear
 from tricycle_nn.adamw import adamw_update
-from tricycle_nn.int8 import Int8Matrix
 from tricycle_nn.muon import Place, muon_update
 from tricycle_nn.optimiser import Scalars
+from tricycle_nn.quantised import QuantisedMatrix
 from tricycle_nn.sgd import sgd_update
 
 N, C, V = 4096, 384, 1024  # rows, channels, vocabulary
@@ -100,7 +100,7 @@ def pairs() -> dict[str, Pair]:
     """Kernels without a gradient: a definition in numpy, and what the library does instead."""
     weights, matrix, rows, row = draw(N, C), draw(C, V), draw(N, C), draw(1, C)
     out, row_out = np.empty((N, V), np.float32), np.empty((1, V), np.float32)
-    small = Int8Matrix(matrix.T)
+    small, smaller = (QuantisedMatrix(matrix.T, bits) for bits in (8, 4))
     query, keys, values = draw(1, 2 * H, 1, D), draw(1, 2 * H, 4 * T, D), draw(1, 2 * H, 4 * T, D)
 
     def one_query():
@@ -122,7 +122,10 @@ def pairs() -> dict[str, Pair]:
         ),
         "matrix product": (lambda: rows @ matrix, lambda: product(out, rows, matrix) or out),
         "one row, matrix": (lambda: row @ matrix, lambda: product(row_out, row, matrix) or row_out),
-        "one row, int8": (lambda: row @ small.rows().T, lambda: small.outputs(row)),
+        "one row, 8 bits": (lambda: row @ small.rows().T, lambda: small.outputs(row)),
+        "one row, 4 bits": (lambda: row @ smaller.rows().T, lambda: smaller.outputs(row)),
+        "rows, 8 bits": (lambda: rows @ small.rows().T, lambda: small.outputs(rows)),
+        "rows, 4 bits": (lambda: rows @ smaller.rows().T, lambda: smaller.outputs(rows)),
         "one query": (one_query_defined, one_query),
     }
 

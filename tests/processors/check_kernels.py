@@ -51,7 +51,7 @@ from tricycle_nn import (
     token_scores,
 )
 from tricycle_nn.activated_linear import gelu_linear, swiglu_linear
-from tricycle_nn.int8 import Int8Matrix
+from tricycle_nn.quantised import QuantisedMatrix
 
 NEAR = 2e-5  # of the largest number of an array
 rng = np.random.default_rng(0)  # for each check anew: its digest depends on no other
@@ -168,11 +168,13 @@ OPERATIONS: dict[str, tuple] = {
 }
 
 
-def int8() -> Iterator[np.ndarray]:
-    matrix = Int8Matrix(draw(50, 77))
-    for rows in (1, 20):
-        x = draw(rows, 77)
-        yield near(matrix.outputs(x), x.astype(np.float64) @ matrix.rows().T, f"{rows} rows")
+def quantised() -> Iterator[np.ndarray]:
+    for bits in (8, 4):
+        matrix = QuantisedMatrix(draw(50, 77), bits)
+        for rows in (1, 20):
+            x = draw(rows, 77)
+            wanted = x.astype(np.float64) @ matrix.rows().T
+            yield near(matrix.outputs(x), wanted, f"{bits} bits, {rows} rows")
 
 
 # ---- optimisers ----
@@ -265,7 +267,7 @@ CHECKS: dict[str, Callable[[], Iterator[np.ndarray]]] = {
         for b in LAYOUTS
     },
     **{name: (lambda call=call: operation(*call)) for name, call in OPERATIONS.items()},
-    "int8": int8,
+    "quantised": quantised,
     "AdamW": adamw,
     "SGD": sgd,
     "Muon": muon,

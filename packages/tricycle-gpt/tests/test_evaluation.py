@@ -5,7 +5,7 @@ import pytest
 
 from tricycle_gpt import evaluate
 from tricycle_gpt.evaluation import interval_margin, windows
-from tricycle_gpt.int8 import quantise
+from tricycle_gpt.quantised import quantise
 
 
 def test_windows_follow_each_other_and_predict_every_token_but_the_first():
@@ -79,7 +79,7 @@ def test_the_margin_comes_from_how_much_windows_differ(make_tiny):
     assert found.bits_margin == pytest.approx(found.margin / np.log(2))
 
 
-def test_a_model_of_int8_is_measured_too(make_tiny):
+def test_a_quantised_model_is_measured_too(make_tiny):
     model = make_tiny()
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, 60)
     assert evaluate(quantise(model), ids).loss == pytest.approx(evaluate(model, ids).loss, rel=0.02)

@@ -31,7 +31,7 @@ calls = {{
     "indexing": lambda: table[ids],
     "repeat": lambda: repeat(x[0], ids[0] // 500, 0),
     "a model": lambda: model.loss(ids, ids),
-    "int8": lambda: without_tape(small, ids),
+    "quantised": lambda: without_tape(small, ids),
     "generate": lambda: list(generate(model, ids[0], 2)),
 }}
 stop = threading.Event()

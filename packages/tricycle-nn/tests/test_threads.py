@@ -17,7 +17,7 @@ import numpy as np
 import tricycle_nn as nn
 from tricycle_autograd import Tensor
 from tricycle_nn.activated_linear import gelu_linear, swiglu_linear
-from tricycle_nn.int8 import Int8Matrix
+from tricycle_nn.quantised import QuantisedMatrix
 
 N, C = 1501, 67
 random, digests = np.random.default_rng(0), {}
@@ -55,8 +55,11 @@ run("attention", nn.attention, (2, 6, 70, 8), (2, 3, 90, 8), (2, 3, 90, 8))
 run("attention of one query", nn.attention, (2, 6, 1, 8), (2, 3, 90, 8), (2, 3, 90, 8))
 run("packed_attention", nn.packed_attention, (3, 130, 48), n_heads=4, n_key_value_heads=2)
 run("rotary", nn.rotary, (2, 3, 333, 8), positions=positions)
-matrix = Int8Matrix(random.standard_normal((3001, C), np.float32))
-note("int8", matrix.outputs(random.standard_normal((1, C), np.float32)))
+for bits in (8, 4):
+    matrix = QuantisedMatrix(random.standard_normal((3001, C), np.float32), bits)
+    for n_rows in (1, 70):
+        x = random.standard_normal((n_rows, C), np.float32)
+        note(f"{bits} bits, {n_rows} rows", matrix.outputs(x))
 for optimiser in (nn.SGD, nn.AdamW, nn.Muon):
     weights = [nn.Parameter(random.standard_normal((N, C), np.float32)) for _ in range(3)]
     moves = optimiser(weights, 0.1)
@@ -79,7 +82,7 @@ def test_any_number_of_threads_gives_the_same_bits():
         return json.loads(found.stdout)
 
     alone = digests("1")
-    assert len(alone) == 26
+    assert len(alone) == 29
     assert digests("2") == alone
     assert digests("4") == alone
 

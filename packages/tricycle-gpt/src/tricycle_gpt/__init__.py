@@ -11,10 +11,10 @@ from tricycle_gpt.gguf import from_gguf, to_gguf
 from tricycle_gpt.gguf_file import GGUFError, GGUFFile, read_gguf
 from tricycle_gpt.huggingface import from_huggingface, to_huggingface
 from tricycle_gpt.initialise import initialise_like_gpt2
-from tricycle_gpt.int8 import Int8GPT, quantise
 from tricycle_gpt.kv_cache import KVCache
 from tricycle_gpt.llama2c import from_llama2c
 from tricycle_gpt.model import GPT
+from tricycle_gpt.quantised import QuantisedGPT, quantise
 from tricycle_gpt.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -79,10 +79,10 @@ __all__ = [
     "Evaluation",
     "GPTConfig",
     "HellaSwag",
-    "Int8GPT",
     "KVCache",
     "Lambada",
     "Plan",
+    "QuantisedGPT",
     "StartingWeights",
     "Template",
     "MLflowTracker",

@@ -4,9 +4,11 @@ A few rows of lengths that fill no register evenly, for every kernel; a test see
 forgotten.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
+
+from tricycle_autograd.first_use import Cases
 
 Generator = np.random.Generator
 
@@ -132,10 +134,13 @@ def rotary(rng: Generator) -> tuple:
     return numbers(rng, 6, 22), numbers(rng, 3, 11), numbers(rng, 3, 11), False
 
 
-def int8(rng: Generator) -> tuple:
-    """out, x, numbers, scales, n_pieces."""
-    whole = rng.integers(-127, 128, (9, C)).astype(np.int8)
-    return zeros(9), numbers(rng, C), whole, np.abs(numbers(rng, 9)), 2
+def quantised(rng: Generator) -> Iterator[tuple]:
+    """out, x, numbers, scales, least, n_pieces: of 8 bits, and of 4."""
+    for width in (32, 16):
+        whole = rng.integers(0, 256, (2, C, width)).astype(np.uint8)
+        scales, least = rng.uniform(-1e-4, 1e-3, (2, 2, 2, 32)).astype(np.float16).view(np.uint16)
+        least = least if width == 16 else np.zeros((0, 0, 0), np.uint16)
+        yield zeros(N, 64), numbers(rng, N, C), whole, scales, least, 2
 
 
 def adamw(rng: Generator) -> tuple:
@@ -157,7 +162,7 @@ def muon(rng: Generator) -> tuple:
     return *numbers(rng, 3, 61), places, *settings
 
 
-TRIALS: dict[str, Callable[[Generator], tuple]] = {
+TRIALS: dict[str, Callable[[Generator], tuple] | Cases] = {
     "adamw.CPU.step": adamw,
     "attention_cpu.look_back": lambda rng: (*attention(rng), True, HALF, attention_mask(rng)),
     "attention_cpu.send_back": attention_back,
@@ -173,7 +178,6 @@ TRIALS: dict[str, Callable[[Generator], tuple]] = {
     "gelu.tanh_pieces": elementwise(1, 1),
     "gelu.tanh_pieces_again": elementwise(1, 2),
     "gelu.tanh_pieces_backward": elementwise(1, 2),
-    "int8.one_row": int8,
     "layer_norm.CPU.backward": layer_norm_back,
     "layer_norm.add_and_normalise_rows": lambda rng: (
         *numbers(rng, 2, N, C),
@@ -185,6 +189,8 @@ TRIALS: dict[str, Callable[[Generator], tuple]] = {
     "linear.sum_chunks": lambda rng: (numbers(rng, 40, C),),
     "linear_cross_entropy.scores_to_gradient": linear_cross_entropy,
     "muon.CPU.move_matrices": muon,
+    "quantised.few_rows": Cases(quantised),
+    "quantised.many_rows": Cases(quantised),
     "relu.relu_pieces": elementwise(1, 1),
     "relu.relu_pieces_backward": elementwise(1, 2),
     "relu.relu_squared_pieces": elementwise(1, 1),

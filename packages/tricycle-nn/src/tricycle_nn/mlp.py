@@ -10,7 +10,7 @@ In the second a gate decides for each question how much its answer counts ("SwiG
 Shazeer 2020, GLU Variants Improve Transformer).
 
 The activation and a plain `Linear` after it run as one operation, which needs less memory
-(activated_linear.py); another layer in its place (of int8, say) gets the activation's result.
+(activated_linear.py); another layer in its place (quantised, say) gets the activation's result.
 """
 
 from collections.abc import Callable
