@@ -16,9 +16,12 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tricycle_gpt import GPTConfig, TrainingConfig, read_metrics
+from tricycle_bpe import Tokeniser
+from tricycle_gpt import GPT, GPTConfig, TrainingConfig, read_metrics, to_gguf
+from tricycle_gpt import generate as continued
 
 APPS = Path(__file__).parents[1] / "apps"
 LONG = os.environ.get("TRICYCLE_TEST_LONG") == "1"
@@ -390,6 +393,20 @@ def test_a_gguf_file_is_continued_with_its_own_tokeniser(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("<|im_start|>the")
     assert "5 tokens" in done.stderr
+
+
+def test_a_model_of_a_gguf_file_ends_its_text_as_the_file_says(tmp_path):
+    tokeniser = Tokeniser.train(["to be or not to be, that is"], 262)
+    sizes = {"context_window": 24, "embedding_dim": 32, "n_layers": 1, "n_heads": 2}
+    model = GPT(GPTConfig(tokeniser.n_vocab, **sizes), rng=np.random.default_rng(0))
+    prompt = tokeniser.encode("to be")
+    ids = list(continued(model, prompt, 8, temperature=0.8, seed=0))
+    model.end_ids = (tokeniser.n_vocab - 1, ids[5])
+    to_gguf(model, tmp_path / "model.gguf", "F32", tokeniser)
+    words = ["--model", "model.gguf", "--prompt", "to be", "--max-tokens", 8]
+    done = run("inference", *words, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"{ids.index(ids[5])} tokens" in done.stderr
 
 
 def test_text_comes_as_it_is_written(whole):

@@ -53,7 +53,7 @@ class Arguments(Dials):
     """The folder of a run, a model folder (config.json, model.safetensors, tokenizer.json), or a
     GGUF file."""
     max_tokens: int = 300
-    """How many tokens to write at most."""
+    """How many tokens to write at most; a token that the model ends texts with ends it sooner."""
     temperature: float = 0.8
     """Below 1 is more predictable, above 1 wilder, 0 always takes the likeliest token."""
     stop: tuple[str, ...] = ()
@@ -152,7 +152,7 @@ def write(args: Arguments, model: GPT, tokeniser: Tokeniser, prompt: str) -> Non
     began, written = time.perf_counter(), []
 
     def pieces():
-        for token in generate(model, ids, args.max_tokens, **dials_in(args)):
+        for token in generate(model, ids, args.max_tokens, stop=model.end_ids, **dials_in(args)):
             written.append(token)
             yield decoder.push(token)
         yield decoder.finish()

@@ -25,6 +25,7 @@ import numpy as np
 from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.gguf_blocks import KINDS, encode
 from tricycle_gpt.gguf_file import GGUFError, GGUFFile, read_gguf
+from tricycle_gpt.gguf_vocabulary import vocabulary_of
 from tricycle_gpt.gguf_writing import write_gguf
 from tricycle_gpt.model import GPT
 from tricycle_gpt.published import Stored, model_of, pieces
@@ -101,14 +102,32 @@ def from_gguf(path: str | Path) -> GPT:
     """Read a model from a GGUF file of architecture llama, qwen2, qwen3 or gpt2.
 
     Its numbers may be F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K; the model
-    is of float32, and at most the model and one tensor are in memory.
+    is of float32, and at most the model and one tensor are in memory.  Its `end_ids`, `begin_id`
+    and `chat_template` are the file's.
 
     Raises FileNotFoundError; `GGUFError`, a ValueError, for a damaged file, with everything that
     is wrong; ValueError for another architecture, for settings that our blocks do not know, and for
     tensors that do not fit (every name is listed).
     """
     file, kind, config = opened(path)
-    return model_of(config, _stored(file, kind, config), str(path))
+    model = model_of(config, _stored(file, kind, config), str(path))
+    model.end_ids, model.begin_id, model.chat_template = said_of_texts(file)
+    return model
+
+
+def said_of_texts(file: GGUFFile) -> tuple[tuple[int, ...], int | None, str | None]:
+    """The tokens after which a text ends, the one that begins it, and a chat template.
+
+    A file names an end of a text (eos) and perhaps one of a turn (eot), which end it too.
+    """
+
+    def token(name):
+        found: Any = file.settings.get(f"tokenizer.ggml.{name}_token_id")
+        return found if type(found) is int and found >= 0 else None
+
+    ends = dict.fromkeys(i for i in (token("eos"), token("eot")) if i is not None)
+    template: Any = file.settings.get("tokenizer.chat_template")
+    return tuple(ends), token("bos"), template if isinstance(template, str) else None
 
 
 def opened(path: str | Path) -> tuple[GGUFFile, str, GPTConfig]:
@@ -310,14 +329,18 @@ def _neighbours(array, heads):
 # ---- Writing ----
 
 
-def to_gguf(model: GPT, path: str | Path, kind: str = "F16") -> Path:
-    """Write a model of the families gpt2 and llama as a GGUF file, without a vocabulary.
+def to_gguf(model: GPT, path: str | Path, kind: str = "F16", tokeniser: Any = None) -> Path:
+    """Write a model of the families gpt2 and llama as a GGUF file, which llama.cpp runs.
 
-    kind  of the matrices' numbers: F32, F16, BF16, Q8_0 or Q4_0.  Vectors are F32, and a matrix
-          whose rows are no whole blocks of 32 is F16
+    kind       of the matrices' numbers: F32, F16, BF16, Q8_0 or Q4_0.  Vectors are F32, and a
+               matrix whose rows are no whole blocks of 32 is F16
+    tokeniser  anything whose save(folder) writes a tokenizer.json, such as tricycle_bpe's.  With it
+               the file has its vocabulary, the tokens that begin and end a text, and the model's
+               chat template; without it none, and no program can read texts
 
-    Returns the path.  Raises ValueError for another kind, and for a model that no architecture of
-    GGUF's fits which we write; OSError if it cannot be written.
+    Returns the path.  Raises ValueError for another kind, for a model that no architecture of
+    GGUF's fits which we write, and for a tokeniser that GGUF files have no name for
+    (gguf_vocabulary.py); OSError if it cannot be written.
     """
     written = [name for name, known in KINDS.items() if known.encode is not None]
     if kind not in written:
@@ -336,7 +359,10 @@ def to_gguf(model: GPT, path: str | Path, kind: str = "F16") -> Path:
         (name, array.shape, KINDS[kinds[name]], _encoder(array, KINDS[kinds[name]]))
         for name, array in arrays.items()
     ]
-    write_gguf(Path(path), _settings_of(config, architecture, format_), tensors)
+    settings = _settings_of(config, architecture, format_)
+    if tokeniser is not None:
+        settings |= vocabulary_of(model, tokeniser)
+    write_gguf(Path(path), settings, tensors)
     return Path(path)
 
 

@@ -4,7 +4,7 @@ The format is told in gguf_file.py.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ Tensor = tuple[str, tuple[int, ...], Kind, Callable[[], np.ndarray]]
 def write_gguf(path: Path, settings: dict[str, Any], tensors: list[Tensor]) -> None:
     """Write a file whole, or not at all.  OSError if that is not possible.
 
-    settings  whole numbers, floats, booleans and texts by name
+    settings  whole numbers, floats, booleans, texts, and lists of texts or of whole numbers
     """
     head = struct.pack("<4sIQQ", b"GGUF", WRITTEN_VERSION, len(tensors), len(settings))
     head += b"".join(_text(name) + _value(value) for name, value in settings.items())
@@ -63,4 +63,8 @@ def _value(value):
         return struct.pack("<II", 4, value)
     if isinstance(value, float):
         return struct.pack("<If", 6, value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if all(isinstance(each, str) for each in value):
+            return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_text, value))
+        return struct.pack("<IIQ", 9, 5, len(value)) + np.asarray(value, "<i4").tobytes()
     return struct.pack("<I", 8) + _text(value)

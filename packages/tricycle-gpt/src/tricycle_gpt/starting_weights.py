@@ -19,7 +19,7 @@ import numpy as np
 
 from tricycle_gpt.chat import Template
 from tricycle_gpt.config import GPTConfig
-from tricycle_gpt.gguf import from_gguf, opened
+from tricycle_gpt.gguf import from_gguf, opened, said_of_texts
 from tricycle_gpt.huggingface import (
     CONFIG,
     GENERATION,
@@ -215,15 +215,5 @@ def find_weights(name: str | Path) -> StartingWeights:
 def in_gguf(place: Path) -> StartingWeights:
     """The weights of a GGUF file."""
     file, _, config = opened(place)
-    end: Any = file.settings.get("tokenizer.ggml.eos_token_id")
-    ends = (end,) if type(end) is int else ()
-    begin: Any = file.settings.get("tokenizer.ggml.bos_token_id")
-    template: Any = file.settings.get("tokenizer.chat_template")
-    return StartingWeights(
-        place,
-        config,
-        ends,
-        lambda: from_gguf(place),
-        begin if type(begin) is int else None,
-        template if isinstance(template, str) else None,
-    )
+    ends, begin, template = said_of_texts(file)
+    return StartingWeights(place, config, ends, lambda: from_gguf(place), begin, template)
