@@ -388,6 +388,24 @@ def test_a_place_without_weights_and_tokens_of_others_are_named(place, whole, ap
         app.known_tokeniser(asked, args.folder)
 
 
+def test_a_name_on_the_hub_is_fetched_and_a_folder_is_not(place, whole, app, monkeypatch):
+    asked = []
+
+    def fetched(name, say):
+        asked.append(name)
+        return whole / "model", f"{name}@{'c' * 40}"
+
+    monkeypatch.setattr("settings.hub_model", fetched)
+    monkeypatch.chdir(place)
+    args = app.with_weights(app.Arguments(from_="own/er@main"), set())
+    assert asked == ["own/er@main"]
+    assert args.from_ == "own/er@main"  # so that the same command goes on with it
+    assert args.tokeniser == str(whole / "model")
+    with pytest.raises(FileNotFoundError, match="no weights at whole/nothing"):
+        app.with_weights(app.Arguments(from_="whole/nothing"), set())
+    assert asked == ["own/er@main"]
+
+
 def test_the_tokens_of_a_gguf_file_come_along(app, tmp_path):
     if "TRICYCLE_TEST_DATA" not in os.environ:
         pytest.skip("TRICYCLE_TEST_DATA is not set: mini/gguf/llama.gguf is looked for there")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from tricycle_bpe import StreamDecoder, Tokeniser
-from tricycle_datasets import read_documents
+from tricycle_datasets import hub_model, is_hub_model, read_documents
 from tricycle_gpt import (
     GPT,
     Dials,
@@ -50,8 +50,8 @@ class Arguments(Dials):
     prompt: str = ""
     """The text to continue; a new line if not given."""
     model: Path = Path("runs/shakespeare/model")
-    """The folder of a run, a model folder (config.json, model.safetensors, tokenizer.json), or a
-    GGUF file."""
+    """The folder of a run, a model folder (config.json, model.safetensors, tokenizer.json), a GGUF
+    file, or owner/name@revision on the hub."""
     max_tokens: int = 300
     """How many tokens to write at most; a token that the model ends texts with ends it sooner."""
     temperature: float = 0.8
@@ -106,9 +106,11 @@ def main() -> None:
 
 
 def load(folder: Path) -> tuple[Tokeniser, GPT]:
-    """The tokeniser and model of a model folder, of a run's folder, which has one, or of a GGUF
-    file.
+    """The tokeniser and model of a model folder, of a run's folder, which has one, of a GGUF file,
+    or of a model on the hub.
     """
+    if not folder.exists() and is_hub_model(str(folder)):
+        folder = hub_model(str(folder), say=say)[0]
     if (folder / "model" / "config.json").is_file() and not (folder / "config.json").exists():
         folder = folder / "model"
     if not folder.exists():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from tricycle_autograd import choose_device
+from tricycle_datasets import hub_model, is_hub_model
 from tricycle_gpt import (
     FINE_TUNING,
     PRESETS,
@@ -37,8 +38,9 @@ class Arguments:
     minutes: float = 10.0
     """Time that the training may take, for the preset auto."""
     from_: Annotated[str | None, flag("from")] = None
-    """Weights to start from, not random ones: the folder of a model or of a run, a .gguf file,
-    or a .bin file of llama2.c. Size, tokens and their end come along."""
+    """Weights to start from, not random ones: the folder of a model or of a run, a .gguf file, a
+    .bin file of llama2.c, or owner/name@revision on the hub. Size, tokens and their end come
+    along."""
     data: str | None = None
     """A file, a folder, a name on the hub or prepared data; Shakespeare's works if not given."""
     chat: bool = False
@@ -92,7 +94,10 @@ CHOSEN = "laptop"
 @cache
 def weights(name: str | None) -> StartingWeights | None:
     """The weights that a run starts from; None for random ones."""
-    return None if name is None else find_weights(name)
+    if name is None:
+        return None
+    is_there = Path(name).exists() or not is_hub_model(name)
+    return find_weights(name if is_there else hub_model(name, say=say)[0])
 
 
 def with_weights(args: Arguments, named: set[str]) -> Arguments:

@@ -7,6 +7,7 @@
     what_bytes_are what a file is if not UTF-8, for the message
     other_ids      token ids as nanoGPT, llm.c and others keep them
     hub            datasets on the Hugging Face hub: pinned, checked, one document at a time
+    hub_models     a model's folder on the hub: pinned, bounded, checked
     conversations  records with a list of messages
     source         any of these by one word, parted in two, and what exactly it was
     prepared       a folder of ids to train on and ids to check with, made from a source
@@ -25,6 +26,7 @@ Importing this package opens no file and no connection.
 from tricycle_datasets.batches import Batches, check_ids, windows
 from tricycle_datasets.conversations import messages_of, open_conversations
 from tricycle_datasets.hub import HUB_DATASETS, HubDocuments, hub_documents
+from tricycle_datasets.hub_models import hub_model, is_hub_model
 from tricycle_datasets.other_ids import read_ids
 from tricycle_datasets.prepared import (
     Prepared,
@@ -50,6 +52,8 @@ __all__ = [
     "TokenShards",
     "check_ids",
     "hub_documents",
+    "hub_model",
+    "is_hub_model",
     "is_prepared",
     "is_validation",
     "load_shakespeare",

@@ -23,7 +23,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,6 +77,59 @@ def download(url: str, path: Path, *, size: int, sha256: str) -> bytes:
             ) from error
         give_name(part, path)
     return content
+
+
+def fetch_file(url: str, path: Path, *, size: int, is_right: Callable[[Path], bool]) -> None:
+    """Fetch a file that may be larger than memory, unless it is there.
+
+    is_right  (a path) -> whether what lies there is the file
+    raises    as `download` does
+    """
+
+    def is_there():
+        return path.is_file() and path.stat().st_size == size and is_right(path)
+
+    if is_there():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(path.name + ".lock")):
+        if is_there():  # another process may have fetched it meanwhile
+            return
+        part = path.with_name(path.name + ".part")
+        try:
+            for _ in range(2):  # the second time from nothing
+                with open(part, "ab") as file:
+                    _append_rest(url, file, size)
+                    os.fsync(file.fileno())
+                if part.stat().st_size == size and is_right(part):
+                    break
+                part.unlink()
+            else:
+                raise _Hopeless(f"{url} gave another file than is listed")
+        except (ConnectionError, _Hopeless) as error:
+            raise ConnectionError(
+                f"could not fetch {path.name}: {error}. Try again when there is a connection "
+                "(what has arrived is kept)"
+            ) from error
+        give_name(part, path)
+
+
+def fetch_answer(url: str, longest: int) -> bytes:
+    """A short answer, in memory; ConnectionError for none, and for one of more than `longest`."""
+    late, found = time.monotonic() + SECONDS_MORE, b""
+    try:
+        with _opener().open(url, timeout=TIMEOUT) as response:
+            while piece := response.read1(PIECE):
+                found += piece
+                if len(found) > longest or time.monotonic() > late:
+                    raise ConnectionError(f"{url} does not come to an end: {len(found):,} bytes")
+    except urllib.error.HTTPError as error:
+        raise ConnectionError(f"{url} answered {error.code} {error.reason}") from error
+    except ConnectionError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise ConnectionError(f"{url}: {error or type(error).__name__}") from error
+    return found
 
 
 def _read_if_right(path: Path, sha256: str) -> bytes | None:
