@@ -19,13 +19,14 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,13 @@ class Place:
         found = "ran; not timed" if self.is_emulated else f"{milliseconds:.3f} ms{work}"
         return row(name, found, self.state)
 
-    def noise(self, *shape: int, scale: float = 1.0) -> Any:
-        """bfloat16 numbers on the GPU."""
-        import ml_dtypes
-
+    def noise(self, *shape: int, scale: float = 1.0, dtype: Any = "bfloat16") -> Any:
+        """Random numbers on the GPU."""
+        from tricycle_autograd.arrays import as_dtype
         from tricycle_autograd.devices import move
 
         some = scale * np.random.default_rng(0).standard_normal(99_991)
-        return move(np.resize(some.astype(ml_dtypes.bfloat16), shape), "cuda")
+        return move(np.resize(some.astype(as_dtype(dtype)), shape), "cuda")
 
 
 # ---- Is it right? ----
@@ -326,7 +326,7 @@ def products(place: Place) -> list[Row]:
     ):
         N = m // 4 if name == "head" else m
         x, weight, y = place.noise(N, k), place.noise(k, n), place.noise(N, n)
-        d_weight = place.noise(k, n).astype(np.float32)
+        d_weight = place.noise(k, n, dtype=np.float32)
         kinds = {"": (y, x, weight), "to x": (x, y, weight.T), "to weight": (d_weight, x.T, y)}
         for kind, (out, left, right) in kinds.items():
             what = f"{name} {kind}".strip()
@@ -625,11 +625,17 @@ def one_part(words: list[str], limit: float) -> dict[str, Any]:
     """Run a part's process, which prints its rows as it finds them; a failure is one more."""
     began, failure = time.monotonic(), ""
     with tempfile.TemporaryFile("w+", errors="replace") as said:
+        # With a group of its own, which ends with it: what it has started holds the GPU, too.
+        part = subprocess.Popen(words, stdout=said, stderr=said, start_new_session=True)
         try:
-            done = subprocess.run(words, stdout=said, stderr=said, timeout=limit, check=False)
-            failure = f"ended with {done.returncode}" if done.returncode else ""
+            status = part.wait(limit)
+            failure = f"ended with {status}" if status else ""
         except subprocess.TimeoutExpired:
             failure = f"took longer than {limit:g} s"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(part.pid, signal.SIGKILL)
+            part.wait()
         said.seek(0)
         lines = said.read().splitlines()
     rows = [json.loads(line) for line in lines if line.startswith(BEGINNING) and line[-1] == "}"]

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,8 @@ def test_where_no_gpu_works_it_says_how_to_get_there(tmp_path):
     (tmp_path / "cupy.py").write_text("raise ImportError('not here')")
     done = check(cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert done.returncode == 2
-    assert "no GPU works here: cupy is not installed; install tricycle-autograd" in done.stderr
+    reason = "cupy is installed and cannot be imported (not here); install tricycle-autograd"
+    assert f"no GPU works here: {reason}" in done.stderr
     assert done.stderr.rstrip().endswith("or try --emulated")
 
 
@@ -111,6 +113,23 @@ def test_a_part_that_takes_too_long_is_ended(script):
     assert (first["row"], last["state"]) == ("sum", "FAILED")
     assert last["found"].startswith("took longer than 3 s: a warning")
     assert found["seconds"] < 30
+
+
+def test_what_a_slow_part_has_started_ends_with_it(script, tmp_path):
+    """As compute-sanitizer does, which would hold the GPU while later parts are timed."""
+    sleeper = "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid, flush=True); "
+    words = [sys.executable, "-c", f"{sleeper}import time; time.sleep(60)"]
+    (last,) = script.one_part(words, 3)["rows"]
+    child = int(last["found"].split()[-1])
+    for _ in range(100):  # until whoever inherits it has seen that it ended
+        try:
+            state = Path(f"/proc/{child}/stat").read_text().split()[2]
+        except FileNotFoundError:
+            state = "Z"
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process {child} still runs")
 
 
 def test_without_failures_the_status_is_good(run):

@@ -6,11 +6,12 @@ help.txt says what can be asked of it, and what a run's folder gets: it is what 
 """
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from settings import CHOSEN, RUNS, Arguments, device_of, planned_for, weights, with_weights
+from settings import CHOSEN, RUNS, Arguments, Device, planned_for, weights, with_weights
 from texts import foreseen, open_data, prepare_data
 
 from tricycle_bpe import StreamDecoder
@@ -52,7 +53,9 @@ def main() -> None:
             fixed=("data", "preset", "validation", "max_tokens", "from_", "chat"),
         )
         # An error now, not after hours of encoding.
-        settle(args.device, quietly=ranks.rank > 0, place=ranks.place)
+        asked = args.device
+        device = settle(asked, ranks, resumed=args.folder if args.resume else None)
+        args = replace(args, device=device)
         args = with_weights(args, named)
         if args.plan:
             if ranks.rank == 0:
@@ -64,11 +67,14 @@ def main() -> None:
             args.training.share(ranks.size)
             args.model.family.format_of(args.model)
         with locked_run(args.folder, ranks):
-            run(args, named, ranks, began)
+            run(args, asked, named, ranks, began)
 
 
-def run(args: Arguments, named: set[str], ranks: Communicator, began: float) -> None:
-    """Documents, tokens, training, a sample."""
+def run(args: Arguments, asked: Device, named: set[str], ranks: Communicator, began: float) -> None:
+    """Documents, tokens, training, a sample.
+
+    asked  for this device; it stays in the run's settings, for it may go on on another machine
+    """
     is_first = ranks.rank == 0
     if not args.resume:
         make_run_folder(args.folder)
@@ -88,14 +94,15 @@ def run(args: Arguments, named: set[str], ranks: Communicator, began: float) -> 
             f"everything goes to {args.folder}"
         )
         record = {"weights": begins_with.record()} if begins_with else {}
-        write_settings(args.folder, args, data.record | record)
+        settings = replace(args, device=asked)
+        write_settings(args.folder, settings, data.record | record)
     ranks.wait()
 
     if begins_with:
         model = begins_with.model(config, recipe.seed)
     else:
         model = GPT(config, rng=np.random.default_rng(recipe.seed))
-    place(model, device_of(args))
+    place(model, args.device)
     windows, _ = recipe.share(ranks.size)
     batches = Batches(
         data.train,

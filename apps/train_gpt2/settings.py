@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tricycle_autograd import choose_device
 from tricycle_datasets import hub_model, is_hub_model
 from tricycle_gpt import (
     FINE_TUNING,
@@ -27,6 +26,8 @@ from tricycle_gpt import (
     say,
     with_named,
 )
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Arguments:
     """A folder with a tokenizer.json, or gpt2; if not given, model.vocab-size are learned."""
     workers: int = 2
     """Threads that encode text."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to train: auto takes a GPU where one works, and says so."""
     plan: bool = False
     """Say what the run would take (memory, time, FLOPs) from a few measured steps, and stop; auto
@@ -147,7 +148,7 @@ def sized(args: Arguments, named: set[str], tokens: int | None, ranks: int) -> A
         say(f"chosen: --preset {TUNING} {as_flags(args, RUNS[TUNING], 'training')}")
         return args
     say(f"choosing a size for {args.minutes:g} minutes of training (--minutes)")
-    besides, device = beside(args), device_of(args)
+    besides, device = beside(args), args.device
     args = choose_settings(args, named, tokens, besides=besides, ranks=ranks, device=device)
     say(f"chosen: --preset {CHOSEN} {as_flags(args, RUNS[CHOSEN], 'model', 'training')}")
     return replace(args, preset=CHOSEN)
@@ -155,13 +156,8 @@ def sized(args: Arguments, named: set[str], tokens: int | None, ranks: int) -> A
 
 def planned_for(args: Arguments, ranks: Communicator) -> Plan:
     """What the settings would take here."""
-    besides, device = beside(args), device_of(args)
+    besides, device = beside(args), args.device
     return plan(args.model, args.training, besides=besides, communicator=ranks, device=device)
-
-
-def device_of(args: Arguments) -> str:
-    """ "cpu" or "cuda": "auto" stays in the settings, for the run may go on on another machine."""
-    return choose_device(args.device)
 
 
 def beside(args: Arguments) -> int:

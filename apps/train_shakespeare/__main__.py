@@ -98,7 +98,7 @@ class Arguments:
 def main() -> None:
     """Train, alone in the run's folder."""
     args = read_command_line(Arguments(), description=__doc__)
-    device = settle(args.device)
+    device = settle(args.device, resumed=args.folder if args.resume else None)
     with locked_run(args.folder):
         run(args, device)
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -86,12 +87,48 @@ def test_a_missing_library(cupy, monkeypatch, name):
     assert "was not found (no such file); install tricycle-autograd[cuda13]" in why(cupy)
 
 
-def test_a_gpu_that_refuses_to_work(cupy, monkeypatch):
-    def busy(array, device):
-        raise RuntimeError("cudaErrorDevicesUnavailable")
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("cudaErrorDevicesUnavailable: busy or unavailable"),  # in exclusive use
+        MemoryError("Out of memory allocating 512 bytes\nand more"),  # cupy's own
+    ],
+    ids=["busy", "full"],
+)
+def test_a_gpu_that_refuses_to_work(cupy, monkeypatch, error):
+    def refuse(array, device):
+        raise error
 
-    monkeypatch.setattr(gpu, "move", busy)
-    assert why(cupy) == "a GPU made of numpy refuses to work: cudaErrorDevicesUnavailable"
+    said = str(error).split("\n")[0]
+    reason = f"the GPU refuses to work ({said}); nvidia-smi shows who else uses it"
+    cupy.cuda.runtime.refusal = error  # where it is first asked
+    assert why(cupy) == reason
+    cupy.cuda.runtime.refusal = None
+    monkeypatch.setattr(gpu, "move", refuse)  # or only where it is to hold a number
+    assert why(cupy) == reason
+
+
+def test_a_package_that_is_there_and_cannot_be_imported_is_not_called_missing(
+    monkeypatch, tmp_path
+):
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "cupy.py").write_text("raise ImportError('libcudart.so.13: no such file')")
+    reason = gpu.why_no_gpu()
+    assert reason.startswith(
+        "cupy is installed and cannot be imported (libcudart.so.13: no such file); install"
+    )
+    (tmp_path / "cupy.py").write_text("import no_such_module")
+    assert "cannot be imported (No module named 'no_such_module')" in gpu.why_no_gpu()
+
+
+def test_a_thread_begins_with_the_first_gpu_whatever_another_took(cupy):
+    cupy.cuda.runtime.gpus, seen = 3, []
+    gpu.take_gpu(5)
+    thread = threading.Thread(target=lambda: seen.append(gpu.current_gpu().id))
+    thread.start()
+    thread.join()
+    assert (gpu.current_gpu().id, seen) == (2, [0])
 
 
 def test_why_a_library_cannot_be_used_is_one_line(monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 from tricycle_autograd import Tensor
 from tricycle_autograd.devices import array_module, device_of, move
 from tricycle_autograd.testing_device import IN_CUPY, emulated, emulated_cupy
+from tricycle_autograd.testing_streams import emulated_gpu
 
 X = emulated(np.arange(6, dtype=np.float32).reshape(2, 3))
 
@@ -45,6 +46,49 @@ def test_results_are_on_the_device_also_those_without_axes(make):
     made = make(X)
     assert device_of(made) == "cuda"
     assert np.isfinite(move(made, "cpu")).all()
+
+
+def test_what_is_done_in_a_capture_is_done_when_it_is_replayed():
+    with emulated_gpu() as cupy:
+        x, total, stream = (
+            move(np.arange(3.0), "cuda"),
+            move(np.zeros(3), "cuda"),
+            cupy.cuda.Stream(),
+        )
+        stream.begin_capture()
+        y = (2 * x).reshape(3, 1)[1:]
+        total += x
+        total[:1] = 7
+        z = cupy.concatenate([y, x.astype(np.float32).copy()[:, None]]).sum()
+        graph = stream.end_capture()
+        assert total.tolist() == [0, 0, 0]  # nothing has run
+        for start in (0.0, 10.0):
+            x[...] = move(np.arange(3.0) + start, "cuda")
+            graph.launch(stream)
+            stream.synchronize()
+            assert y.tolist() == [[2 * start + 2], [2 * start + 4]]
+            assert z.item() == 4 * start + 6 + 3 * start + 3
+        assert total.tolist() == [7, 12, 14]  # 0 + 1 + 11, 0 + 2 + 12
+
+
+def test_what_cuda_refuses_in_a_capture_is_refused():
+    with emulated_gpu() as cupy:
+        x, stream = move(np.ones(2), "cuda"), cupy.cuda.Stream()
+        stream.begin_capture()
+        for look in (x.tolist, x.sum().item, lambda: move(x, "cpu"), lambda: bool(x.sum())):
+            with pytest.raises(RuntimeError, match="a look at an array in a capture"):
+                look()
+        with pytest.raises(RuntimeError, match="a copy to the GPU in a capture"):
+            move(np.ones(2), "cuda")
+        stream.end_capture()
+        assert x.tolist() == [1, 1]
+
+
+def test_operations_come_after_what_waits_on_their_stream():
+    with emulated_gpu() as cupy:
+        x = move(np.zeros(2), "cuda")
+        cupy.cuda.stream.do(lambda: x.__setitem__(0, 5.0))
+        assert (x + 1).tolist() == [6, 1]
 
 
 def test_it_calculates_as_numpy_does():

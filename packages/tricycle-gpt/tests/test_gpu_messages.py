@@ -4,6 +4,7 @@ import ctypes
 import sys
 import threading
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from tricycle_autograd import nvrtc
 from tricycle_autograd.devices import move
+from tricycle_autograd.gpu import current_gpu, take_gpu
 from tricycle_autograd.testing_streams import emulated_gpu
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig
 from tricycle_gpt.runs import gpu_messages
@@ -31,16 +33,21 @@ class NCCL:
     NCCL_FLOAT32, NCCL_FLOAT64 = np.dtype("f4"), np.dtype("f8")
     NCCL_BFLOAT16, NCCL_UINT8 = BF16, np.dtype("u1")
 
+    char = range(-128, 128)  # what C's char holds, on x86
+
     def __init__(self, size):
         self.barrier, self.mail = threading.Barrier(size, timeout=600), {}
         self.group = threading.local()
-        self.identities = []
+        self.identities, self.places = [], set()
 
     def get_unique_id(self):
-        return tuple(range(-64, 64))
+        return tuple(self.char[i] for i in range(64, 192))
 
     def NcclCommunicator(self, size, identity, rank):
+        if not set(identity) <= set(self.char):
+            raise OverflowError("value too large to convert to char")
         self.identities.append(identity)
+        self.places.add((rank, current_gpu().id))
         return Rank(self, rank)
 
     def groupStart(self):
@@ -48,6 +55,7 @@ class NCCL:
 
     def groupEnd(self):
         calls = self.group.calls
+        self.places |= {(call[0], current_gpu().id) for call in calls}
         for rank in {call[0] for call in calls}:
             self.mail[rank] = [(kind, to, numbers.copy()) for _, kind, to, numbers, _ in calls]
         self.barrier.wait()
@@ -96,9 +104,9 @@ def seen(address, n, dtype):
 def on_gpus(monkeypatch):
     """Run program(messages, rank) on each of `size` ranks; returns what each returned."""
 
-    def run(size, program):
-        nccl, told = NCCL(size), threading.Barrier(size, timeout=600)
-        word, found, errors = np.zeros(128, np.int8), [None] * size, []
+    def run(size, program, nccl=None, meet=GPUMessages):
+        nccl, told = nccl or NCCL(size), threading.Barrier(size, timeout=600)
+        word, found, errors = np.zeros(128, np.uint8), [None] * size, []
         monkeypatch.setattr(gpu_messages, "nccl_library", lambda: nccl)
 
         def tell_all(identity):
@@ -109,20 +117,23 @@ def on_gpus(monkeypatch):
 
         def rank(r):
             try:
-                found[r] = program(GPUMessages(r, size, tell_all), r)
+                take_gpu(r)
+                found[r] = program(meet(r, size, tell_all), r)
             except BaseException as error:
                 errors.append(error)
                 nccl.barrier.abort()
                 raise
 
         threads = [threading.Thread(target=rank, args=(r,)) for r in range(size)]
-        with emulated_gpu():
+        with emulated_gpu() as cupy:
+            cupy.cuda.runtime.gpus = size
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
         assert not errors
-        assert set(nccl.identities) == {tuple(range(-64, 64))}  # all found the same meeting
+        assert set(nccl.identities) == {nccl.get_unique_id()}  # all found the same meeting
+        assert nccl.places == {(r, r) for r in range(size)}  # with its own GPU in every thread
         return found
 
     return run
@@ -189,6 +200,13 @@ def test_what_cannot_be_sent_is_refused(on_gpus):
     assert on_gpus(1, program) == [True]
 
 
+def test_ranks_meet_also_where_a_char_has_no_sign(on_gpus):
+    nccl = NCCL(2)
+    nccl.char = range(256)  # on Arm
+    assert on_gpus(2, lambda messages, r: r, nccl) == [0, 1]
+    assert max(nccl.identities[0]) == 191
+
+
 def test_without_nccl_the_error_names_the_extras(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(
@@ -206,9 +224,9 @@ TEXT = np.random.default_rng(0).integers(0, 23, (2, 4, 9))  # two steps of four 
 class Threads(Communicator):
     """Ranks that are threads: numbers are added in their order, arrays by the stand-in."""
 
-    def __init__(self, messages, rank, size, numbers, barrier):
+    def __init__(self, rank, size, tell_all, numbers, barrier):
         self.rank, self.size, self.sent, self.neighbours, self.place = rank, size, 0, size, rank
-        self.gpus = messages
+        self._world = SimpleNamespace(Bcast=lambda identity, root: tell_all(identity))
         self.numbers, self.barrier = numbers, barrier
 
     def sum(self, numbers):
@@ -245,7 +263,11 @@ def test_ranks_with_a_gpu_each_train_as_one_does(on_gpus, size):
     with emulated_gpu():
         alone, state_alone, norms_alone = train_on(Alone())
     numbers, barrier = {}, threading.Barrier(size, timeout=600)
-    found = on_gpus(size, lambda m, r: train_on(Threads(m, r, size, numbers, barrier)))
+    found = on_gpus(
+        size,
+        lambda ranks, r: train_on(ranks),
+        meet=lambda *about: Threads(*about, numbers, barrier),
+    )
     for weights, _, _ in found[1:]:  # all ranks have the same
         for name, array in weights.items():
             assert array.tobytes() == found[0][0][name].tobytes(), name
@@ -288,5 +310,5 @@ def test_a_communicator_sends_arrays_on_gpus_by_nccl_and_others_by_mpi(monkeypat
         ranks.reduce(array, [(0, 3)])
         ranks.gather(array * 2, whole, [(0, 3)])
         assert move(whole, "cpu").tolist() == [0, 2, 4]
-    assert ranks._world.told == (np.int8, 128, 0)
+    assert ranks._world.told == (np.uint8, 128, 0)
     assert len(nccl.identities) == 1  # they meet once

@@ -5,12 +5,14 @@ tiny there.
 """
 
 import os
+import re
+import sys
 from contextlib import nullcontext
 from itertools import product
 
 import numpy as np
 import pytest
-from small_runs import Stream, losses_in, text
+from small_runs import Stream, losses_in, text, weights_in
 
 from tricycle_autograd import nvrtc
 from tricycle_autograd.devices import move
@@ -20,6 +22,8 @@ from tricycle_autograd.testing_device import EmulatedArray, Function
 from tricycle_autograd.testing_streams import emulated_gpu
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig, generate, train
 from tricycle_gpt.runs.checkpoint import load_newest_checkpoint
+from tricycle_gpt.runs.diagnosis import first_bad_operation
+from tricycle_gpt.runs.micro_steps import MicroSteps
 from tricycle_gpt.runs.optimiser import make_optimiser
 from tricycle_nn import gradient_norm
 from tricycle_nn.clipping import scale_for_norm
@@ -140,6 +144,87 @@ def test_the_text_that_is_written_is_the_cpus(block, dtype, gpu, request):
     assert [*generate(model, prompt, n, temperature=0)] == text == [8, 9, 10, 11]
 
 
+@pytest.fixture
+def strict(monkeypatch):
+    """As with cupy: an array on the GPU never becomes one of numpy's unless it is moved there."""
+    asarray = np.asarray
+
+    def refusing(array, *args, **options):
+        ours = sys._getframe(1).f_globals["__name__"].startswith("tricycle_gpt")
+        if ours and isinstance(array, EmulatedArray):
+            raise TypeError("Implicit conversion to a NumPy array is not allowed")
+        return asarray(array, *args, **options)
+
+    monkeypatch.setattr(np, "asarray", refusing)
+
+
+def test_the_operation_where_a_bad_step_broke_is_found_on_a_gpu(gpu, alone, strict):
+    model = model_of("gpt2", "cuda", "bfloat16")
+    bias, weight = model.blocks[0].mlp.up.bias, model.blocks[0].mlp.down.weight
+    assert "did not repeat itself" in first_bad_operation(model, batches(0, 1), 0)
+    bias.array[...] = move(np.full(bias.shape, 3e38).astype(bias.dtype), "cuda")
+    weight.array[...] = move(np.full(weight.shape, 9).astype(weight.dtype), "cuda")
+    found = first_bad_operation(model, batches(0, 1), 0)
+    assert re.match(r"the result of .* in blocks.0.mlp.*: .* are not finite, shape", found)
+    bias.array[...] = move(np.full(bias.shape, np.nan).astype(bias.dtype), "cuda")
+    assert first_bad_operation(model, batches(0, 1), 0) == (
+        "the weights blocks.0.mlp.up.bias are not finite themselves"
+    )
+
+
+def run_captured(folder, graphs, block, **changes):
+    """Three steps of two batches each; what they left."""
+    config = GPTConfig(**{**SIZES, "dropout": 0.1}, **BLOCKS[block])
+    model = GPT(config, rng=np.random.default_rng(0)).to("cuda", "bfloat16")
+    recipe = TrainingConfig(
+        steps=3, batch_size=1, micro_batches=2, learning_rate=3e-3, graphs=graphs, **changes
+    )
+    train(model, Stream(text(), batch_size=1, length=WINDOW), recipe, folder)
+    return weights_in(folder), losses_in(folder)
+
+
+@pytest.mark.parametrize("block", ["gpt2", *["llama"] * LONG])
+def test_a_captured_run_is_a_plain_one_to_the_bit(block, gpu, tmp_path, monkeypatch):
+    """Dropout's masks, and gradients that are added up, included."""
+    plain = run_captured(tmp_path / "plain", False, block)
+    made, loss = [], GPT.loss_of_placed
+    monkeypatch.setattr(GPT, "loss_of_placed", lambda *given: made.append(1) or loss(*given))
+    assert run_captured(tmp_path / "captured", True, block) == plain
+    # Overwriting gradients and adding to them: each plainly, and for the capture; two are replayed.
+    assert len(made) == 4
+
+
+def test_a_batch_in_which_other_tokens_count_is_not_taken_for_the_one_before(gpu, monkeypatch):
+    """Nor one of another shape; of a model whose loss is what is told of its batch."""
+
+    def plain(model, ids, targets):
+        return told(model, int((targets != -100).sum()), ids.shape)
+
+    def placed(model, ids, positions, targets):
+        return told(model, targets.n, ids.shape)
+
+    def told(model, count, shape):
+        return (model.norm.weight * (100 * count + shape[1])).sum()
+
+    monkeypatch.setattr(GPT, "loss", plain)
+    monkeypatch.setattr(GPT, "loss_of_placed", placed)
+    found = {}
+    for captured in (False, True):
+        model = model_of("gpt2", "cuda")
+        make_optimiser(model, TrainingConfig())  # gradients are in its arenas
+        steps, losses = MicroSteps(model, captured), []
+        for length, left_out in 4 * [(6, 0), (6, 2), (5, 0)]:
+            ids = np.arange(length + 1)[None]
+            targets = ids[:, 1:].copy()
+            targets[:, :left_out] = -100
+            losses.append(steps(ids[:, :-1], targets, 2.0).item())
+        found[captured] = losses, model.norm.weight.grad.tolist()
+        assert [len(step.graphs) for step in steps.steps.values()] == [2, 1] * captured
+    assert found[True] == found[False]
+    width = SIZES["embedding_dim"]
+    assert losses == 4 * [606 * width / 2, 406 * width / 2, 505 * width / 2]
+
+
 class EndsAfter(Stream):
     """Batches that end after some of them."""
 
@@ -160,7 +245,7 @@ def train_some(folder, n, device, dtype):
 
 
 @pytest.mark.parametrize("places", [("cuda", "cpu"), ("cpu", "cuda")], ids=" then ".join)
-def test_a_run_goes_on_on_the_other_device(places, gpu, tmp_path):
+def test_a_run_goes_on_on_the_other_device(places, gpu, tmp_path, capsys):
     """A checkpoint holds float32 numbers, masters where there are any."""
     dtypes = {"cpu": "float32", "cuda": "bfloat16"}
     first, then = [(place, dtypes[place]) for place in places]
@@ -168,7 +253,11 @@ def test_a_run_goes_on_on_the_other_device(places, gpu, tmp_path):
     assert half_way.step == 2
     assert {array.dtype.name for array in half_way.parameters.values()} == {"float32"}
     assert any(name.endswith(".master") for name in half_way.optimiser) == (first[0] == "cuda")
+    assert half_way.state["device"] == first[0]
     ended = train_some(tmp_path / "run", 1, *then)
+    numbers = {"cpu": "on the processor, in float32", "cuda": "on a GPU, in bfloat16"}
+    told = f"the run was {numbers[first[0]]}, and goes on {numbers[then[0]]}"
+    assert capsys.readouterr().err.count(told) == 1
     train_some(tmp_path / "whole", 3, "cpu", "float32")
     assert ended.step == 3
     found, wanted = losses_in(tmp_path / "run"), losses_in(tmp_path / "whole")

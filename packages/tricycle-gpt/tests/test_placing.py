@@ -1,16 +1,21 @@
 """Where a run works, and that plans, sizes and mfu are of the device where it does."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from tricycle_autograd import gpu, nvrtc
+from tricycle_autograd.gpu import NoGPUError
 from tricycle_autograd.testing_streams import emulated_gpu
 from tricycle_gpt import GPT, GPTConfig, TrainingConfig
-from tricycle_gpt.runs import placing, run_folder, sizing, trial_steps
+from tricycle_gpt.runs import out_of_memory, placing, run_folder, sizing, trial_steps
+from tricycle_gpt.runs.checkpoint import save_checkpoint
+from tricycle_gpt.runs.distributed import Alone
 from tricycle_gpt.runs.memory_readers import memory_of, resident_bytes
-from tricycle_gpt.runs.optimiser import least_bytes_per_parameter
+from tricycle_gpt.runs.optimiser import OPTIMISERS, least_bytes_per_parameter, make_optimiser
+from tricycle_gpt.runs.out_of_memory import batch_that_fits
 from tricycle_gpt.runs.placing import place, settle
 from tricycle_gpt.runs.plan import compare_with_plan, plan
 
@@ -71,18 +76,110 @@ def test_a_processor_is_not_spoken_of_and_the_model_stays(capsys):
     assert all(p.array is a for p, a in zip(stays.parameters(), arrays, strict=True))
 
 
-def test_ranks_of_one_machine_take_its_gpus_in_turn(cupy, capsys):
+class Ranks(Alone):
+    """One of several ranks of a machine; what holds on the others is given."""
+
+    def __init__(self, rank, size, elsewhere=False):
+        super().__init__()
+        self.rank, self.size, self.place, self.neighbours = rank, size, rank, size
+        self.elsewhere = elsewhere
+
+    def any(self, condition):
+        return condition or self.elsewhere
+
+
+@pytest.fixture
+def nccl(monkeypatch):
+    monkeypatch.setattr(placing, "nccl_library", lambda: None)
+
+
+def test_ranks_of_one_machine_take_a_gpu_each_and_the_first_one_tells(cupy, nccl, capsys):
     cupy.cuda.runtime.gpus = 4
     taken = []
-    for place_of_rank in range(6):
-        settle("cuda", quietly=True, place=place_of_rank)
+    for rank in range(4):
+        assert settle("cuda", Ranks(rank, 4)) == "cuda"
         taken.append(cupy.cuda.Device().id)
-    assert taken == [0, 1, 2, 3, 0, 1]
+    assert taken == [0, 1, 2, 3]
+    assert capsys.readouterr().err.count("working on") == 1
 
 
-def test_other_ranks_settle_quietly(cupy, capsys):
-    assert settle("cuda", quietly=True) == "cuda"
+def test_more_ranks_than_gpus_are_refused_before_anything_is_done(cupy, nccl, capsys):
+    cupy.cuda.runtime.gpus = 2
+    wanted = r"started 3 ranks on a machine with 2 GPU\(s\), and each .* start 2 there"
+    with pytest.raises(NoGPUError, match=wanted):
+        settle("cuda", Ranks(0, 3))
+    assert settle("auto", Ranks(0, 3)) == "cpu"
+    assert "working on the processor: mpiexec started 3 ranks" in capsys.readouterr().err
+
+
+def test_ranks_without_nccl_are_told_what_to_install(cupy, monkeypatch):
+    def missing():
+        raise ImportError("install it with the extra nccl13")
+
+    monkeypatch.setattr(placing, "nccl_library", missing)
+    cupy.cuda.runtime.gpus = 2
+    with pytest.raises(NoGPUError, match=r"extra nccl13 \(--device cpu works without GPUs\)"):
+        settle("cuda", Ranks(0, 2))
+    assert settle("cuda", Ranks(0, 1)) == "cuda"
+
+
+def test_all_ranks_work_on_processors_where_one_has_no_gpu(cupy, nccl, capsys):
+    cupy.cuda.runtime.gpus = 2
+    assert settle("auto", Ranks(1, 2, elsewhere=True)) == "cpu"
     assert capsys.readouterr() == ("", "")
+    assert settle("auto", Ranks(0, 2, elsewhere=True)) == "cpu"
+    assert capsys.readouterr().err == "working on the processor: another rank has none\n"
+
+
+def test_auto_goes_on_on_the_processor_and_says_why_in_one_line(cupy, capsys):
+    cupy.cuda.runtime.refusal = RuntimeError("cudaErrorDevicesUnavailable: busy")
+    assert settle("auto") == "cpu"
+    said = capsys.readouterr().err
+    assert said.startswith("working on the processor: the GPU refuses to work (cudaErrorDevices")
+    assert said.count("\n") == 1
+    cupy.cuda.runtime.refusal, cupy.cuda.runtime.driver = None, 12000
+    assert settle("auto") == "cpu"
+    assert "the driver knows CUDA 12.0" in capsys.readouterr().err
+
+
+def test_where_nobody_expects_a_gpu_auto_says_nothing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert settle("auto") == "cpu"
+    assert capsys.readouterr() == ("", "")
+
+
+# ---- A run that goes on ----
+
+
+def test_a_gpus_run_goes_on_on_the_processor_only_if_told_to(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert settle("auto", resumed=tmp_path) == "cpu"  # nothing is there to go on with
+    some = {"w": np.ones(2, np.float32)}
+    save_checkpoint(tmp_path / "checkpoints", 3, some, some, {"device": "cuda"})
+    with pytest.raises(
+        NoGPUError, match=r"was on a GPU, and none works here: cupy is not"
+    ) as error:
+        settle("auto", resumed=tmp_path)
+    assert "--device cpu goes on on the processor" in str(error.value)
+    assert settle("cpu", resumed=tmp_path) == "cpu"
+
+
+def test_a_gpus_run_goes_on_on_a_gpu(cupy, tmp_path):
+    some = {"w": np.ones(2, np.float32)}
+    save_checkpoint(tmp_path / "checkpoints", 3, some, some, {"device": "cuda"})
+    assert settle("auto", resumed=tmp_path) == "cuda"
+
+
+# ---- Memory ----
+
+
+def test_the_batch_that_fits_is_one_that_fits_the_gpu(batches, monkeypatch):
+    monkeypatch.setattr(out_of_memory, "run_batch", lambda network, windows: None)
+    # Two windows were tried, whose 6 MB the pool keeps.
+    batches.cuda.runtime.free, batches.cuda.pool.total = 4 * MB, 0
+    moved = model()
+    place(moved, "cuda")
+    assert batch_that_fits(moved, 8) == 2  # 3 MB a window, whatever the processor has
 
 
 # ---- What it takes there ----
@@ -119,7 +216,19 @@ def test_the_memory_that_was_taken_is_the_gpus_too(batches, tmp_path):
 def test_a_gpu_holds_no_copies_for_checkpoints():
     adamw = TrainingConfig(optimiser="adamw")
     assert least_bytes_per_parameter(adamw) == (4 + 4 + 8) + (4 + 8)
-    assert least_bytes_per_parameter(adamw, "cuda") == 2 + 2 + 4 + 8
+    assert least_bytes_per_parameter(adamw, "cuda") == 2 + 4 + 4 + 8
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_no_less_is_taken_for_a_parameter_on_a_gpu(name, cupy):
+    """Counted in the arrays that there are, which are rounded up to cache lines."""
+    recipe, moved = TrainingConfig(optimiser=name), model()
+    place(moved, "cuda")
+    groups = make_optimiser(moved, recipe).groups
+    arrays = [array for group in groups for array in group.moments.values()]
+    arrays += [array for g in groups for array in (g.arena.values, g.arena.gradients)]
+    taken = sum(array.nbytes for array in arrays)
+    assert taken - least_bytes_per_parameter(recipe, "cuda") * moved.n_parameters() >= 0
 
 
 def test_memory_is_asked_of_the_device(cupy):

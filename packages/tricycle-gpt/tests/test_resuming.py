@@ -91,6 +91,7 @@ def test_a_folder_is_made_for_a_new_run_alone(tmp_path):
         ("validation_loss", "2.0"),
         ("run_id", 7),
         ("versions", {"numpy": 2}),
+        ("device", "tpu"),
     ],
 )
 def test_a_state_of_other_types_is_refused_by_name(name, wrong):

@@ -91,13 +91,16 @@ class Kernel:
 
     def _emulate(self, grid, block, arguments, shared):
         from tricycle_autograd.ptx_machine import launch
+        from tricycle_autograd.testing_device import row
 
-        program = _program(self.path, tuple(sorted(self.constants.items())))
-        report = launch(
-            program[self.name], grid, block, arguments, shared, count=_watched is not None
-        )
-        if _watched is not None:
-            _watched.append(Launch(self.name, grid, block, report))
+        program = _program(self.path, tuple(sorted(self.constants.items())))[self.name]
+
+        def run():
+            report = launch(program, grid, block, arguments, shared, count=_watched is not None)
+            if _watched is not None:
+                _watched.append(Launch(self.name, grid, block, report))
+
+        row.do(run)
 
     @cached_property
     def _loaded(self):

@@ -16,7 +16,7 @@ after `finish()`, or between two events (profiling.py).
 import importlib
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -58,10 +58,11 @@ class GPU(NamedTuple):
         return f"{self.name}, {self.memory / 1e9:.1f} GB, compute capability {capability}"
 
 
-def choose_device(asked: str) -> str:
+def choose_device(asked: str, place: int | None = None) -> Literal["cpu", "cuda"]:
     """Where to work: "cpu" or "cuda".
 
     asked  "cpu"; "cuda"; or "auto" for "cuda" where a GPU works, else "cpu"
+    place  which of this machine's GPUs becomes the current one, see `take_gpu`; none if not given
 
     Raises ValueError for another word, and NoGPUError where "cuda" is asked for and no GPU works:
     its message says why, and what to do.
@@ -70,7 +71,7 @@ def choose_device(asked: str) -> str:
         raise ValueError(f"unknown device {asked!r}; there are {', '.join(ASKED)}")
     if asked == "cpu":
         return "cpu"
-    reason = why_no_gpu()
+    reason = why_no_gpu(place)
     if reason is None:
         return "cuda"
     if asked == "cuda":
@@ -78,10 +79,13 @@ def choose_device(asked: str) -> str:
     return "cpu"
 
 
-def why_no_gpu() -> str | None:
-    """What keeps this machine from working on a GPU, and what to do; None where nothing does."""
-    if not _is_installed("cupy"):
-        return f"cupy is not installed; {EXTRAS}"
+def why_no_gpu(place: int | None = None) -> str | None:
+    """What keeps this machine from working on a GPU, and what to do; None where nothing does.
+
+    place  which of its GPUs to take for that, see `take_gpu`; the current one if not given
+    """
+    if missing := why_not_imported("cupy"):
+        return f"{missing}; {EXTRAS}"
     import cupy
 
     driver, wanted = driver_version(), cupy.cuda.runtime.runtimeGetVersion() // 1000
@@ -97,21 +101,24 @@ def why_no_gpu() -> str | None:
         )
     if not cupy.cuda.is_available():
         return "the driver shows no GPU; CUDA_VISIBLE_DEVICES may hide it"
-    gpu = the_gpu()
-    if gpu.capability < LEAST_CAPABILITY:
-        return (
-            f"{gpu} is too old: kernels need compute capability "
-            f"{LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]}, that is RTX 30, A100 or newer"
-        )
-    if not _is_installed("ml_dtypes"):
-        return f"ml_dtypes, which has bfloat16, is not installed; {EXTRAS}"
+    try:
+        if place is not None:
+            take_gpu(place)
+        gpu = the_gpu()
+        if gpu.capability < LEAST_CAPABILITY:
+            return (
+                f"{gpu} is too old: kernels need compute capability "
+                f"{LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]}, that is RTX 30, A100 or newer"
+            )
+        move(np.zeros(1, np.float32), "cuda")
+    except (MemoryError, RuntimeError) as error:  # cupy's, and CUDA's
+        said = str(error).split("\n")[0]
+        return f"the GPU refuses to work ({said}); nvidia-smi shows who else uses it"
+    if missing := why_not_imported("ml_dtypes"):
+        return f"{missing}, which has bfloat16; {EXTRAS}"
     for name, missing in (("NVRTC", why_no_nvrtc()), ("cuBLASLt", why_no_cublaslt())):
         if missing:
             return f"{name} was not found ({missing}); {EXTRAS}"
-    try:
-        move(np.zeros(1, np.float32), "cuda")
-    except RuntimeError as error:  # CUDA's errors are: no memory left, in use by another process
-        return f"{gpu.name} refuses to work: {error}"
     return None
 
 
@@ -150,12 +157,17 @@ def why_no_cublaslt() -> str | None:
     return _why_not(cublaslt.library)
 
 
-def _is_installed(name):
+def why_not_imported(name: str) -> str | None:
+    """What keeps a package from being imported; None where nothing does."""
     try:
         importlib.import_module(name)
-    except ImportError:
-        return False
-    return True
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return f"{name} is not installed"
+        return f"{name} is installed and cannot be imported ({error})"
+    except ImportError as error:
+        return f"{name} is installed and cannot be imported ({str(error).strip().splitlines()[0]})"
+    return None
 
 
 def _why_not(load):
@@ -170,7 +182,7 @@ def gpu_facts() -> dict[str, str]:
     """GPU, driver, NVRTC and cuBLASLt, each as a line, or "none" and why."""
     reason = why_no_gpu()
     facts = {"GPU": f"none: {reason}", "driver": "none"}
-    if _is_installed("cupy") and (driver := driver_version()):
+    if why_not_imported("cupy") is None and (driver := driver_version()):
         facts["driver"] = "CUDA {}.{}".format(*driver)
     if reason is None:
         facts["GPU"] = str(the_gpu())
@@ -183,10 +195,20 @@ def gpu_facts() -> dict[str, str]:
 
 
 def take_gpu(place: int) -> None:
-    """Make one of this machine's GPUs the current one: number `place`, counted round and round."""
+    """Make one of this machine's GPUs the current one: number `place`, counted round and round.
+
+    Of this thread: another one begins with the first GPU, whatever this one has taken.
+    """
     import cupy
 
-    cupy.cuda.Device(place % cupy.cuda.runtime.getDeviceCount()).use()
+    cupy.cuda.Device(place % n_gpus()).use()
+
+
+def n_gpus() -> int:
+    """How many GPUs this process may use."""
+    import cupy
+
+    return cupy.cuda.runtime.getDeviceCount()
 
 
 def current_gpu() -> Any:

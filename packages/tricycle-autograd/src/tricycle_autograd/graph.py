@@ -14,7 +14,9 @@ memory that the capture did, and no line of Python is run.  So
   second is captured, which runs nothing, and replayed; all others are replayed
 - what it returns stays where it is, and holds the numbers of the last call: copy what is to last
 - what differs from call to call otherwise, such as overwriting gradients first and adding to them
-  later, is a variant with a graph of its own
+  later, or a number that Python gives to a kernel, is a variant with a graph of its own; there are
+  a few, and what comes after them is run plainly
+- of what Python did besides only this is repeated: the `grad` of `leaves` is set
 
 *The way of the inputs.*  They are copied to pinned memory, from which the GPU fetches them while
 Python goes on.  It may fetch late: so there are two such buffers, written in turn, and one is
@@ -23,14 +25,17 @@ written again only when the GPU has fetched what was in it.
 With `plainly=True` nothing is captured, and all else is the same: for looking for mistakes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from tricycle_autograd.devices import move
+from tricycle_autograd.tensor import Tensor
 
 BUFFERS = 2  # in which an input is written in turn
+MOST = 8  # graphs
 
 
 class Slot:
@@ -51,17 +56,21 @@ class CapturedStep:
 
     function  takes arrays on the GPU and returns such arrays, one or a tuple: launches, and no
               copies to or from the processor
+    leaves    tensors whose gradients it finds; they keep them in an arena
     plainly   run it each time, and capture nothing
     """
 
-    def __init__(self, function: Callable[..., Any], plainly: bool = False):
+    def __init__(
+        self, function: Callable[..., Any], leaves: Sequence[Tensor] = (), plainly: bool = False
+    ):
         import cupy
 
-        self.function, self.plainly = function, plainly
+        self.function, self.leaves, self.plainly = function, leaves, plainly
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.pool = cupy.cuda.MemoryPool()
         self.slots: list[Slot] = []
-        self.graphs: dict[Any, tuple[Any, Any]] = {}  # by variant, with what it returns
+        # By variant, with what it returns and the leaves' gradients.
+        self.graphs: dict[Any, tuple[Any, Any, list[Any]]] = {}
         self._run_once: set[Any] = set()
         self._fetched: list[Any] = [None] * BUFFERS  # events: when a buffer may be written again
         self._turn = 0
@@ -88,15 +97,26 @@ class CapturedStep:
 
     def _run(self, variant):
         inputs = [slot.array for slot in self.slots]
-        if self.plainly or variant not in self._run_once:
+        is_new = variant not in self.graphs
+        if self.plainly or variant not in self._run_once or (is_new and len(self.graphs) >= MOST):
             self._run_once.add(variant)
             return self.function(*inputs)
-        if variant not in self.graphs:
+        if is_new:
             self.stream.begin_capture()
-            results = self.function(*inputs)
-            self.graphs[variant] = self.stream.end_capture(), results
-        graph, results = self.graphs[variant]
+            try:
+                results = self.function(*inputs)
+            except BaseException:
+                # What was captured is of no use, but a stream that captures is of none either.
+                with suppress(RuntimeError):
+                    self.stream.end_capture()
+                raise
+            gradients = [leaf.grad for leaf in self.leaves]
+            self.graphs[variant] = self.stream.end_capture(), results, gradients
+        graph, results, gradients = self.graphs[variant]
         graph.launch(self.stream)
+        for leaf, gradient in zip(self.leaves, gradients, strict=True):
+            if gradient is not None and leaf.node is not None:
+                leaf.node.grad = gradient
         return results
 
     def _fill(self, arrays):

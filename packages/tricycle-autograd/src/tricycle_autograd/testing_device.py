@@ -8,9 +8,14 @@ It does the arithmetic, and is as strict as cupy: an array of numpy's beside one
 error, and so is a function that cupy lacks.  New arrays are full of NaN, so that what a kernel
 forgets to write is seen.  CUDA kernels run on these arrays, too (cuda.py).  An operation that works
 here still has to be tried on a real GPU, but what is wrong here is wrong there.
+
+While a stream captures (testing_streams.py), operations are written down instead: each will fill
+the array that it has returned.  What CUDA refuses then is refused here: numbers from the processor,
+and a look at what is in an array.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,8 +37,56 @@ IN_CUPY = """
     take take_along_axis tanh tensordot tile trace transpose tri tril triu true_divide uint32
     uint64 var where zeros zeros_like
 """
+IN_PLACE = ("copyto", "add.at")
 # What makes an array on the GPU of one that is not there yet.
 UPLOADS = ("array", "asanyarray", "asarray", "ascontiguousarray")
+
+
+class Row:
+    """Where operations go: they are done at once, after what waits on their stream, or captured.
+
+    captured  those that a capture has written down so far; None while none goes on
+    catch_up  does what waits on the current stream
+    """
+
+    def __init__(self) -> None:
+        self.captured: list[Callable[[], object]] | None = None
+        self.catch_up: Callable[[], object] = lambda: None
+
+    def do(self, action: Callable[[], object]) -> None:
+        """Something that writes into arrays that are there."""
+        if self.captured is None:
+            self.catch_up()
+            action()
+        else:
+            self.captured.append(action)
+
+    def made(self, operation: Callable[[], Any], inputs: Any) -> Any:
+        """An operation's result on the GPU: a view on an input, or an array that it fills."""
+        if self.captured is None:
+            self.catch_up()
+            return _emulated(operation())
+        result = _emulated(operation())  # for its shape; what is in it comes when it is replayed
+        given = [_plain(array) for array in _flat(inputs) if isinstance(array, np.ndarray)]
+        for i, array in enumerate(_flat([result])):
+            if isinstance(array, np.ndarray) and not any(
+                np.may_share_memory(_plain(array), x) for x in given
+            ):
+
+                def fill(i=i, array=array):
+                    _plain(array)[...] = _flat([operation()])[i]
+
+                self.captured.append(fill)
+        return result
+
+    def look(self) -> None:
+        """The processor is to see what is in an array."""
+        if self.captured is not None:
+            raise RuntimeError("cudaErrorStreamCaptureUnsupported: a look at an array in a capture")
+        self.catch_up()
+
+
+row = Row()
 
 
 class EmulatedArray(np.ndarray):
@@ -44,15 +97,21 @@ class EmulatedArray(np.ndarray):
         _refuse_arrays_of_numpy(f"{ufunc.__name__}", (*inputs, *results))
         if out is not None:
             options["out"] = tuple(map(_plain, results))
-        result = getattr(ufunc, method)(*map(_plain, inputs), **options)
-        return out[0] if isinstance(out, tuple) and len(out) == 1 else _emulated(result)
+
+        def operation():
+            return getattr(ufunc, method)(*map(_plain, inputs), **options)
+
+        if out is None and method != "at":
+            return row.made(operation, inputs)
+        row.do(operation)
+        return out[0] if isinstance(out, tuple) and len(out) == 1 else out
 
     def __array_function__(self, function, types, arguments, options):
         # np.where(x, ...) of an array on the GPU: cupy runs its own function of that name.
         return getattr(emulated_cupy, function.__name__)(*arguments, **options)
 
     def __getitem__(self, index):
-        return _emulated(_plain(self)[_plain(index)])
+        return row.made(lambda: _plain(self)[_plain(index)], [self])
 
     def set(self, array: np.ndarray, stream: Any = None) -> None:
         """Copy from the processor: at once, or when a stream comes to it, from what is there then.
@@ -63,7 +122,7 @@ class EmulatedArray(np.ndarray):
         def copy():
             _plain(self)[...] = array
 
-        copy() if stream is None else stream.do(copy)
+        row.do(copy) if stream is None else stream.do(copy)
 
     # Methods that ask neither of the above, and make scalars of numpy's.
 
@@ -76,9 +135,40 @@ class EmulatedArray(np.ndarray):
     def dot(self, other):  # type: ignore[override]  # numpy also takes a place for the result
         return emulated_cupy.dot(self, other)
 
+    def astype(self, *args, **options):
+        return row.made(lambda: _plain(self).astype(*args, **options), [self])
+
+    def copy(self, *args, **options):
+        return row.made(lambda: _plain(self).copy(*args, **options), [])
+
+    def reshape(self, *args, **options):
+        return row.made(lambda: _plain(self).reshape(*args, **options), [self])
+
+    def item(self, *args):
+        row.look()
+        return _plain(self).item(*args)
+
+    def tolist(self):
+        row.look()
+        return _plain(self).tolist()
+
+    def __bool__(self):
+        row.look()
+        return bool(_plain(self))
+
+    def __int__(self):
+        return int(self.item())
+
+    def __float__(self):
+        return float(self.item())
+
     def __setitem__(self, index, value):
         _refuse_arrays_of_numpy("an assignment", (value,))
-        _plain(self)[_plain(index)] = _plain(value)
+
+        def assign():
+            _plain(self)[_plain(index)] = _plain(value)
+
+        row.do(assign)
 
 
 def emulated(array: Any) -> EmulatedArray:
@@ -112,6 +202,7 @@ class EmulatedCupy:
 
     def asnumpy(self, array: EmulatedArray) -> np.ndarray:
         """A copy that is on the CPU."""
+        row.look()
         return np.array(_plain(array))
 
 
@@ -125,10 +216,18 @@ class Function:
     def __call__(self, *args, **options):
         if self.name not in UPLOADS:
             _refuse_arrays_of_numpy(self.name, (*args, *options.values()))
+        elif row.captured is not None and not isinstance(args[0], EmulatedArray):
+            raise RuntimeError("cudaErrorStreamCaptureUnsupported: a copy to the GPU in a capture")
         plain = {name: _plain(value) for name, value in options.items()}
-        result = self.function(*map(_plain, args), **plain)
+
+        def operation():
+            return self.function(*map(_plain, args), **plain)
+
         out = options.get("out")
-        return out if isinstance(out, EmulatedArray) else _emulated(result)
+        if self.name in IN_PLACE or out is not None:
+            row.do(operation)
+            return out
+        return row.made(operation, (*args, *options.values()))
 
     def __getattr__(self, name: str) -> Any:
         return Function(f"{self.name}.{name}", getattr(self.function, name))  # add.at
@@ -143,6 +242,12 @@ def _refuse_arrays_of_numpy(name, values):
                 f"{name}: got an array of numpy's beside one on the GPU, shape {value.shape}; "
                 "cupy takes its own arrays only, and plain numbers"
             )
+
+
+def _flat(values):
+    """What stands in lists and tuples of any depth, in a row."""
+    for_lists = (_flat(v) if isinstance(v, (list, tuple)) else [v] for v in values)
+    return [one for some in for_lists for one in some]
 
 
 def _plain(value):

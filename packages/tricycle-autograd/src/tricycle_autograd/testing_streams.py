@@ -5,18 +5,22 @@
         move(array, "cuda")       an EmulatedArray (testing_device.py)
 
 Inside the block `import cupy` gives a stand-in.  It has one GPU, whose memory is this process's,
-whose clock is the processor's, and whose arrays work as soon as they are asked to.  Copies to it
-that name a stream, and what a test puts into one, wait as long as CUDA may let them.  What it tells
+whose clock is the processor's, and whose arrays work as soon as they are asked to, after what waits
+on the current stream.  Copies to it that name a stream, and what a test puts into one, wait as long
+as CUDA may let them.  What it tells
 of itself can be changed, to see what happens with another one.
 """
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tricycle_autograd.testing_device import EmulatedCupy
+from tricycle_autograd.testing_device import EmulatedCupy, row
+
+_running = 0  # streams that are doing what waits on them: an operation of theirs is in order
 
 
 class Stream:
@@ -37,10 +41,15 @@ class Stream:
 
     def run(self, most: int | None = None) -> None:
         """Do what waits, the first of it."""
+        global _running
         left = len(self.waiting) if most is None else most
-        while left and self.waiting:  # doing one may do others
-            self.waiting.pop(0)()
-            left -= 1
+        _running += 1
+        try:
+            while left and self.waiting:  # doing one may do others
+                self.waiting.pop(0)()
+                left -= 1
+        finally:
+            _running -= 1
 
     def record(self, event: "Event | None" = None) -> "Event":
         """A moment that has come when all that waits now is done."""
@@ -55,11 +64,11 @@ class Stream:
     def begin_capture(self) -> None:
         if self.captured is not None:
             raise RuntimeError("the stream captures already")
-        self.captured = []
+        self.captured = row.captured = []
 
     def end_capture(self) -> "Graph":
         assert self.captured is not None
-        graph, self.captured = Graph(self.captured), None
+        graph, self.captured, row.captured = Graph(self.captured), None, None
         return graph
 
     def __enter__(self) -> "Stream":
@@ -140,6 +149,7 @@ class Runtime:
         self.name, self.capability = b"a GPU made of numpy", (8, 0)
         self.memory, self.free = 8 << 30, 6 << 30
         self.gpus = 1
+        self.refusal: Exception | None = None  # of a GPU that is there and lets nobody work
 
     def driverGetVersion(self) -> int:
         return self.driver
@@ -148,6 +158,8 @@ class Runtime:
         return self.runtime
 
     def memGetInfo(self) -> tuple[int, int]:
+        if self.refusal:
+            raise self.refusal
         return self.free, self.memory
 
     def getDeviceCount(self) -> int:
@@ -159,15 +171,18 @@ class Runtime:
 
 
 class Device:
-    """A GPU, by its number; of the current one if that is not given."""
+    """A GPU, by its number; of the current one if that is not given.
 
-    current = 0
+    Each thread has a current one of its own, and begins with the first.
+    """
+
+    taken = threading.local()
 
     def __init__(self, number: int | None = None):
-        self.id = Device.current if number is None else number
+        self.id = getattr(Device.taken, "id", 0) if number is None else number
 
     def use(self) -> None:
-        Device.current = self.id
+        Device.taken.id = self.id
 
 
 class Cuda:
@@ -193,8 +208,10 @@ class Cuda:
     @contextmanager
     def using_allocator(self, allocator: Any) -> Iterator[None]:
         self.allocators.append(allocator)
-        yield
-        self.allocators.pop()
+        try:
+            yield
+        finally:
+            self.allocators.pop()
 
     def get_current_stream(self) -> Any:
         return self.stream
@@ -215,10 +232,17 @@ def emulated_gpu() -> Iterator[CupyWithStreams]:
     """Have this machine seem to have a GPU inside a block; gives what `import cupy` gives there."""
     before, cupy = sys.modules.get("cupy"), CupyWithStreams()
     sys.modules["cupy"] = cupy  # type: ignore[assignment]  # it is not a module, and serves as one
+
+    def run_what_waits() -> None:
+        if not _running:
+            cupy.cuda.stream.run()
+
+    catch_up, row.catch_up = row.catch_up, run_what_waits
     try:
         yield cupy
     finally:
-        Device.current = 0
+        Device(0).use()
+        row.catch_up, row.captured = catch_up, None
         if before is None:
             del sys.modules["cupy"]
         else:

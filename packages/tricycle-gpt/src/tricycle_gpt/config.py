@@ -212,6 +212,9 @@ class TrainingConfig:
     """Seconds without a finished batch after which all stacks are printed; 0 for never."""
     recompute: bool = False
     """Make each block's results again in the backward pass: less memory, a third more time."""
+    graphs: bool = True
+    """On a GPU: have a batch's launches captured, and started together: the same numbers, sooner
+    where batches are small.  Without it Python makes each one, which is for finding mistakes."""
 
     def __post_init__(self):
         """Raise ValueError for settings that cannot work."""

@@ -27,6 +27,8 @@ from tricycle_nn import (
     linear_cross_entropy,
     token_scores,
 )
+from tricycle_nn.cross_entropy import PlacedTargets
+from tricycle_nn.embedding import PlacedIds
 
 
 class GPT(Module):
@@ -112,9 +114,18 @@ class GPT(Module):
         ids = np.asarray(ids)
         past = 0 if cache is None else cache.length
         self._check(ids, past)
+        return self._from_ids(ids, np.arange(past, past + ids.shape[1]), cache)
+
+    def loss_of_placed(
+        self, ids: PlacedIds, positions: PlacedIds, targets: PlacedTargets
+    ) -> Tensor:
+        """`loss` of what was checked and lies on the GPU already (runs/micro_steps.py)."""
+        return self.loss_of(self._from_ids(ids, positions), targets)
+
+    def _from_ids(self, ids, positions, cache=None):
         x = self.token_embedding(ids)  # (B, T, C)
         if self.config.family.learned_positions:
-            x = x + self.position_embedding(np.arange(past, past + ids.shape[1]))
+            x = x + self.position_embedding(positions)
         x = self.dropout(x)
         with nullcontext() if cache is None else cache.as_before_if_it_fails():
             for i, block in enumerate(self.blocks):

@@ -19,7 +19,7 @@ Where the logits are made by a product and are the largest array of a whole mode
 linear_cross_entropy.py uses their memory for the gradient too.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -124,6 +124,17 @@ def cross_entropy_fast(
 
     result = losses.reshape(shape[:-1]) if reduction == "none" else run.average(losses, count)
     return record(result, (logits,), backward)
+
+
+class PlacedTargets(NamedTuple):
+    """Targets that lie on the GPU already: for a step that is captured, which copies nothing there.
+
+    answers  what `numbered` gives for them, on the GPU
+    n        how many are not ignored, at least 1
+    """
+
+    answers: Any
+    n: int
 
 
 def numbered(targets, ignore_index):

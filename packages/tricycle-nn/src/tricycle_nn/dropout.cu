@@ -4,19 +4,21 @@
 //
 // How 64 neighbours share 16 blocks of random words is told in dropout.py: the numbers of a group
 // that take the same word of their blocks lie 16 apart, word after word.  A thread makes WIDTH blocks,
-// and uses all of their four words: WIDTH numbers at four places of the group.
+// and uses all of their four words: WIDTH numbers at four places of the group.  Where launches are
+// captured, the step is a number in memory: arguments stay what they were.
 #include "flat.cuh"
 #include "philox.cuh"
 
 constexpr int GROUP = 64, LANES = 16, WORDS = GROUP / LANES;
 
 ELEMENTWISE drop(
-    number* y, const number* x, unsigned long long seed, unsigned step, unsigned stream,
-    unsigned threshold, float scale, long long size
+    number* y, const number* x, unsigned long long seed, unsigned step, const unsigned* step_there,
+    unsigned stream, unsigned threshold, float scale, long long size
 ) {
     long long first = WIDTH * ((long long)blockIdx.x * blockDim.x + threadIdx.x);  // of its blocks
     long long start = first / LANES * GROUP + first % LANES;
     if (start >= size) return;
+    if (step_there) step = *step_there;
     Words words[WIDTH];
     #pragma unroll
     for (int k = 0; k < WIDTH; k++) {

@@ -77,7 +77,7 @@ def kept(shape: tuple[int, ...], p: float, seed: int, step: int, stream: int) ->
 
 @dropout.operation
 def dropout_fast(run, x, p, *, seed, step, stream):
-    _check_settings(p, seed, step, stream)
+    _check_settings(p, seed, step if isinstance(step, int) else 0, stream)
     if p == 0:
         return x
 
@@ -107,9 +107,10 @@ class GPU:
     FILE = CudaFile(__file__)
 
     def drop(x: Any, p, seed, step, stream):
-        """As on the CPU."""
+        """As on the CPU; the step may be one number in an array of the GPU's, of uint32."""
         y = empty_like(x)
-        words = np.uint64(seed), np.uint32(step), np.uint32(stream), _threshold(p)
+        number, place = (step, None) if isinstance(step, int) else (0, step)
+        words = np.uint64(seed), np.uint32(number), place, np.uint32(stream), _threshold(p)
         in_a_block = FLAT_THREADS * numbers_at_once(x.dtype) * GROUP // LANES
         kernel = GPU.FILE.get("drop", x.dtype)
         grid = (blocks_for(x.size, in_a_block),)
@@ -190,7 +191,9 @@ class Dropout(Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or _off.get():
             return x
-        step = same_again(self._next_step)
+        step = _placed.get()
+        if step is None:
+            step = same_again(self._next_step)
         return dropout(x, self.p, seed=self.seed, step=step, stream=self.stream)
 
     def _next_step(self):
@@ -213,6 +216,23 @@ def dropout_off() -> Iterator[None]:
         yield
     finally:
         _off.reset(before)
+
+
+# One number on the GPU, uint32, that is the step of every layer in this thread; or None.
+_placed: ContextVar[Any] = ContextVar("placed_dropout_step", default=None)
+
+
+@contextmanager
+def dropout_step_on_gpu(step: Any) -> Iterator[None]:
+    """Run a block in which layers read their step from the GPU's memory, and count nothing.
+
+    step  one number there, uint32: it may change between the runs of a step that is captured
+    """
+    before = _placed.set(step)
+    try:
+        yield
+    finally:
+        _placed.reset(before)
 
 
 def set_dropout_step(model: Module, step: int) -> None:

@@ -35,6 +35,7 @@ from tricycle_autograd.modes import is_recording
 from tricycle_autograd.tape import gradient_destination
 from tricycle_autograd.tensor import Tensor, record
 from tricycle_nn.cross_entropy import (
+    PlacedTargets,
     average,
     belief_minus_target,
     check_targets,
@@ -79,12 +80,15 @@ def linear_cross_entropy(
 def linear_cross_entropy_fast(run, x, weight, targets, ignore_index=-100, label_smoothing=0.0):
     """The operation: one block (N, V), of scores and then of their gradient, is kept."""
     _check(x, weight)
-    targets = check_targets(x, targets, weight.shape[0], ignore_index, label_smoothing)
+    if not isinstance(targets, PlacedTargets):
+        targets = check_targets(x, targets, weight.shape[0], ignore_index, label_smoothing)
+        answers = numbered(targets, ignore_index)
+        targets = PlacedTargets(answers, how_many_count(answers))
     array, table = kernel_inputs("linear_cross_entropy", x, weight)
-    shape, rows, answers = array.shape, as_rows(array), numbered(targets, ignore_index)
+    shape, rows, answers = array.shape, as_rows(array), targets.answers
     x_node, weight_node = x.node, weight.node
     keep = is_recording() and not (x_node is None and weight_node is None)
-    share = 1 / how_many_count(answers)
+    share = 1 / targets.n
     loss, d_scores = run.loss(rows, table, answers, float(label_smoothing), share, keep)
     if weight_node is None:
         rows = None  # only the gradient of the weight needs them

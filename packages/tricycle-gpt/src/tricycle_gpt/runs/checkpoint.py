@@ -195,7 +195,7 @@ def _best(found):
     losses = []
     for path in filter(_is_whole, found):
         try:
-            state = _read_state(path)
+            state = read_state(path)
         except CheckpointError:
             continue
         loss = state.get("validation_loss")
@@ -218,7 +218,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     folder = Path(folder)
     verify(folder)
     stamp = _stamp(folder)
-    state = _read_state(folder)
+    state = read_state(folder)
     found = Checkpoint(
         step=state["step"],
         parameters=_read_arrays(folder / PARAMETERS),
@@ -229,7 +229,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     return found
 
 
-def _read_state(folder):
+def read_state(folder):
     """A checkpoint's state.json: an object with the step in it."""
     path = folder / STATE
     try:

@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from tricycle_autograd.devices import move
+from tricycle_autograd.devices import device_of, move
 from tricycle_autograd.memory import flat_zeros
 from tricycle_autograd.tape import on_finished_leaf
 from tricycle_autograd.tensor import Tensor
@@ -95,6 +95,9 @@ class DealtOptimiser:
         self.timeline: list[tuple[float, float]] = []
         self.walked = 0.0
         self._keep_this_ranks_part()
+        if communicator.size > 1 and device_of(self.groups[0].arena.values) == "cuda":
+            # Now, in the thread that took this rank's GPU: in a new one it would be the first.
+            _ = communicator.gpus
 
     def _keep_this_ranks_part(self):
         for group in self.groups:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tricycle_autograd import tape
 from tricycle_autograd.arrays import is_floating
+from tricycle_autograd.devices import move
 from tricycle_autograd.modes import observed_by
 from tricycle_autograd.profiling import name_of_primitive
 from tricycle_gpt.config import TrainingConfig
@@ -30,6 +31,11 @@ class BadNumber(ArithmeticError):
 
 def _not_finite(array):
     return ~np.isfinite(array)
+
+
+def on_the_cpu(array: Any) -> np.ndarray:
+    """The numbers as numpy has them, wherever they are: looking at them is numpy's work."""
+    return np.asarray(move(array, "cpu") if hasattr(array, "dtype") else array)
 
 
 class FiniteCheck:
@@ -55,9 +61,9 @@ class FiniteCheck:
         """Check a result; returns its backward, which will be checked too."""
         name = self.operation or name_of_primitive()
         where = f"{name} in {self.paths[-1] or 'the model'}"
-        shapes = ", ".join(str(np.shape(tensor.array)) for tensor in inputs)
+        shapes = ", ".join(str(getattr(tensor.array, "shape", ())) for tensor in inputs)
         # Attention's definition has -inf for what may not be seen: if given, it is meant.
-        given = any(np.any(tensor.array == -np.inf) for tensor in inputs)
+        given = any(np.any(on_the_cpu(tensor.array) == -np.inf) for tensor in inputs)
         self._check(array, f"the result of {where}", shapes, np.isnan if given else _not_finite)
 
         def checked(*dy):
@@ -78,7 +84,7 @@ class FiniteCheck:
         yield
 
     def _check(self, array, what, shapes, is_bad=_not_finite):
-        array = np.asarray(array)
+        array = on_the_cpu(array)
         bad = int(is_bad(array).sum()) if is_floating(array.dtype) else 0
         if bad:
             raise BadNumber(
@@ -143,7 +149,8 @@ def why_it_stopped(config: TrainingConfig, bad: BadStep, found: str) -> str:
 
 def weights_not_finite(model: GPT) -> list[str]:
     """The names of parameters that hold a number that is not finite: no step will mend them."""
-    return [name for name, p in model.named_parameters() if not np.isfinite(p.array).all()]
+    named = model.named_parameters()
+    return [name for name, p in named if not np.isfinite(on_the_cpu(p.array)).all()]
 
 
 def first_bad_operation(model: GPT, batches: Sequence[Batch], dropout_step: int) -> str:

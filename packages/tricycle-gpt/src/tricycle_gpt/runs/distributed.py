@@ -31,7 +31,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,8 @@ class Communicator:
     all numpy's, or each on its rank's own GPU.
     """
 
+    _gpus: GPUMessages | None = None
+
     def __init__(self, world: Any):
         self._world = world
         self.rank: int = world.Get_rank()
@@ -73,10 +75,13 @@ class Communicator:
         self.neighbours, self.place = 1, 0
         self.sent = 0
 
-    @cached_property
+    @property
     def gpus(self) -> GPUMessages:
-        """How GPUs talk; all ranks ask for it at the same time, once."""
-        return GPUMessages(self.rank, self.size, lambda array: self._world.Bcast(array, root=0))
+        """How GPUs talk; all ranks ask for it first at the same time, each with its GPU taken."""
+        if self._gpus is None:
+            tell_all = partial(self._world.Bcast, root=0)
+            self._gpus = GPUMessages(self.rank, self.size, tell_all)
+        return self._gpus
 
     def sum(self, numbers: ArrayLike) -> np.ndarray:
         """The sum over all ranks of some numbers, in float64: the same bits on each rank."""

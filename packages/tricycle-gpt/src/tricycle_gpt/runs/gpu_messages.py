@@ -25,6 +25,7 @@ import numpy as np
 from tricycle_autograd.gpu import current_gpu, current_stream, nccl_library
 
 IDENTITY = 128  # bytes by which ranks find each other: ncclUniqueId
+NO_SIGN = 0xFF  # a byte of it is C's `char`, which has a sign on x86 and none on Arm
 
 
 class GPUMessages:
@@ -33,17 +34,21 @@ class GPUMessages:
     rank, size  which one this is, and of how many
     tell_all    gets an array of IDENTITY bytes, which rank 0 has filled, and fills it on the others
 
-    It is made by all ranks at the same time, each with its own GPU the current one; other threads
-    may call it, too.
+    It is made by all ranks at the same time, each with its own GPU the current one: by the thread
+    that took the GPU.  Other threads may call it, too.
     """
 
     def __init__(self, rank: int, size: int, tell_all: Callable[[np.ndarray], None]):
         self.rank, self._nccl, self._gpu = rank, nccl_library(), current_gpu()
-        identity = np.zeros(IDENTITY, np.int8)
+        identity = np.zeros(IDENTITY, np.uint8)
         if rank == 0:
-            identity[...] = self._nccl.get_unique_id()
+            identity[...] = [byte & NO_SIGN for byte in self._nccl.get_unique_id()]
         tell_all(identity)
-        self._ranks = self._nccl.NcclCommunicator(size, tuple(identity.tolist()), rank)
+        try:
+            self._ranks = self._nccl.NcclCommunicator(size, tuple(identity.tolist()), rank)
+        except OverflowError:  # bytes have a sign here
+            signed = tuple(identity.view(np.int8).tolist())
+            self._ranks = self._nccl.NcclCommunicator(size, signed, rank)
 
     def reduce(self, array: Any, parts: Any) -> None:
         """Make this rank's part of a flat array the sum over all ranks; the rest is left alone."""
@@ -59,6 +64,7 @@ class GPUMessages:
 
         The arguments are those of Communicator.gather.
         """
+        self._gpu.use()
         if whole is not None:
             whole[slice(*parts[self.rank])] = mine
         how = self._kind(mine)

@@ -25,12 +25,12 @@ def least_bytes_per_parameter(config: TrainingConfig, device: str = "cpu") -> in
     """What training takes at least for each number of the model, in bytes of a device's memory.
 
     Its value, gradient and the optimiser's memory of it; and while a checkpoint is written a copy
-    of all but the gradient, which a GPU need not hold.  There a value and its gradient take half,
-    and the value in float32 is kept besides.
+    of all but the gradient, which a GPU need not hold.  There a value takes half, and is kept in
+    float32 besides; gradients are float32 too.
     """
     moments = OPTIMISERS[config.optimiser].lightest.bytes_per_parameter
     if device == "cuda":
-        return 2 + 2 + 4 + moments
+        return (2 + 4 + 4) + moments
     return (4 + 4 + moments) + (4 + moments)
 
 

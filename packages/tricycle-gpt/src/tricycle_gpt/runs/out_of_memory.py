@@ -1,15 +1,14 @@
 """What to do when a step found no memory: the batch that fits is looked for, by trying."""
 
-from tricycle_autograd.memory import give_back_freed_memory
 from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.model import GPT
-from tricycle_gpt.runs.memory_readers import free_bytes
+from tricycle_gpt.runs.memory_readers import memory_of
 from tricycle_gpt.runs.trial_steps import peak_of_batch, run_batch
 
 
 def out_of_memory(network: GPT, training: TrainingConfig, step: int) -> str:
     """What to say, and to do, when a step found no memory."""
-    give_back_freed_memory()
+    memory_of(network.head_weight.device).give_back()
     said = f"there was none for step {step + 1}; the weights were left as they were. "
     windows = batch_that_fits(network, training.batch_size)
     if not windows:
@@ -31,9 +30,10 @@ def batch_that_fits(network: GPT, most: int) -> int:
         first, second = (peak_of_batch(network, windows) for windows in (1, 2))
     except MemoryError:
         return 0
+    free = memory_of(network.head_weight.device).free
     for windows in range(most - 1, 0, -1):
         # A system that promises more memory than it has would end us for taking it.
-        if most % windows or first + (windows - 1) * (second - first) > free_bytes():
+        if most % windows or first + (windows - 1) * (second - first) > free():
             continue
         try:
             run_batch(network, windows)

@@ -17,10 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from tricycle_autograd.devices import DEVICES
 from tricycle_gpt.config import TrainingConfig
 from tricycle_gpt.model import GPT
 from tricycle_gpt.runs.batch_feed import BatchSource
-from tricycle_gpt.runs.checkpoint import Checkpoint, load_newest_checkpoint
+from tricycle_gpt.runs.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    list_checkpoints,
+    load_newest_checkpoint,
+    read_state,
+)
 from tricycle_nn import Dropout
 from tricycle_nn.optimiser import MASTER, AnyOptimiser
 
@@ -33,6 +40,7 @@ NOT_THE_RECIPE = (
     "checkpoint_every",
     "keep_checkpoints",
     "recompute",
+    "graphs",
     "keep_best",
     "patience",
     "hang_seconds",
@@ -72,6 +80,7 @@ class RunState:
                      best by it)
     run_id           the tracker's name for the run
     versions         of what decides the bits, or None where that was not yet written down
+    device           "cpu" or "cuda": where its last steps were made
 
     What has a default here is lacking in older checkpoints, which are read all the same.
     """
@@ -87,6 +96,7 @@ class RunState:
     validation_loss: float | None = None
     run_id: str | None = None
     versions: dict[str, str | None] | None = None
+    device: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, in what JSON has: lists for tuples."""
@@ -147,6 +157,7 @@ FITS: dict[str, Callable[[Any], bool]] = {
     "validation_loss": lambda value: value is None or _is_number(value),
     "run_id": lambda value: value is None or isinstance(value, str),
     "versions": lambda value: value is None or _are_versions(value),
+    "device": lambda value: value in (None, *DEVICES),
 }
 
 
@@ -273,6 +284,26 @@ def say_which_versions_differ(then: dict[str, str | None] | None) -> None:
         print(
             f"warning: the checkpoint was written by other versions ({'; '.join(differences)}): "
             "the run goes on, but perhaps not to the same bits",
+            file=sys.stderr,
+        )
+
+
+def device_of_run(folder: Path) -> str | None:
+    """Where the last steps of the run in a folder were made; None if it is not known."""
+    for path in reversed(list_checkpoints(folder / "checkpoints")):
+        try:
+            return read_state(path).get("device")
+        except CheckpointError:  # who resumes the run is told
+            continue
+    return None
+
+
+def say_if_it_goes_on_elsewhere(then: str | None, now: str) -> None:
+    """Warn on stderr if a run's last steps were made on another device: its numbers differ."""
+    if then not in (None, now):
+        numbers = {"cpu": "on the processor, in float32", "cuda": "on a GPU, in bfloat16"}
+        print(
+            f"warning: the run was {numbers[str(then)]}, and goes on {numbers[now]}",
             file=sys.stderr,
         )
 

@@ -34,6 +34,7 @@ from tricycle_gpt.runs.diagnosis import (
 from tricycle_gpt.runs.distributed import Alone, Communicator
 from tricycle_gpt.runs.health import Health
 from tricycle_gpt.runs.interruption import Postponed, interruptible
+from tricycle_gpt.runs.micro_steps import MicroSteps
 from tricycle_gpt.runs.optimiser import make_optimiser
 from tricycle_gpt.runs.out_of_memory import out_of_memory
 from tricycle_gpt.runs.patience import Patience, back_to_best
@@ -43,6 +44,7 @@ from tricycle_gpt.runs.resuming import (
     make_recipe,
     make_run_folder,
     restore,
+    say_if_it_goes_on_elsewhere,
     say_which_versions_differ,
     versions,
 )
@@ -173,10 +175,13 @@ def take_steps(
     if communicator.size > 1:
         optimiser = deal_out(model, optimiser, config, {"step": start, **recipe}, communicator)
         summing = optimiser.summing
+    # Other threads send gradients meanwhile, where there are other ranks: nothing to capture.
+    micro_step = MicroSteps(model, config.graphs and communicator.size == 1)
 
     is_first = communicator.rank == 0
     if before and is_first:
         say_which_versions_differ(before.versions)
+        say_if_it_goes_on_elsewhere(before.device, model.head_weight.device)
     feed, failed = BatchFeed(batches, model.config), Postponed()
     if start < config.steps:
         feed.check()
@@ -216,6 +221,7 @@ def take_steps(
                 validation_loss=validation_loss,
                 run_id=log.run_id,
                 versions=versions(),
+                device=model.head_weight.device,
             )
             writer.save(steps_taken, parameters, moments, state.to_json())
 
@@ -244,16 +250,16 @@ def take_steps(
                 losses, part = [], None
                 for i, (inputs, targets) in enumerate(step_batches):
                     try:
-                        part = model.loss(inputs, targets) / divide_by[i]
                         with summing() if i + 1 == n_batches else nullcontext():
-                            part.backward()
+                            part = micro_step(inputs, targets, divide_by[i])
                     except MemoryError:
                         part = None  # all that the step had made hangs on it
                         break
-                    losses.append(part.detach())
+                    losses.append(part)
                     watchdog.alive()
                 if part is None:
                     model.zero_grad()
+                    micro_step.forget()
                     raise MemoryError(out_of_memory(model, config, step))
 
                 # The weights move, unless that would harm them.
