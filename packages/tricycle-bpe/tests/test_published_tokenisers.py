@@ -233,6 +233,14 @@ def test_what_is_put_around_a_text_is_kept_and_offered(name, document, both, tmp
         ({"type": "Other"}, "`post_processor` 'Other' is not known here; TemplateProcessing, Bert"),
         ({"type": "BertProcessing"}, "`post_processor` .* is not as it should be"),
         ({"type": "BertProcessing", "cls": ["a", "b"], "sep": []}, "has 'b' for an id"),
+        (
+            {"type": "BertProcessing", "cls": ["<|end|>", 0], "sep": ["<|end|>", 10**12]},
+            "puts the id 1000000000000 around a text, which no token has",
+        ),
+        (
+            {"type": "BertProcessing", "cls": ["<|end|>", -5], "sep": ["<|end|>", 0]},
+            "puts the id -5 around a text, which no token has",
+        ),
         ({"type": "TemplateProcessing", "single": [], "special_tokens": {}}, "has no text in it"),
         (
             {

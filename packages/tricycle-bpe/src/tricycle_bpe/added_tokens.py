@@ -19,6 +19,7 @@ from .special_tokens import cut_at
 BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
+RUN_OF_BLANKS = regex.compile(f"[{BLANKS}]*")
 IN_WORD = regex.compile(r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200c\u200d]")
 
 
@@ -82,9 +83,10 @@ def cut_by_flags(
 
 
 def _taken(text: str, start: int, end: int, floor: int, flags: Flags) -> tuple[int, int] | None:
-    """From where to where a token that was found reaches; None if it does not count here."""
-    if start < floor:
-        return None  # within the blanks that the token before it has swallowed
+    """From where to where a token that was found reaches; None if it does not count here.
+
+    It may begin in the blanks that the token before it has swallowed, up to `floor`.
+    """
     if flags.single_word and (
         (start and IN_WORD.match(text[start - 1])) or (end < len(text) and IN_WORD.match(text[end]))
     ):
@@ -92,5 +94,5 @@ def _taken(text: str, start: int, end: int, floor: int, flags: Flags) -> tuple[i
     if flags.lstrip:
         start = floor + len(text[floor:start].rstrip(BLANKS))
     if flags.rstrip:
-        end = len(text) - len(text[end:].lstrip(BLANKS))
+        end = RUN_OF_BLANKS.match(text, end).end()
     return start, end

@@ -1,21 +1,24 @@
 r"""One regular expression, as different programs read it.
 
 A pattern comes from tiktoken, whose regular expressions are Rust's, or from a tokenizer.json, where
-they are Oniguruma's; here the `regex` package runs it. The three agree on nearly everything that
-patterns say. Where they do not, a pattern is written anew, in words that mean the same to all:
+they are Oniguruma's; here the `regex` package runs it. Where the three do not agree on counts and
+ends, a pattern is written anew, in words that mean the same to all:
 
     `X{1,3}+`   at most three, never given back     tiktoken     (?>X{1,3})
                 one to three, again and again       Oniguruma    (?:X{1,3})+
     `X{3}?`     three                               tiktoken     X{3}
                 three, or none                      Oniguruma    (?:X{3})?
     `$` `^`     the end, the beginning of the text  tiktoken     (?![\s\S])  (?<![\s\S])
-                of a line                           Oniguruma    (?=\n|(?![\s\S]))  (?<![^\n])
+                of a line                           Oniguruma    (?=\n|(?![\s\S]))  (?:…|(?<=\n)…)
 
-Sets made from sets, as [a-z&&[^aeiou]], mean something there and something else here: they are
-refused.
+What else means another thing to Oniguruma is the matter of `oniguruma.py`. Sets made from sets, as
+[a-z&&[^aeiou]], mean something there and something else here: they are refused.
 """
 
 import re
+from collections.abc import Iterator
+
+from .oniguruma import in_words_of_both
 
 LONGEST_PATTERN = 5_000  # characters; the longest of a known tokeniser has about 600
 
@@ -25,13 +28,12 @@ ESCAPE = re.compile(
 COUNT = re.compile(r"\{(\d+(?:,\d*)?|,\d+)\}")
 NAMED_SET = re.compile(r"\[:\^?\w+:\]")
 MULTILINE = re.compile(r"\(\?[a-zA-Z]*m")
-# Where $ and ^ are characters like any other, or say that a set is what it does not name.
-ESCAPED_OR_SET = re.compile(r"\\[\s\S]|\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]")
 VERBOSE = re.compile(r"\(\?[a-zA-Z]*x")
 SET_OPERATORS = ("&&", "--", "||", "~~")
 
 OF_THE_TEXT = {"$": r"(?![\s\S])", "^": r"(?<![\s\S])"}
-OF_A_LINE = {"$": r"(?=\n|(?![\s\S]))", "^": r"(?<![^\n])"}
+# No line begins at the very end, after the last newline.
+OF_A_LINE = {"$": r"(?=\n|(?![\s\S]))", "^": r"(?:(?<![\s\S])|(?<=\n)(?=[\s\S]))"}
 
 
 def as_tiktoken_reads(expression: str) -> str:
@@ -49,7 +51,9 @@ def as_hugging_face_reads(expression: str) -> str:
     >>> as_hugging_face_reads(r"\p{N}{1,3}+")
     '(?:\\p{N}{1,3})+'
     """
-    return _rewritten(expression, possessive=False, ends=OF_A_LINE)
+    _check_length(expression)
+    words = "".join(in_words_of_both(expression, list(_atoms(expression))))
+    return _rewritten(words, possessive=False, ends=OF_A_LINE)
 
 
 def _rewritten(expression: str, possessive: bool, ends: dict[str, str]) -> str:
@@ -57,14 +61,10 @@ def _rewritten(expression: str, possessive: bool, ends: dict[str, str]) -> str:
 
     possessive  whether a + after {…} means: never give back
     """
-    if len(expression) > LONGEST_PATTERN:
-        raise ValueError(
-            f"a pattern of {len(expression):,} characters is too long; {LONGEST_PATTERN:,} are "
-            "allowed"
-        )
+    _check_length(expression)
     if VERBOSE.search(expression):
         raise ValueError(f"pattern {expression!r:.80} has the flag x (verbose): write it without")
-    outside = ESCAPED_OR_SET.sub("", expression)
+    outside = "".join(atom for atom in _atoms(expression) if len(atom) == 1)
     if MULTILINE.search(outside) and ("$" in outside or "^" in outside):
         raise ValueError(
             f"pattern {expression!r:.80} has the flag m, under which $ and ^ mean another "
@@ -94,6 +94,23 @@ def _rewritten(expression: str, possessive: bool, ends: dict[str, str]) -> str:
             atom = opened.pop()
         out.append(ends.get(text, text))
     return "".join(out)
+
+
+def _check_length(expression: str) -> None:
+    if len(expression) > LONGEST_PATTERN:
+        raise ValueError(
+            f"a pattern of {len(expression):,} characters is too long; {LONGEST_PATTERN:,} are "
+            "allowed"
+        )
+
+
+def _atoms(expression: str) -> Iterator[str]:
+    """The escapes, sets and characters of an expression, one after the other."""
+    i = 0
+    while i < len(expression):
+        atom = _atom_at(expression, i)
+        yield atom
+        i += len(atom)
 
 
 def _count(out: list[str], atom: int, count: re.Match, then: str, possessive: bool) -> int:

@@ -26,7 +26,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -212,6 +212,8 @@ def encode_documents(
         Progress("encoding", total_bytes, "B") as progress,
     ):
         if out.exists():
+            with suppress(OSError):  # or it is not empty, and who made `out` removes it
+                place.rmdir()
             raise FileExistsError(f"{out} was made by another process, for which this one waited")
         open_place(place, settings, resume)
         threads = ThreadPoolExecutor if workers > 1 else AtOnce

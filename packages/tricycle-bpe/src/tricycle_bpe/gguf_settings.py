@@ -94,9 +94,7 @@ WAYS = {
     ("deepseek-v3",): Way(
         (_split(r"\p{N}{1,3}"), _split(CHINESE_AND_JAPANESE), _split(DEEPSEEK), BYTES)
     ),
-    ("minicpm5",): Way(
-        (_split(r"\p{N}{1,3}"), _split(CL100K.replace("{1,3}", "+")), BYTES), whole_pieces=True
-    ),
+    ("minicpm5",): Way((_split(r"\p{N}{1,3}"), _split(CL100K.replace("{1,3}", "+")), BYTES)),
     ("default",): Way(
         (
             _split(r"[\p{P}\$\+<=>\^~\|]+"),

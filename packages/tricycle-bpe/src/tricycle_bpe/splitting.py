@@ -14,6 +14,9 @@ idea of Unicode.
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import numpy as np
 import regex
@@ -129,30 +132,86 @@ def compile_pattern(pattern: str) -> regex.Pattern:
         ) from error
 
 
+@dataclass
+class Patience:
+    """How long the expressions that look at one text may take, all together.
+
+    seconds  of this thread's own time
+    left     of them
+    text     what it is about, for the message: its length and its beginning
+    """
+
+    seconds: float
+    left: float
+    text: str
+
+
+_patience: ContextVar[Patience | None] = ContextVar("patience", default=None)
+
+
+@contextmanager
+def one_text(beginning: str, length: int) -> Iterator[None]:
+    """Count the time of all that is split in this block as one text's.
+
+    beginning, length  of the text, which may be looked at in many pieces, one after the other
+    """
+    if _patience.get() is not None:
+        yield
+        return
+    token = _patience.set(_patience_for(beginning, length))
+    try:
+        yield
+    finally:
+        _patience.reset(token)
+
+
+def _patience_for(beginning: str, length: int) -> Patience:
+    seconds = SECONDS_OF_A_TEXT + SECONDS_OF_A_CHARACTER * length
+    text = f"a text of {length:,} characters, beginning {beginning[:40]!r}"
+    return Patience(seconds, seconds, text)
+
+
 def matches(text: str, pattern: regex.Pattern) -> Iterator[tuple[int, int]]:
-    """Find the matches of a pattern that are not empty: where each begins and ends.
+    """Find the matches of a pattern: where each begins and ends.
+
+    An empty one is a place to cut, as Hugging Face has it, unless it stands right after another.
 
     raises  ValueError for a pattern that takes 50 times as long as any known one does
     """
-    limit = SECONDS_OF_A_TEXT + SECONDS_OF_A_CHARACTER * len(text)
-    began, after = time.thread_time(), 0
-    while True:
-        try:
-            for match in pattern.finditer(text, after, timeout=limit):
-                start, end = match.span()
-                if end > start:
-                    yield start, end
-                after = end
-            return
-        except TimeoutError:
-            # regex counts the time of all threads: others' is not for this text to pay for.
-            if time.thread_time() - began < limit:
-                continue
+    patience = _patience.get() or _patience_for(text, len(text))
+    began = time.thread_time()
+    try:
+        yield from _matches(text, pattern, patience, began)
+    finally:
+        patience.left -= time.thread_time() - began
+
+
+def _matches(
+    text: str, pattern: regex.Pattern, patience: Patience, began: float
+) -> Iterator[tuple[int, int]]:
+    after, last = 0, -1  # where to look on; where the last match ended
+    while after <= len(text):
+        left = patience.left - (time.thread_time() - began)
+        if left <= 0:
             raise ValueError(
-                f"the pattern {pattern.pattern!r:.120} took more than {limit:.0f} seconds for a "
-                f"text of {len(text):,} characters, beginning {text[:40]!r}: it tries the same "
-                "characters again and again, as (a+)+ does; take a known one or write it otherwise"
-            ) from None
+                f"the pattern {pattern.pattern!r:.120} took more than {patience.seconds:.0f} "
+                f"seconds for {patience.text}: it tries the same characters again and again, as "
+                "(a+)+ does; take a known one or write it otherwise"
+            )
+        try:
+            for match in pattern.finditer(text, after, timeout=left):
+                start, end = match.span()
+                if end == start:
+                    break
+                yield start, end
+                after = last = end
+            else:
+                return
+        except TimeoutError:
+            continue  # regex counts the time of all threads: others' is not held against a text
+        if start != last:
+            yield start, start
+        after, last = start + 1, start
 
 
 def piece_ends(text: str, pattern: regex.Pattern) -> list[int]:
@@ -169,7 +228,8 @@ def piece_ends(text: str, pattern: regex.Pattern) -> list[int]:
     for start, end in matches(text, pattern):
         if start > ends[-1]:
             ends.append(start)
-        ends.append(end)
+        if end > start:
+            ends.append(end)
     if len(text) > ends[-1]:
         ends.append(len(text))
     return ends[1:]

@@ -78,23 +78,23 @@ def numbers_of_unicode() -> re.Pattern:
 
 
 def cut(text: str, spans: Spans, behaviour: str, invert: bool = False) -> list[str]:
-    """Cut a text at these spans, none of which is empty.
+    """Cut a text at these spans. An empty one is a match that takes no characters.
 
     >>> cut("a--b", [(1, 2), (2, 3)], "MergedWithPrevious")
     ['a-', '-', 'b']
     """
     found = [(piece, matched != invert) for piece, matched in parts(text, spans)]
     if behaviour == "Removed":
-        return [piece for piece, matched in found if not matched]
+        return [piece for piece, matched in found if not matched and piece]
     if behaviour == "MergedWithNext":
         backwards = joined(found[::-1], lambda matched, before: matched and before is False)
-        return ["".join(pieces[::-1]) for pieces in backwards[::-1]]
+        return [piece for pieces in backwards[::-1] if (piece := "".join(pieces[::-1]))]
     joins = {
         "Isolated": lambda matched, before: False,
         "Contiguous": lambda matched, before: matched == before,
         "MergedWithPrevious": lambda matched, before: matched and before is False,
     }
-    return ["".join(pieces) for pieces in joined(found, joins[behaviour])]
+    return [piece for pieces in joined(found, joins[behaviour]) if (piece := "".join(pieces))]
 
 
 def parts(text: str, spans: Spans) -> list[tuple[str, bool]]:

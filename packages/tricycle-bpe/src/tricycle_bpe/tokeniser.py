@@ -30,7 +30,7 @@ from .gguf_settings import read_gguf_settings
 from .ids import row_of_ids
 from .rules import Reader, Rules
 from .special_tokens import allowed_tokens, check_tokens, cut_at, cut_bytes_at
-from .splitting import compile_pattern, known_pattern, splitter
+from .splitting import compile_pattern, known_pattern, one_text, splitter
 from .tekken import read_tekken
 from .texts import check_is_text, numbered, to_utf8
 
@@ -371,25 +371,28 @@ class Tokeniser:
         known = self.special_tokens.keys()
         allowed = allowed_tokens(text, known, allowed_special, disallowed_special)
         if self._reader is not None:
+            text = to_utf8(text).decode()  # no halves of surrogate pairs
             return self._read(self._reader, text, allowed.union(self.added_tokens))
         if not allowed:
             return self.encode_utf8(to_utf8(text))
         ids = self.added_tokens | self.special_tokens
         parts = []
-        for ordinary, token in cut_at(allowed.union(self.added_tokens), text):
-            parts.append(self.encode_utf8(to_utf8(ordinary)))
-            if token is not None:
-                parts.append(np.array([ids[token]], np.uint32))
+        with one_text(text[:40], len(text)):
+            for ordinary, token in cut_at(allowed.union(self.added_tokens), text):
+                parts.append(self.encode_utf8(to_utf8(ordinary)))
+                if token is not None:
+                    parts.append(np.array([ids[token]], np.uint32))
         return np.concatenate(parts)
 
     def _read(self, reader: Reader, text: str, tokens: frozenset[str]) -> np.ndarray:
         """Encode a text by rules, looking for these special and added tokens."""
         ids = self.added_tokens | self.special_tokens
         parts = []
-        for ordinary, token in reader.cut(text, tokens):
-            parts.append(self._encoder.encode(*reader.prepare(ordinary)))
-            if token is not None:
-                parts.append(np.array([ids[token]], np.uint32))
+        with one_text(text[:40], len(text)):
+            for ordinary, token in reader.cut(text, tokens):
+                parts.append(self._encoder.encode(*reader.prepare(ordinary)))
+                if token is not None:
+                    parts.append(np.array([ids[token]], np.uint32))
         return np.concatenate(parts)
 
     def encode_utf8(self, data: bytes) -> np.ndarray:
@@ -402,10 +405,11 @@ class Tokeniser:
         if not self.added_tokens:
             return self._encoder.encode(data, self._split)
         parts = []
-        for ordinary, token in cut_bytes_at(frozenset(self.added_tokens), data):
-            parts.append(self._encoder.encode(ordinary, self._split))
-            if token is not None:
-                parts.append(np.array([self.added_tokens[token]], np.uint32))
+        with one_text(data[:40].decode(errors="replace"), len(data)):
+            for ordinary, token in cut_bytes_at(frozenset(self.added_tokens), data):
+                parts.append(self._encoder.encode(ordinary, self._split))
+                if token is not None:
+                    parts.append(np.array([self.added_tokens[token]], np.uint32))
         return np.concatenate(parts)
 
     def encode_bytes(self, data: bytes) -> list[int]:

@@ -170,7 +170,12 @@ def read_document(document: Any) -> dict[str, Any]:
         decode_only=decode_only,
     )
     post_processor = document.get("post_processor")
-    around_in(post_processor)
+    known = {*ids.values(), *texts.values()}
+    lacking = [i for side in around_in(post_processor) for i in side if i not in known]
+    if lacking:
+        raise ValueError(
+            f"its `post_processor` puts the id {lacking[0]} around a text, which no token has"
+        )
     return {
         "vocab": vocab,
         "merges": merge_list,
