@@ -1,14 +1,17 @@
 """Attention: each position looks back and takes what it needs."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tricycle_autograd import Tensor, definitions_only, no_grad
+from tricycle_autograd.modes import observed_by
 from tricycle_autograd.testing import check_fused, check_gradients, draw, kept_by
 from tricycle_nn import CausalSelfAttention, RotaryScaling, attention, packed_attention
-from tricycle_nn.attention import attention_fast
+from tricycle_nn.attention import _count_products, attention_fast
 
 
 def single(*shape, seed=0):
@@ -419,7 +422,9 @@ def test_kernels_that_know_no_masks_say_so():
 # ---- A window ----
 
 
-@pytest.mark.parametrize(("T", "S", "window"), [(33, 33, 7), (65, 130, 64), (70, 200, 70)])
+@pytest.mark.parametrize(
+    ("T", "S", "window"), [(33, 33, 7), (65, 130, 64), (70, 200, 70), (150, 150, 1), (1, 90, 7)]
+)
 def test_a_window_agrees_with_the_definition(T, S, window):
     arrays = single(2, 4, T, 8), single(2, 2, S, 8, seed=1), single(2, 2, S, 8, seed=2)
     check_large(attention, *arrays, window=window)
@@ -429,6 +434,16 @@ def test_a_window_that_hides_nothing_changes_no_bit():
     q, k, v = (Tensor(single(1, 2, 30, 4, seed=seed)) for seed in range(3))
     found = attention(q, k, v, window=30).array
     np.testing.assert_array_equal(found, attention(q, k, v).array)
+
+
+@pytest.mark.parametrize(("T", "S", "window"), [(5, 5, 2), (3, 9, 4), (1, 6, 2), (4, 9, 8)])
+def test_the_products_of_a_window_are_counted_over_what_is_seen(T, S, window):
+    q, k = Tensor(single(1, 1, T, 2)), Tensor(single(1, 1, S, 2))
+    seen = sum(min(window, S - T + t + 1) for t in range(T))
+    watching = SimpleNamespace(flops=0)
+    with observed_by(watching):
+        _count_products(2, q, k, True, window)
+    assert watching.flops == 2 * 2 * 2 * seen
 
 
 def test_a_window_that_cannot_be_is_named():

@@ -93,18 +93,20 @@ def _may_see(q, k, window=None):
 @attention.operation
 def attention_fast(run, q, k, v, causal=True, scale=None, mask=None, window=None):
     scale = _check(q, k, v, causal, scale, mask, window)
-    if window is not None and window < k.shape[2]:  # otherwise it hides nothing
-        mask = _may_see(q, k, window)
-    _check_that_it_knows(run, k, v, mask)
+    if window is not None and window >= k.shape[2]:
+        window = None  # it hides nothing
+    _check_that_it_knows(run, k, v, mask is not None or window is not None)
     inputs = kernel_inputs("attention", q, k, v, layout=rows_contiguous)
-    added = () if mask is None else (_added_to_scores(mask, (*q.shape[:3], k.shape[2])),)
-    out, log_sums = run.forward(*inputs, causal, scale, *added)
-    _count_products(2, q, k, causal)
+    more: dict[str, Any] = {} if window is None else {"window": window}
+    if mask is not None:
+        more["mask"] = _added_to_scores(mask, (*q.shape[:3], k.shape[2]))
+    out, log_sums = run.forward(*inputs, causal, scale, **more)
+    _count_products(2, q, k, causal, window)
 
     def backward(dy):
-        _count_products(5, inputs[0], inputs[1], causal)
+        _count_products(5, inputs[0], inputs[1], causal, window)
         dy = rows_contiguous(dy)
-        return run.backward(dy, *inputs, out, log_sums, causal, scale, *added)
+        return run.backward(dy, *inputs, out, log_sums, causal, scale, **more)
 
     return record(out, (q, k, v), backward)
 
@@ -112,9 +114,9 @@ def attention_fast(run, q, k, v, causal=True, scale=None, mask=None, window=None
 MASKS, OTHER_WIDTHS = "a mask or a window", "values of another width than keys"
 
 
-def _check_that_it_knows(run, k, v, mask):
+def _check_that_it_knows(run, k, v, hides):
     """Raise ValueError for what a device's kernels have not been taught: see CPU.knows."""
-    wanted = [MASKS] * (mask is not None) + [OTHER_WIDTHS] * (k.shape[3] != v.shape[3])
+    wanted = [MASKS] * hides + [OTHER_WIDTHS] * (k.shape[3] != v.shape[3])
     for what in wanted:
         if what not in getattr(run, "knows", ()):
             raise ValueError(
@@ -146,10 +148,12 @@ def _added_to_scores(mask, shape):
 class CPU:
     knows = (MASKS, OTHER_WIDTHS)
 
-    def forward(q: Any, k, v, causal, scale, mask=None):
-        if q.shape[2] == 1 and mask is None:  # it sees every key, causal or not
-            return attention_one_query.forward(q, k, v, scale)
-        return attention_cpu.forward(q, k, v, causal, scale, mask)
+    def forward(q: Any, k, v, causal, scale, mask=None, window=None):
+        if q.shape[2] > 1 or mask is not None:
+            return attention_cpu.forward(q, k, v, causal, scale, mask, window)
+        if window is not None:  # the last keys are all that the last query sees
+            k, v = k[:, :, -window:], v[:, :, -window:]
+        return attention_one_query.forward(q, k, v, scale)
 
     backward = attention_cpu.backward
 
@@ -157,12 +161,15 @@ class CPU:
 attention.kernels("cuda")(attention_cuda)
 
 
-def _count_products(products, q, k, causal):
+def _count_products(products, q, k, causal, window=None):
     """Count the FLOPs of this many query-key products, over the visible pairs only."""
     if current().observer is not None:
         B, H, T, D = q.shape
         S = k.shape[2]
         pairs = T * S - (T * (T - 1) // 2 if causal else 0)
+        if window is not None:  # query t sees S - T + t + 1 keys without it
+            hidden = max(0, S - window)
+            pairs -= hidden * (hidden + 1) // 2 - max(0, hidden - T) * (hidden - T + 1) // 2
         count_flops(products * 2 * B * H * D * pairs)
 
 

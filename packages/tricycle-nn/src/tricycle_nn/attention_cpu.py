@@ -17,6 +17,9 @@ that the numbers of one head lie side by side: slices of a packed projection and
 are worked on where they are.  Results are made as (batch, position, head, number) and seen as
 the others are, so that joining the heads is a reshape without a copy.
 
+A window hides all but the last keys of what a query may see: its block compares only with the keys
+from the first that its first query sees on, so the time grows with T·window instead of T².
+
 A mask is added to the scores, -inf where a query must not look.  A query that may look nowhere
 reads zeros: its log_sum is inf, from which its weights come out as 0 again.
 
@@ -41,23 +44,30 @@ SUMS = "float32[:, :, ::1]"
 NO_MASK = np.zeros((0, 0, 0, 0), np.float32)
 
 
-def forward(q, k, v, causal, scale, mask=None):
+def forward(q, k, v, causal, scale, mask=None, window=None):
     """out (B, H, T, E) and log_sums (B, H, T).
 
     q (B, H, T, D)    k (B, G, S, D)    v (B, G, S, E)    mask (B, H, T, S), is added, or None
+    window            of a causal one without a mask, the keys that each query sees at most, or None
     """
     B, H, T, _ = q.shape
     out, log_sums = empty_heads(B, H, T, v.shape[3]), np.empty((B, H, T), np.float32)
-    look_back(q, k, v, out, log_sums, causal, np.float32(scale), NO_MASK if mask is None else mask)
+    look_back(q, k, v, out, log_sums, *_settings(k, causal, scale, mask, window))
     return out, log_sums
 
 
-def backward(dy, q, k, v, out, log_sums, causal, scale, mask=None):
+def backward(dy, q, k, v, out, log_sums, causal, scale, mask=None, window=None):
     """dq, dk and dv from dy (B, H, T, E), and what `forward` was given and made."""
     dq, dk, dv = (empty_heads(*array.shape) for array in (q, k, v))
-    more = causal, np.float32(scale), NO_MASK if mask is None else mask
+    more = _settings(k, causal, scale, mask, window)
     send_back(q, k, v, out, log_sums, dy, dq, dk, dv, *more)
     return dq, dk, dv
+
+
+def _settings(k, causal, scale, mask, window):
+    """As kernels want them: a window of all keys hides none."""
+    window = k.shape[2] if window is None else window
+    return causal, np.float32(scale), NO_MASK if mask is None else mask, window
 
 
 def packed_backward(dy, q, k, v, out, log_sums, causal, scale):
@@ -66,7 +76,8 @@ def packed_backward(dy, q, k, v, out, log_sums, causal, scale):
     G = k.shape[1]
     heads = empty_heads(B, H + 2 * G, T, D)
     dq, dk, dv = heads[:, :H], heads[:, H : H + G], heads[:, H + G :]
-    send_back(q, k, v, out, log_sums, dy, dq, dk, dv, causal, np.float32(scale), NO_MASK)
+    more = _settings(k, causal, scale, None, None)
+    send_back(q, k, v, out, log_sums, dy, dq, dk, dv, *more)
     return heads.transpose(0, 2, 1, 3).reshape(B, T, (H + 2 * G) * D)
 
 
@@ -75,41 +86,44 @@ def empty_heads(B, H, T, D):
     return np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
 
 
-@cpu_kernel(signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, boolean, float32, {VIEW})")
-def look_back(q, k, v, out, log_sums, causal, scale, mask):
+@cpu_kernel(signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, boolean, float32, {VIEW}, int64)")
+def look_back(q, k, v, out, log_sums, causal, scale, mask, window):
     """Writes out and log_sums."""
     B, H, T, _ = q.shape
     n_blocks = (T + QUERIES - 1) // QUERIES
     for piece in prange(B * H * n_blocks):
         b, h, block = piece // n_blocks // H, piece // n_blocks % H, piece % n_blocks
-        _block_looks_back(b, h, block * QUERIES, q, k, v, out, log_sums, causal, scale, mask)
+        start = np.int64(block * QUERIES)
+        _block_looks_back(b, h, start, q, k, v, out, log_sums, causal, scale, mask, window)
 
 
 @cpu_kernel(
     signature=f"({VIEW}, {VIEW}, {VIEW}, {VIEW}, {SUMS}, {VIEW}, {VIEW}, {VIEW}, {VIEW}, "
-    f"boolean, float32, {VIEW})"
+    f"boolean, float32, {VIEW}, int64)"
 )
-def send_back(q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale, mask):
+def send_back(q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale, mask, window):
     """Writes dq, dk and dv."""
     B, G = k.shape[:2]
     for piece in prange(B * G):
         b, g = piece // G, piece % G
-        _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale, mask)
+        more = causal, scale, mask, window
+        _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, *more)
 
 
 @cpu_function
-def _block_looks_back(b, h, start, q, k, v, out, log_sums, causal, scale, mask):
+def _block_looks_back(b, h, start, q, k, v, out, log_sums, causal, scale, mask, window):
     """The block of queries of one head that begins at `start`."""
     T, D, S = q.shape[2], q.shape[3], k.shape[2]
     g, stop = h // (q.shape[1] // k.shape[1]), min(T, start + QUERIES)
-    M, n_keys = stop - start, _seen(stop - 1, T, S, causal)
-    scaled, scores = np.empty((M, D), np.float32), np.empty((M, n_keys), np.float32)
+    M, low, high = stop - start, _first(start, T, S, window), _seen(stop - 1, T, S, causal)
+    scaled, scores = np.empty((M, D), np.float32), np.empty((M, high - low), np.float32)
     shares = np.empty(M, np.float32)
 
     _scale(scaled, q[b, h, start:stop], scale)
-    multiply(scores, scaled, k[b, g, :n_keys].T, False)
+    multiply(scores, scaled, k[b, g, low:high].T, False)
     for i in range(M):
-        seen = _seen(start + i, T, S, causal)
+        hidden = _first(start + i, T, S, window) - low
+        seen = _seen(start + i, T, S, causal) - low
         row = scores[i]
         if mask.size:
             log_sums[b, h, start + i], shares[i] = _masked_weights(
@@ -117,20 +131,21 @@ def _block_looks_back(b, h, start, q, k, v, out, log_sums, causal, scale, mask):
             )
             row[seen:] = ZERO
             continue
-        largest = row_maximum(row[:seen])
-        total = _exponentials(row[:seen], largest)
+        largest = row_maximum(row[hidden:seen])
+        total = _exponentials(row[hidden:seen], largest)
+        row[:hidden] = ZERO
         row[seen:] = ZERO
         log_sums[b, h, start + i] = largest + log(total)
         shares[i] = ONE / total
     out = out[b, h, start:stop]
-    multiply(out, scores, v[b, g, :n_keys], False)
-    # Divided by the total only now, when D numbers are left of each row of n_keys.
+    multiply(out, scores, v[b, g, low:high], False)
+    # Divided by the total only now, when D numbers are left of each row of scores.
     for i in range(M):
         rescale_row(side_by_side(out[i]), shares[i])
 
 
 @cpu_function
-def _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale, mask):
+def _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale, mask, window):
     """All blocks of queries that read one key head; their additions to dk and dv go in order."""
     H, T, D = q.shape[1:]
     G, S = k.shape[1], k.shape[2]
@@ -139,33 +154,38 @@ def _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, s
         side_by_side(dk[j])[:] = ZERO
         side_by_side(dv[j])[:] = ZERO
     scaled = np.empty((QUERIES, D), np.float32)
-    all_weights = np.empty((QUERIES, S), np.float32)
-    all_d_scores = np.empty((QUERIES, S), np.float32)
+    most = min(S, window + QUERIES - 1)
+    all_weights = np.empty((QUERIES, most), np.float32)
+    all_d_scores = np.empty((QUERIES, most), np.float32)
     for h in range(g * (H // G), (g + 1) * (H // G)):
         for start in range(0, T, QUERIES):
             stop = min(T, start + QUERIES)
-            M, n_keys = stop - start, _seen(stop - 1, T, S, causal)
+            low, high = _first(start, T, S, window), _seen(stop - 1, T, S, causal)
+            M, n_keys = stop - start, high - low
             q_scaled, mine = scaled[:M], slice(start, stop)
             weights, d_scores = all_weights[:M, :n_keys], all_d_scores[:M, :n_keys]
 
             _scale(q_scaled, q[b, h, mine], scale)
-            multiply(weights, q_scaled, k[:n_keys].T, False)
-            multiply(d_scores, dy[b, h, mine], v[:n_keys].T, False)
+            multiply(weights, q_scaled, k[low:high].T, False)
+            multiply(d_scores, dy[b, h, mine], v[low:high].T, False)
             for i in range(M):
                 t = start + i
-                seen = _seen(t, T, S, causal)
+                hidden = _first(t, T, S, window) - low
+                seen = _seen(t, T, S, causal) - low
                 mean = dot(side_by_side(out[b, h, t]), side_by_side(dy[b, h, t]))
                 row, d_row = all_weights[i], all_d_scores[i]
                 if mask.size:
                     masked = mask[b, h, t, :seen]
                     _masked_softmax_back(row[:seen], d_row[:seen], masked, log_sums[b, h, t], mean)
                 else:
-                    _softmax_back(row[:seen], d_row[:seen], log_sums[b, h, t], mean)
+                    _softmax_back(row[hidden:seen], d_row[hidden:seen], log_sums[b, h, t], mean)
+                row[:hidden] = ZERO
+                d_row[:hidden] = ZERO
                 row[seen:n_keys] = ZERO
                 d_row[seen:n_keys] = ZERO
-            multiply(dv[:n_keys], weights.T, dy[b, h, mine], True)
-            multiply(dk[:n_keys], d_scores.T, q_scaled, True)
-            multiply(dq[b, h, mine], d_scores, k[:n_keys], False)
+            multiply(dv[low:high], weights.T, dy[b, h, mine], True)
+            multiply(dk[low:high], d_scores.T, q_scaled, True)
+            multiply(dq[b, h, mine], d_scores, k[low:high], False)
             for t in range(start, stop):
                 rescale_row(side_by_side(dq[b, h, t]), scale)
 
@@ -174,6 +194,12 @@ def _key_head_sends_back(b, g, q, k, v, out, log_sums, dy, dq, dk, dv, causal, s
 def _seen(t, T, S, causal):
     """How many of S keys the query t of T sees."""
     return S - T + t + 1 if causal else S
+
+
+@cpu_function
+def _first(t, T, S, window):
+    """The first of S keys that the query t of T sees: 0 where the window is all of them."""
+    return max(0, S - T + t + 1 - window)
 
 
 @cpu_function

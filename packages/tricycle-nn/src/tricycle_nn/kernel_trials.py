@@ -102,15 +102,33 @@ def attention_mask(rng: Generator) -> np.ndarray:
     return mask
 
 
-def attention_back(rng: Generator) -> tuple:
-    """q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale, mask."""
+def attention_settings(rng: Generator) -> Iterator[tuple]:
+    """causal, scale, mask, window: with a mask, and with a window."""
+    yield True, HALF, attention_mask(rng), KEYS
+    yield True, HALF, zeros(0, 0, 0, 0), 3
+
+
+def attention_forth(rng: Generator) -> Iterator[tuple]:
+    """q, k, v, out, log_sums, causal, scale, mask, window."""
+    for settings in attention_settings(rng):
+        yield *attention(rng), *settings
+
+
+def attention_back(rng: Generator) -> Iterator[tuple]:
+    """q, k, v, out, log_sums, dy, dq, dk, dv, causal, scale, mask, window."""
+    for settings in attention_settings(rng):
+        yield *attention_gradients(rng), *settings
+
+
+def attention_gradients(rng: Generator) -> tuple:
+    """q, k, v, out, log_sums, dy, dq, dk, dv."""
     q, k, v, out, log_sums = attention(rng)
     dy = heads(HEADS, QUERIES)
     for array in (out, dy):
         array[...] = numbers(rng, *array.shape)
     log_sums[...] = 3
     gradients = [heads(x.shape[1], x.shape[2]) for x in (q, k, v)]
-    return q, k, v, out, log_sums, dy, *gradients, True, HALF, attention_mask(rng)
+    return q, k, v, out, log_sums, dy, *gradients
 
 
 def embedding_gather(rng: Generator) -> tuple:
@@ -164,8 +182,8 @@ def muon(rng: Generator) -> tuple:
 
 TRIALS: dict[str, Callable[[Generator], tuple] | Cases] = {
     "adamw.CPU.step": adamw,
-    "attention_cpu.look_back": lambda rng: (*attention(rng), True, HALF, attention_mask(rng)),
-    "attention_cpu.send_back": attention_back,
+    "attention_cpu.look_back": Cases(attention_forth),
+    "attention_cpu.send_back": Cases(attention_back),
     "attention_one_query.look_once": lambda rng: (*attention(rng, 1), HALF),
     "clipping.CPU.sums_of_chunks": lambda rng: (numbers(rng, C),),
     "cross_entropy.CPU.forward": cross_entropy,
