@@ -95,4 +95,4 @@ def _taken(text: str, start: int, end: int, floor: int, flags: Flags) -> tuple[i
         start = floor + len(text[floor:start].rstrip(BLANKS))
     if flags.rstrip:
         end = RUN_OF_BLANKS.match(text, end).end()
-    return start, end
+    return (start, end) if start < end else None

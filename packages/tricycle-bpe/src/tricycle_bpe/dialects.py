@@ -18,7 +18,7 @@ What else means another thing to Oniguruma is the matter of `oniguruma.py`. Sets
 import re
 from collections.abc import Iterator
 
-from .oniguruma import in_words_of_both
+from .oniguruma import in_words_of_both, read_otherwise
 
 LONGEST_PATTERN = 5_000  # characters; the longest of a known tokeniser has about 600
 
@@ -94,6 +94,17 @@ def _rewritten(expression: str, possessive: bool, ends: dict[str, str]) -> str:
             atom = opened.pop()
         out.append(ends.get(text, text))
     return "".join(out)
+
+
+def check_alike(expression: str) -> None:
+    """Raise ValueError for an expression that tiktoken and Hugging Face read in two ways."""
+    found = read_otherwise(list(_atoms(expression)))
+    if found:
+        raise ValueError(
+            f"pattern {expression!r:.120} has {found!r}, which means one thing to tiktoken and "
+            "another to Hugging Face's libraries: write it as a set, such as [\\p{L}\\p{M}\\p{N}_]"
+        )
+    as_hugging_face_reads(expression)
 
 
 def _check_length(expression: str) -> None:

@@ -10,14 +10,15 @@ finds ß. So only what is known to mean the same is let through, and some more i
     \x{1F600}     the character itself
     {             where no count follows, the sign itself
 
-All else is refused by its name. What `$`, `^` and counts mean stands in `dialects.py`.
+All else is refused by its name. (One thing is not: where case is ignored Oniguruma takes İ and ı
+for characters that are no i.) What `$`, `^` and counts mean stands in `dialects.py`.
 """
 
 import re
 from typing import NoReturn
 
 WORD_IN_A_SET = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}"
-WORD = WORD_IN_A_SET + r"\u00b2\u00b3\u00b9\u00bc-\u00be"  # ² to ¾: outside of sets only
+WORD = WORD_IN_A_SET + "²³¹¼½¾"  # outside of sets only
 HEXADECIMAL = "0-9a-fA-F"
 OUTSIDE_OF_SETS = {
     r"\w": f"[{WORD}]",
@@ -36,7 +37,11 @@ NAMED_SETS = {"[:alpha:]": r"\p{Alphabetic}", "[:space:]": r"\s", "[:digit:]": r
 # Classes and scripts that hold the same characters, but for those of Unicode 17, which is newer.
 PROPERTY = re.compile(
     r"\\[pP]\{\^?(?:L[ultmo]?|M[nce]?|N[dlo]?|P[cdseifo]?|S[mcko]?|Z[slp]?|C[cfo]?|Letter|Alphabetic"
-    r"|Han|Hiragana|Katakana|Hangul|Thai|Latin|Cyrillic|Greek|Arabic|Hebrew|Devanagari)\}",
+    r"|Number|Mark|Punctuation|Symbol|Separator|Other|Uppercase_Letter|Titlecase_Letter"
+    r"|Modifier_Letter|Decimal_Number|Punct|Alnum|Alpha|Upper|Digit|Space|Emoji|Common|Inherited"
+    r"|Any|Han|Hiragana|Katakana|Hangul|Thai|Latin|Cyrillic|Greek|Arabic|Hebrew|Devanagari|Bengali"
+    r"|Tamil|Telugu|Kannada|Malayalam|Sinhala|Gujarati|Gurmukhi|Oriya|Khmer|Lao|Myanmar|Tibetan"
+    r"|Mongolian|Ethiopic|Armenian|Georgian|Bopomofo)\}",
     re.IGNORECASE,
 )
 CHARACTER = re.compile(r"\\(?:x\{([0-9a-fA-F]{1,6})\}|x([0-7][0-9a-fA-F])|u([0-9a-fA-F]{4}))")
@@ -44,6 +49,12 @@ SIGN = re.compile(r"\\[^a-zA-Z0-9]", re.DOTALL)
 GROUP = re.compile(r"\((?:\?(?::|=|!|>|<=|<!|i:)|(?!\?|\*))")
 COUNT = re.compile(r"\{(?:\d+(?:,\d*)?|,\d+)\}")
 IN_A_SET = re.compile(r"\[:\^?\w+:\]|\\(?:[pPNx]\{[^}]*\}|x..|u....|[\s\S])|[\s\S]", re.DOTALL)
+# Which characters a class with one case holds where case is ignored, the libraries do not agree on.
+OF_ONE_CASE = re.compile(
+    r"\\[pP]\{\^?(?:L[ult]|Greek|Upper|Uppercase_Letter|Titlecase_Letter)\}", re.IGNORECASE
+)
+# What is read otherwise by tiktoken, and by the `regex` package.
+READ_OTHERWISE = {*OUTSIDE_OF_SETS, *IN_SETS} - {r"\A", r"\z"}
 TWO_THAT_ARE_ONE = ("ss", "st", "ff", "fi", "fl")  # ß ﬆ ﬀ ﬁ ﬂ, to Oniguruma
 
 
@@ -64,9 +75,13 @@ def in_words_of_both(expression: str, atoms: list[str]) -> list[str]:
             folds.append(folds[-1] or (group is not None and group.group() == "(?i:"))
         elif atom == ")" and len(folds) > 1:
             folds.pop()
-        if folds[-1] and (not atom.isascii() or (before + atom).lower() in TWO_THAT_ARE_ONE):
-            _refuse(expression, f"{before + atom} in any case")
-        before = atom
+        said = _said(atom)
+        if folds[-1] and _has_case(atom):
+            _refuse(expression, f"{said} in any case")
+        if folds[-1] and (before + said).lower() in TWO_THAT_ARE_ONE:
+            _refuse(expression, f"{before + said} in any case")
+        if atom not in ("(", "?", ":", ")"):
+            before = said
         if atom.startswith("[") and len(atom) > 1:
             out.append(_set(expression, atom, folds[-1]))
         elif atom.startswith("\\"):
@@ -104,14 +119,44 @@ def _escape(expression: str, escape: str, anew: dict[str, str], folds: bool) -> 
     character = CHARACTER.fullmatch(escape)
     if character is not None:
         number = int(next(digits for digits in character.groups() if digits), 16)
-        if number < 0x110000 and not 0xD800 <= number < 0xE000 and not (folds and number > 0x7F):
+        if (
+            number < 0x110000
+            and not 0xD800 <= number < 0xE000
+            and not (folds and _has_case(chr(number)))
+        ):
             return re.escape(chr(number))
-    elif PROPERTY.fullmatch(escape):
+    elif PROPERTY.fullmatch(escape) and not (folds and OF_ONE_CASE.fullmatch(escape)):
         is_not = (escape[1] == "P") != ("^" in escape)
         return ("\\P" if is_not else "\\p") + escape[2:].replace("^", "")
     elif escape in SAME or SIGN.fullmatch(escape):
         return escape
     return _refuse(expression, escape)
+
+
+def _said(atom: str) -> str:
+    """The character that an escape stands for; other atoms as they are."""
+    found = CHARACTER.fullmatch(atom)
+    if found is None:
+        return atom
+    number = int(next(digits for digits in found.groups() if digits), 16)
+    return chr(min(number, 0x10FFFF))
+
+
+def _has_case(text: str) -> bool:
+    """Whether a character beyond ASCII, or one of a range of such, has an upper or a lower case."""
+    others = [c for c in text if not c.isascii()]
+    changed = any((c.lower(), c.upper(), c.casefold()) != (c, c, c) for c in others)
+    return changed or (bool(others) and "-" in text)
+
+
+def read_otherwise(atoms: list[str]) -> str:
+    """The first of the escapes that Oniguruma and tiktoken read each in its own way; "" if none."""
+    for atom in atoms:
+        inside = IN_A_SET.findall(atom[1:-1]) if atom.startswith("[") else [atom]
+        for escape in inside:
+            if escape in READ_OTHERWISE:
+                return escape
+    return ""
 
 
 def _refuse(expression: str, what: str) -> NoReturn:

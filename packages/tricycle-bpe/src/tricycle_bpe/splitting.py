@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import regex
 
-from .dialects import as_hugging_face_reads, as_tiktoken_reads
+from .dialects import as_hugging_face_reads, as_tiktoken_reads, check_alike
 from .switches import Kernel, kernel_of, our_spelling
 
 PATTERNS = {
@@ -97,6 +97,15 @@ def known_pattern(pattern: str) -> str:
 def pattern_in_json(expression: str) -> str:
     """As `known_pattern`, for an expression in a tokenizer.json, where no name means anything."""
     return _with_kernel(expression) or not_a_name(as_hugging_face_reads(expression))
+
+
+def check_it_can_be_saved(pattern: str) -> None:
+    """Raise ValueError for a pattern that would mean another thing when it is read from a file.
+
+    pattern  as `known_pattern` gives it
+    """
+    if pattern not in PATTERNS and kernel_of(pattern) is None:
+        check_alike(pattern)
 
 
 def not_a_name(expression: str) -> str:

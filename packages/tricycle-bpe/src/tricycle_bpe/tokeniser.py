@@ -30,7 +30,13 @@ from .gguf_settings import read_gguf_settings
 from .ids import row_of_ids
 from .rules import Reader, Rules
 from .special_tokens import allowed_tokens, check_tokens, cut_at, cut_bytes_at
-from .splitting import compile_pattern, known_pattern, one_text, splitter
+from .splitting import (
+    check_it_can_be_saved,
+    compile_pattern,
+    known_pattern,
+    one_text,
+    splitter,
+)
 from .tekken import read_tekken
 from .texts import check_is_text, numbered, to_utf8
 
@@ -205,17 +211,20 @@ class Tokeniser:
         texts           strings, or paths (not strings) of text files and of folders of .txt files
         vocab_size      all tokens: special ones, the 256 bytes, and one for each merge. Where the
                         texts have too few pairs for so many there are fewer, and a warning
-        pattern         "gpt2", "cl100k", "o200k" or any regular expression
+        pattern         "gpt2", "cl100k", "o200k" or a regular expression that tiktoken and Hugging
+                        Face's libraries read alike
         special_tokens  texts that get ids of their own and never come out of ordinary text
         min_frequency   a pair seen less often than this is not merged
         ties            between equally frequent pairs: "huggingface" or "bytes" decides which ids
                         bytes have, and so which pair is the smaller
         raises          ValueError
         """
+        known = known_pattern(pattern)
+        check_it_can_be_saved(known)
         vocab, merges, special_ids = train_on_texts(
             texts,
             vocab_size,
-            pattern=known_pattern(pattern),
+            pattern=known,
             special_tokens=special_tokens,
             min_frequency=min_frequency,
             ties=ties,

@@ -30,7 +30,7 @@ from .formats import (
 )
 from .framing import around_in
 from .rules import Rules
-from .splitting import PATTERNS, kernel_for
+from .splitting import PATTERNS, check_it_can_be_saved, kernel_for
 from .steps_in_json import forms_in, pipeline_in
 from .switches import LED, ONE_BY_ONE
 from .whole_files import write_whole
@@ -56,6 +56,7 @@ def to_huggingface(tokeniser: Writable, path: str | Path) -> None:
     warning, that of the byte there.
     """
     _warn_of_tokens_like_others(tokeniser)
+    check_it_can_be_saved(tokeniser.pattern)
     rules = tokeniser.rules or Rules()
     texts = texts_of_tokens(tokeniser)
     added_tokens = [
