@@ -101,14 +101,19 @@ def test_a_tokeniser_that_gguf_files_have_no_name_for_is_refused(pattern, tmp_pa
 
 
 def test_a_gguf_file_has_the_ends_the_template_and_no_more_tokens_than_its_model(tmp_path):
-    tokens = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+    tokens = ["<|im_start|>", "<|im_end|>", "<|eom|>", "<|endoftext|>"]
     ours = Tokeniser.train([GOLDEN["learned_from"]], 300, special_tokens=tokens)
-    start, turn, end = (ours.special_tokens[token] for token in tokens)
-    model = speaking(300)
-    model.end_ids, model.begin_id, model.chat_template = (turn, end), start, "{{ messages }}"
+    start, turn, message, end = (ours.special_tokens[token] for token in tokens)
+    model = speaking(310)
+    model.begin_id, model.chat_template = start, "{{ messages }}"
+    model.end_ids = (turn, message, end)
     path = to_gguf(model, tmp_path / "model.gguf", "F32", ours)
     again, found = from_gguf(path), find_weights(path)
-    assert again.end_ids == found.end_ids == (turn, end)
+    assert again.end_ids == found.end_ids == (turn, message, end)
+    assert again.known_ids.tolist() == [True] * 300 + [False] * 10
+    model.end_ids = (turn, message, end, 5)
+    with pytest.raises(ValueError, match="4 tokens end a text .*, and a GGUF file has names for 3"):
+        to_gguf(model, path, "F32", ours)
     assert again.begin_id == found.begin_id == start
     assert again.chat_template == found.template == "{{ messages }}"
     with pytest.raises(ValueError, match="the tokeniser has 300 tokens and the model knows 299"):

@@ -109,8 +109,8 @@ def load(folder: Path) -> tuple[Tokeniser, GPT]:
     """The tokeniser and model of a model folder, of a run's folder, which has one, of a GGUF file,
     or of a model on the hub.
     """
-    if not folder.exists() and is_hub_model(str(folder)):
-        folder = hub_model(str(folder), say=say)[0]
+    if not folder.exists() and is_hub_model(folder.as_posix()):
+        folder = hub_model(folder.as_posix(), say=say)[0]
     if (folder / "model" / "config.json").is_file() and not (folder / "config.json").exists():
         folder = folder / "model"
     if not folder.exists():

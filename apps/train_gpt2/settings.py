@@ -106,9 +106,9 @@ def with_weights(args: Arguments, named: set[str]) -> Arguments:
 
     ValueError, before anything is written, for settings that contradict the weights.
     """
-    found = weights(args.from_)
-    if args.chat and (found is None or args.data is None):
+    if args.chat and (args.from_ is None or args.data is None):
         raise ValueError("--chat needs --data, and --from: a model that has a chat template")
+    found = weights(args.from_)
     others = [name for name in ("max_tokens", "shards", "skip_unreadable") if getattr(args, name)]
     if args.chat and others:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)

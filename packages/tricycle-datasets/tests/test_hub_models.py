@@ -234,7 +234,17 @@ def test_names_of_models_are_told_from_paths(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     for name in ("own/er", "own/er@main", "hub:runs/x", f"own/er-1.5@{COMMIT}"):
         assert is_hub_model(name)
-    for name in ("runs/x", "er", "/own/er", "../er", "own/..", "a/b/c", "own/er@../x", "own/er/"):
+    for name in (
+        "runs/x",
+        "er",
+        "/own/er",
+        "../er",
+        "own/..",
+        "a/b/c",
+        "own/er@../x",
+        "own/er/",
+        "own/er.gguf",
+    ):
         assert not is_hub_model(name)
     with pytest.raises(ValueError, match="wanted the name of a model on the hub, owner/name@rev"):
         hub_model("../er")

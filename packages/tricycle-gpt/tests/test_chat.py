@@ -73,7 +73,8 @@ QWEN_3 = (
     "{% if messages[0].role == 'system' %}"
     "{{ '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}{% endif %}"
     "{% set ns = namespace(searching=true, last=messages|length - 1) %}"
-    "{% for m in messages[::-1] %}{% if ns.searching and m.role == 'user' %}"
+    "{% for m in messages[::-1] %}{% if ns.searching and m.role == 'user' and not "
+    "(m.content.startswith('<tool_response>') and m.content.endswith('</tool_response>')) %}"
     "{% set ns.searching = false %}{% set ns.last = messages|length - 1 - loop.index0 %}"
     "{% endif %}{% endfor %}{% for m in messages %}{% set c = m.content %}"
     "{% if m.role == 'user' or (m.role == 'system' and not loop.first) %}"
@@ -367,7 +368,7 @@ def test_ids_are_those_of_the_whole_text():
     assert ids[counted].tolist() == [ord("c"), ord("d") + 1000, 301]  # "c" has no blank before it
     # An id of two pieces, the last of the markup and the first of the answer, is the answer's.
     pairs = Template("pairs", lambda role: f"{role[0]} ", ("<|im_end|>", ""))
-    assert pairs.encode(said, Words())[0].tolist()[-4:] == [*map(ord, "a")] * 0 + [
+    assert pairs.encode(said, Words())[0].tolist()[-4:] == [
         ord("a") + 1000,
         ord("c") + 1000,
         ord("d") + 1000,

@@ -97,21 +97,26 @@ def fetch_file(url: str, path: Path, *, size: int, is_right: Callable[[Path], bo
             return
         part = path.with_name(path.name + ".part")
         try:
-            for _ in range(2):  # the second time from nothing
-                with open(part, "ab") as file:
-                    _append_rest(url, file, size)
-                    os.fsync(file.fileno())
-                if part.stat().st_size == size and is_right(part):
-                    break
-                part.unlink()
-            else:
-                raise _Hopeless(f"{url} gave another file than is listed")
+            with room_for(path, size, "Make room and try again: what has arrived is kept"):
+                _fill(url, part, size, is_right)
         except (ConnectionError, _Hopeless) as error:
+            kept = " (what has arrived is kept)" if part.exists() else ""
             raise ConnectionError(
-                f"could not fetch {path.name}: {error}. Try again when there is a connection "
-                "(what has arrived is kept)"
+                f"could not fetch {path.name}: {error}. Try again when there is a connection{kept}"
             ) from error
         give_name(part, path)
+
+
+def _fill(url: str, part: Path, size: int, is_right: Callable[[Path], bool]) -> None:
+    """Fill `part` until it is the file that is wanted."""
+    for _ in range(2):  # the second time from nothing
+        with open(part, "ab") as file:
+            _append_rest(url, file, size)
+            os.fsync(file.fileno())
+        if part.stat().st_size == size and is_right(part):
+            return
+        part.unlink()
+    raise _Hopeless(f"{url} gave another file than is listed")
 
 
 def fetch_answer(url: str, longest: int) -> bytes:

@@ -36,9 +36,17 @@ LONGEST_ANSWER = 16_000_000  # of the hub, to a question
 
 
 def is_hub_model(name: str) -> bool:
-    """Whether a word names a model on the hub: hub:owner/name, or owner/name where no owner/ is."""
+    """Whether a word names a model on the hub: hub:owner/name, or owner/name where no owner/ is.
+
+    What ends as a file of weights does, or begins with runs/, is a place on this machine.
+    """
     found = NAME.fullmatch(name)
-    if found is None or ".." in name:
+    if (
+        found is None
+        or ".." in name
+        or name.startswith("runs/")
+        or name.endswith((".gguf", ".bin"))
+    ):
         return False
     return name.startswith("hub:") or not Path(found[1].split("/")[0]).exists()
 
@@ -76,10 +84,7 @@ def hub_model(
     commit = revision
     kept = Path(folder) if folder is not None else cache_folder() / "hub-models"
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        about = _asked(f"{hub}/api/models/{repo}/revision/{urllib.parse.quote(revision, safe='')}")
-        commit = about.get("sha") if isinstance(about, dict) else None
-        if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
-            raise ConnectionError(f"{hub} gave {commit!r:.80} for a commit of {repo}")
+        commit = _commit_of(repo, revision, hub)
     place = kept / repo.replace("/", "--") / commit
     pinned = f"{repo}@{commit}"
     if (place / "complete").is_file():
@@ -92,6 +97,21 @@ def hub_model(
         fetch_file(url, place / path, size=size, is_right=is_right)
     (place / "complete").touch()
     return place, pinned
+
+
+def _commit_of(repo: str, revision: str, hub: str) -> str:
+    """The commit that a branch or a tag names just now."""
+    url = f"{hub}/api/models/{repo}/revision/{urllib.parse.quote(revision, safe='')}"
+    try:
+        about = _asked(url)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"there is no folder {repo} here, and as a model on the hub: {error}"
+        ) from error
+    commit = about.get("sha") if isinstance(about, dict) else None
+    if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise ConnectionError(f"{hub} gave {commit!r:.80} for a commit of {repo}")
+    return commit
 
 
 def _asked(url: str) -> Any:
@@ -151,5 +171,8 @@ def _checked(entry: dict, hub: str, where: str) -> tuple[int, Callable[[Path], b
 
 def _git_hash(path: Path) -> str:
     """The hash that git gives a file's content: of its length and its bytes."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    hashed = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            hashed.update(piece)
+    return hashed.hexdigest()

@@ -81,14 +81,15 @@ class Template:
         """Pieces of text, some of them empty.  said: roles and contents"""
         said = [(role, self._trim(role, content)) for role, content in said]
         yield Part(self.begin, True, False)
-        if self.system is not None and [role for role, _ in said[:1]] != ["system"]:
-            said = [("system", self.system), *said]
+        theirs = None if [role for role, _ in said[:1]] == ["system"] else self.system
+        if theirs is not None:
+            said = [("system", theirs), *said]
         for i, (role, content) in enumerate(said):
             answers = role == "assistant"
             yield Part(self.before(role), True, False)
             if i == 0 and role == "system":
-                yield Part(self.preface, False, False)
-            yield Part(content, False, answers)
+                yield Part(self.preface, True, False)
+            yield Part(content, theirs is not None and i == 0, answers)
             end, between = self.after
             yield Part(end, True, answers)
             yield Part(between, True, False)
@@ -211,15 +212,21 @@ def _spells(parts, special):
 # ---- What is known ----
 
 
+def _of_tool(content):
+    """Whether a user's message is what a tool answered."""
+    return content.startswith("<tool_response>") and content.endswith("</tool_response>")
+
+
 @dataclass(frozen=True)
 class Thinking(Template):
     """Qwen3's: ChatML, of whose answers only those after the last question keep their thoughts.
 
     The last answer has a place for thoughts, be there any or not; an empty one is the makers' word.
+    What a tool said is no question, though it stands where one would.
     """
 
     def _parts(self, said: list[tuple[str, str]]) -> Iterator[Part]:
-        questions = [i for i, (role, _) in enumerate(said) if role == "user"]
+        questions = [i for i, one in enumerate(said) if one[0] == "user" and not _of_tool(one[1])]
         last = len(said) - 1
         end, between = self.after
         for i, (role, content) in enumerate(said):
@@ -231,7 +238,9 @@ class Thinking(Template):
                 thoughts = thoughts.lstrip("\n")
                 content = content.split("</think>")[-1].lstrip("\n")
             if answers and i > (questions or [last])[-1] and (thoughts or i == last):
-                yield Part(f"<think>\n{thoughts}\n</think>\n\n", not thoughts, bool(thoughts))
+                yield Part("<think>\n", True, bool(thoughts))
+                yield Part(thoughts, False, True)
+                yield Part("\n</think>\n\n", True, bool(thoughts))
                 content = content.lstrip("\n")
             yield Part(content, False, answers)
             yield Part(end, True, answers)

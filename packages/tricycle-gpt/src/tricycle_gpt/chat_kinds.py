@@ -54,6 +54,10 @@ PROBES: list[list[Message]] = [  # which must be written
     FIRST,
     _odd(*[QUESTION, ANSWER] * 8),
     _said((QUESTION, THOUGHTS), (ANSWER, THOUGHTS), (QUESTION, "More?"), (ANSWER, THOUGHTS)),
+    _said(
+        *((QUESTION, "Weather?"), (ANSWER, THOUGHTS)),
+        *((QUESTION, "<tool_response>\nSun.\n</tool_response>"), (ANSWER, THOUGHTS)),
+    ),
     _said((QUESTION, "Long? " * 300), (ANSWER, "long " * 300 + "\n</think>")),
 ]
 KIND_PROBES: list[list[Message]] = [  # which may be refused

@@ -25,10 +25,11 @@ import numpy as np
 from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.gguf_blocks import KINDS, encode
 from tricycle_gpt.gguf_file import GGUFError, GGUFFile, read_gguf
-from tricycle_gpt.gguf_vocabulary import vocabulary_of
+from tricycle_gpt.gguf_vocabulary import ENDS, UNUSED, vocabulary_of
 from tricycle_gpt.gguf_writing import write_gguf
 from tricycle_gpt.model import GPT
 from tricycle_gpt.published import Stored, model_of, pieces
+from tricycle_gpt.quantised import check_not_quantised
 from tricycle_gpt.rope_factors import scaling_of
 from tricycle_gpt.their_settings import our_config
 
@@ -102,8 +103,8 @@ def from_gguf(path: str | Path) -> GPT:
     """Read a model from a GGUF file of architecture llama, qwen2, qwen3 or gpt2.
 
     Its numbers may be F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K; the model
-    is of float32, and at most the model and one tensor are in memory.  Its `end_ids`, `begin_id`
-    and `chat_template` are the file's.
+    is of float32, and at most the model and one tensor are in memory.  Its `end_ids`, `begin_id`,
+    `known_ids` and `chat_template` are the file's.
 
     Raises FileNotFoundError; `GGUFError`, a ValueError, for a damaged file, with everything that
     is wrong; ValueError for another architecture, for settings that our blocks do not know, and for
@@ -112,20 +113,25 @@ def from_gguf(path: str | Path) -> GPT:
     file, kind, config = opened(path)
     model = model_of(config, _stored(file, kind, config), str(path))
     model.end_ids, model.begin_id, model.chat_template = said_of_texts(file)
+    kinds = np.asarray(file.settings.get("tokenizer.ggml.token_type", ()))
+    if kinds.shape == (config.vocab_size,) and (kinds != UNUSED).any():
+        model.known_ids = kinds != UNUSED
     return model
 
 
 def said_of_texts(file: GGUFFile) -> tuple[tuple[int, ...], int | None, str | None]:
     """The tokens after which a text ends, the one that begins it, and a chat template.
 
-    A file names an end of a text (eos) and perhaps one of a turn (eot), which end it too.
+    A file names an end of a text (eos), and perhaps of a turn (eot) and a message (eom), which
+    end it too.  A number that is no id of the vocabulary is passed over.
     """
 
     def token(name):
         found: Any = file.settings.get(f"tokenizer.ggml.{name}_token_id")
-        return found if type(found) is int and found >= 0 else None
+        return found if type(found) is int and 0 <= found < most else None
 
-    ends = dict.fromkeys(i for i in (token("eos"), token("eot")) if i is not None)
+    most = len(file.settings.get("tokenizer.ggml.tokens", ())) or 2**31
+    ends = dict.fromkeys(i for i in map(token, ENDS) if i is not None)
     template: Any = file.settings.get("tokenizer.chat_template")
     return tuple(ends), token("bos"), template if isinstance(template, str) else None
 
@@ -345,6 +351,7 @@ def to_gguf(model: GPT, path: str | Path, kind: str = "F16", tokeniser: Any = No
     written = [name for name, known in KINDS.items() if known.encode is not None]
     if kind not in written:
         raise ValueError(f"kind must be one of {', '.join(written)}, got {kind!r}")
+    check_not_quantised(model)
     config = model.config
     format_ = config.family.format_of(config)
     architecture = format_.model_type

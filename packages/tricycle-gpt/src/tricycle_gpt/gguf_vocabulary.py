@@ -22,6 +22,7 @@ CL100K = (
 )
 QWEN2 = CL100K.replace("{1,3}", "")
 GPT2 = ("ByteLevel",)
+ENDS = ("eos", "eot", "eom")  # of a text, a turn, a message: a text ends after each
 NAMES = {  # (a normaliser, the steps that cut, whether a piece that is a token is taken whole)
     (None, GPT2, False): "gpt-2",
     (None, ("Digits", *GPT2), False): "smollm",
@@ -42,10 +43,11 @@ def vocabulary_of(model: GPT, tokeniser: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         tokeniser.save(folder)
         document = json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))
+    name = _name(document)
     tokens, kinds = _tokens(document, model.config.vocab_size)
     found: dict[str, Any] = {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": _name(document),
+        "tokenizer.ggml.pre": name,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.merges": [
@@ -54,16 +56,20 @@ def vocabulary_of(model: GPT, tokeniser: Any) -> dict[str, Any]:
         ],
     }
     special = {a["content"]: a["id"] for a in document["added_tokens"] if a["special"]}
-    ends = list(model.end_ids) or [i for text, i in special.items() if text == "<|endoftext|>"]
     around: Any = getattr(tokeniser, "around", ((), ()))
     before, after = around
+    known = [i for text, i in special.items() if text == "<|endoftext|>"]
+    ends = list(model.end_ids) or list(after) or known
+    if len(ends) > len(ENDS):
+        raise ValueError(
+            f"{len(ends)} tokens end a text ({', '.join(map(str, ends))}), and a GGUF file has "
+            f"names for {len(ENDS)}: set model.end_ids to those that matter"
+        )
     begin = before[0] if len(before) else model.begin_id
-    named = {
-        "bos": begin,
-        "eos": ends[0] if ends else None,
-        "eot": ends[1] if len(ends) > 1 else None,
-    }
-    found |= {f"tokenizer.ggml.{k}_token_id": int(i) for k, i in named.items() if i is not None}
+    named = dict(zip(ENDS, ends, strict=False))
+    if begin is not None:
+        named["bos"] = begin
+    found |= {f"tokenizer.ggml.{k}_token_id": int(i) for k, i in named.items()}
     found["tokenizer.ggml.add_bos_token"] = len(before) > 0
     found["tokenizer.ggml.add_eos_token"] = len(after) > 0
     found["tokenizer.ggml.add_space_prefix"] = False
@@ -93,6 +99,10 @@ def _tokens(document, vocab_size):
 def _name(document):
     """The name of the way in which texts are cut."""
     normaliser = document.get("normalizer") or {}
+    if document["model"].get("type", "BPE") != "BPE":
+        raise ValueError(
+            f"this tokeniser is {document['model']['type']}, and only byte-level BPE is written"
+        )
     steps = document.get("pre_tokenizer") or {}
     steps = steps.get("pretokenizers", [steps]) if steps else []
     way = (

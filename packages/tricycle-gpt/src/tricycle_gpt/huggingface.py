@@ -17,6 +17,7 @@ import numpy as np
 from tricycle_gpt.config import GPTConfig
 from tricycle_gpt.model import GPT
 from tricycle_gpt.published import model_of, pieces
+from tricycle_gpt.quantised import check_not_quantised
 from tricycle_gpt.runs.whole_files import filling, replace_text, room_for
 from tricycle_gpt.safetensors_files import (
     INDEX,
@@ -62,6 +63,7 @@ def to_huggingface(
             f"the tokeniser has {n_known:,} tokens and the model knows {model.config.vocab_size:,}"
             ": write it with the tokeniser that it was trained with"
         )
+    check_not_quantised(model)
     parameters = {name: parameter.numpy() for name, parameter in model.named_parameters()}
     weights = {theirs: piece.of(parameters) for theirs, piece in pieces(model.config).items()}
     n_bytes = sum(array.size for array in weights.values()) * np.dtype(WRITTEN[dtype]).itemsize

@@ -25,8 +25,8 @@ def quantise(model: GPT, bits: int = 8) -> "QuantisedGPT":
     bits   8: a quarter of the memory, and the same loss to about 0.001 nats; 4: a sixth, and a
            loss that is clearly higher, but of a model whose weights were written so before
 
-    The model itself is left as it is.  Raises ValueError for other bits, and if its weights are
-    not finite or too large for float16.
+    The model itself is left as it is.  Raises ValueError for other bits, for a model that is
+    quantised, and if its weights are not finite or too large for float16.
     """
     return QuantisedGPT(model, bits)
 
@@ -35,6 +35,7 @@ class QuantisedGPT(GPT):
     """What `quantise` makes; it is used as a GPT is, but for training."""
 
     def __init__(self, model: GPT, bits: int = 8):
+        check_not_quantised(model)
         self.config = model.config
         self.head = QuantisedMatrix(model.head_weight.array, bits)
         tied = model.head_weight is model.token_embedding.weight
@@ -71,6 +72,14 @@ class QuantisedEmbedding(Embedding):
         if ids.size and not 0 <= ids.min() <= ids.max() < n:
             raise IndexError(f"ids go from 0 to {n - 1}, got {ids.min()} to {ids.max()}")
         return wrap(self.table.rows(ids))
+
+
+def check_not_quantised(model: GPT) -> None:
+    """Raise ValueError for what `quantise` made: it has no weights to write, or to quantise."""
+    if isinstance(model, QuantisedGPT):
+        raise ValueError(
+            "this model's weights are quantised: take the model that quantise() was given"
+        )
 
 
 def quantised(module: Module, bits: int) -> Module:

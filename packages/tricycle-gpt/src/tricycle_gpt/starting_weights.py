@@ -208,7 +208,7 @@ def find_weights(name: str | Path) -> StartingWeights:
     raise FileNotFoundError(
         f"no weights at {name} (looked in {Path.cwd()}): wanted a model folder, with {CONFIG} and "
         f"{WEIGHTS}, the folder of a run, a .gguf file or a .bin file of llama2.c. "
-        "A model on the hub is downloaded first"
+        "A model on the hub is named hub:owner/name"
     )
 
 

@@ -47,12 +47,19 @@ def room_for(path: Path, n_bytes: int, advice: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in FULL or _is_elsewhere(error.filename, path):
             raise
         there = next(place for place in (path, *path.absolute().parents) if place.exists())
         free = shutil.disk_usage(there).free
         what = f"{os.strerror(error.errno)}: it takes {n_bytes:,} bytes, and {free:,} are free"
         raise OSError(error.errno, f"{what}. {advice}", str(path)) from error
+
+
+def _is_elsewhere(name: str | bytes | int | None, path: Path) -> bool:
+    """Whether a file of this name, if it has one, lies on other ground than the path."""
+    if not isinstance(name, (str, bytes)):
+        return False
+    return path.absolute().parent not in Path(os.fsdecode(name)).absolute().parents
 
 
 @contextmanager
