@@ -101,6 +101,9 @@ def test_bytes_come_back_and_every_flipped_bit_is_noticed(tmp_path):
     assert read_kernel(file) == b"code"
     whole = file.read_bytes()
     assert hashlib.sha256(b"code").digest() in whole
+    for cut in (b"", whole[:1], whole[:-1]):
+        file.write_bytes(cut)
+        assert read_kernel(file) is None
     for place in range(8 * len(whole)):
         wrong = bytearray(whole)
         wrong[place // 8] ^= 1 << place % 8

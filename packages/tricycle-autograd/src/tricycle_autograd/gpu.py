@@ -165,8 +165,9 @@ def why_not_imported(name: str) -> str | None:
         if error.name == name:
             return f"{name} is not installed"
         return f"{name} is installed and cannot be imported ({error})"
-    except ImportError as error:
-        return f"{name} is installed and cannot be imported ({str(error).strip().splitlines()[0]})"
+    except (ImportError, OSError) as error:  # OSError: a library of it is damaged
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"{name} is installed and cannot be imported ({why})"
     return None
 
 

@@ -120,6 +120,9 @@ class Arena:
         # pickle and deepcopy make a new arena, of the tensors that travel with it.
         return Arena, (self.tensors,)
 
+    def __copy__(self):
+        return self  # a second one would take the tensors away
+
     def windows(self, flat: Any) -> list[Any]:
         """One view for each tensor on a flat array of the arena's size."""
         return [

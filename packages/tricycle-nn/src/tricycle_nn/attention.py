@@ -26,6 +26,7 @@ the backward pass: q, k, v, the result, and log Σ exp(scores) for each query an
     CausalSelfAttention      the layer
 """
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def _may_see(q, k, window=None):
 @attention.operation
 def attention_fast(run, q, k, v, causal=True, scale=None, mask=None, window=None):
     scale = _check(q, k, v, causal, scale, mask, window)
-    if window is not None and window >= k.shape[2]:
+    if window is not None and operator.index(window) >= k.shape[2]:
         window = None  # it hides nothing
     _check_that_it_knows(run, k, v, mask is not None or window is not None)
     inputs = kernel_inputs("attention", q, k, v, layout=rows_contiguous)

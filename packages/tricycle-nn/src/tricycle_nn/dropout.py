@@ -77,7 +77,7 @@ def kept(shape: tuple[int, ...], p: float, seed: int, step: int, stream: int) ->
 
 @dropout.operation
 def dropout_fast(run, x, p, *, seed, step, stream):
-    _check_settings(p, seed, step if isinstance(step, int) else 0, stream)
+    _check_settings(p, seed, step if isinstance(step, int | float | np.number) else 0, stream)
     if p == 0:
         return x
 
@@ -109,7 +109,7 @@ class GPU:
     def drop(x: Any, p, seed, step, stream):
         """As on the CPU; the step may be one number in an array of the GPU's, of uint32."""
         y = empty_like(x)
-        number, place = (step, None) if isinstance(step, int) else (0, step)
+        number, place = (step, None) if isinstance(step, int | np.integer) else (0, step)
         words = np.uint64(seed), np.uint32(number), place, np.uint32(stream), _threshold(p)
         in_a_block = FLAT_THREADS * numbers_at_once(x.dtype) * GROUP // LANES
         kernel = GPU.FILE.get("drop", x.dtype)

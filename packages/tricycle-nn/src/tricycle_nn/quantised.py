@@ -1,4 +1,4 @@
-"""Weights of 8 or 4 bits: a quarter of the memory or less, and of the time to read it.
+"""Weights of 8 or 4 bits: a quarter of the memory, or a sixth, and of the time to read it.
 
 Writing a text one token at a time takes every weight once for each token, and the time is that of
 reading them.  So a matrix is kept as small whole numbers, and 32 of them, a block of one output's
