@@ -123,7 +123,7 @@ def said_of_texts(file: GGUFFile) -> tuple[tuple[int, ...], int | None, str | No
     """The tokens after which a text ends, the one that begins it, and a chat template.
 
     A file names an end of a text (eos), and perhaps of a turn (eot) and a message (eom), which
-    end it too.  A number that is no id of the vocabulary is passed over.
+    end it too.  A number outside the vocabulary is passed over.
     """
 
     def token(name):
