@@ -150,7 +150,7 @@ class CPU:
     knows = (MASKS, OTHER_WIDTHS)
 
     def forward(q: Any, k, v, causal, scale, mask=None, window=None):
-        if q.shape[2] > 1 or mask is not None:
+        if q.shape[2] != 1 or mask is not None:
             return attention_cpu.forward(q, k, v, causal, scale, mask, window)
         if window is not None:  # the last keys are all that the last query sees
             k, v = k[:, :, -window:], v[:, :, -window:]
