@@ -104,7 +104,9 @@ class TorchGPT(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.position_embedding = nn.Embedding(config.context_window, width) if is_gpt2 else None
         self.dropout = nn.Dropout(config.dropout)
-        rotary = None if is_gpt2 else RotaryPositions(config.head_size, config.context_window)
+        rotary = None
+        if not is_gpt2:
+            rotary = RotaryPositions(config.head_size, config.context_window, config.rotary_theta)
         self.blocks = nn.ModuleList([Block(config, rotary) for _ in range(config.n_layers)])
         self.norm = (nn.LayerNorm if is_gpt2 else nn.RMSNorm)(width, config.norm_eps)
         with torch.no_grad():
