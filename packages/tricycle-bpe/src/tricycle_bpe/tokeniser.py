@@ -211,8 +211,8 @@ class Tokeniser:
         texts           strings, or paths (not strings) of text files and of folders of .txt files
         vocab_size      all tokens: special ones, the 256 bytes, and one for each merge. Where the
                         texts have too few pairs for so many there are fewer, and a warning
-        pattern         "gpt2", "cl100k", "o200k" or a regular expression that tiktoken and Hugging
-                        Face's libraries read alike
+        pattern         "gpt2", "cl100k", "o200k" or a regular expression; one that tiktoken and
+                        Hugging Face's libraries do not read alike cannot be saved (a warning)
         special_tokens  texts that get ids of their own and never come out of ordinary text
         min_frequency   a pair seen less often than this is not merged
         ties            between equally frequent pairs: "huggingface" or "bytes" decides which ids
@@ -220,7 +220,10 @@ class Tokeniser:
         raises          ValueError
         """
         known = known_pattern(pattern)
-        check_it_can_be_saved(known)
+        try:
+            check_it_can_be_saved(known)
+        except ValueError as error:  # said before hours of training, not after
+            warnings.warn(f"the tokeniser can be used but not saved: {error}", stacklevel=2)
         vocab, merges, special_ids = train_on_texts(
             texts,
             vocab_size,
