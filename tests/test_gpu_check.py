@@ -121,7 +121,7 @@ def test_what_a_slow_part_has_started_ends_with_it(script, tmp_path):
     words = [sys.executable, "-c", f"{sleeper}import time; time.sleep(60)"]
     (last,) = script.one_part(words, 3)["rows"]
     child = int(last["found"].split()[-1])
-    for _ in range(100):  # until whoever inherits it has seen that it ended
+    for _ in range(100):  # until its new parent has asked how it ended
         try:
             state = Path(f"/proc/{child}/stat").read_text().split()[2]
         except FileNotFoundError:

@@ -1,3 +1,4 @@
+import copy
 import ctypes
 import gc
 import os
@@ -331,3 +332,10 @@ def test_joined_windows_hold_the_numbers_of_each_in_order_and_zeros(shapes, left
     assert all(flat.base is arena.values.base for flat in stretches)
     found = [number for flat in stretches for number in flat.tolist() if number]
     assert found == [number for array in chosen for number in array.reshape(-1).tolist()]
+
+
+def test_a_shallow_copy_of_an_arena_takes_no_tensor_away():
+    a = Tensor(np.ones(3, np.float32), requires_grad=True)
+    arena = Arena([a])
+    assert copy.copy(arena) is arena
+    assert np.shares_memory(a.array, arena.values)

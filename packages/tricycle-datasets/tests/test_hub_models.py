@@ -173,7 +173,7 @@ def test_a_file_that_is_longer_shorter_or_another_than_listed_is_refused(hub, tm
         hub.files["model.safetensors"] = given
         with pytest.raises(ConnectionError, match=message):
             fetched(hub, tmp_path / str(number))
-    hub.files["model.safetensors"] = content  # and what has arrived is gone on with
+    hub.files["model.safetensors"] = content  # and the rest is fetched
     assert fetched(hub, tmp_path / "2")[0].joinpath("model.safetensors").read_bytes() == content
 
 

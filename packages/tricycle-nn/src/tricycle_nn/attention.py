@@ -93,6 +93,7 @@ def _may_see(q, k, window=None):
 
 @attention.operation
 def attention_fast(run, q, k, v, causal=True, scale=None, mask=None, window=None):
+    """`attention` by the kernels of a device: a window of all keys hides nothing."""
     scale = _check(q, k, v, causal, scale, mask, window)
     if window is not None and operator.index(window) >= k.shape[2]:
         window = None  # it hides nothing
